@@ -2,8 +2,13 @@
 #![warn(missing_docs)]
 
 // One direction: a module imports only from those above it (tests/layers.rs checks it).
+pub mod autograd;
 pub mod data;
+pub mod device;
 mod error;
+pub mod ops;
 pub mod tensor;
 
+pub use device::Device;
 pub use error::{Error, Result};
+pub use tensor::{DType, Tensor};

@@ -1,14 +1,219 @@
-//! Element types (the rest of this module follows).
+//! Dense tensors: a shape, an element type and a buffer on a device. Images are NHWC. There are no lazy views.
 
-/// An element type, as stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    /// 32-bit float.
-    F32,
+mod dtype;
+mod elementwise;
+mod launch;
+
+use std::{fmt, sync::Arc};
+
+pub use dtype::{DType, Element, Real};
+pub(crate) use elementwise::declarations as tensor_declarations;
+pub(crate) use launch::address_of;
+pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Val};
+
+use crate::{Device, Error, Result, device::Buffer};
+
+/// A dense array on a device. Cloning shares the memory; writing copies it first if it is shared.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<Buffer>,
+    shape: Vec<usize>,
+    dtype: DType,
+    device: Device,
 }
 
-impl std::fmt::Display for DType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("f32")
+impl Tensor {
+    /// A tensor of `shape` with the elements of `data` in row-major order.
+    ///
+    /// ```
+    /// use bicl::{Device, Tensor};
+    /// let x = Tensor::from_vec(vec![1.0f32, 2.0, 3.0], &[3], &Device::cpu())?;
+    /// assert_eq!(x.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+    /// # Ok::<(), bicl::Error>(())
+    /// ```
+    pub fn from_vec<T: Element>(data: Vec<T>, shape: &[usize], device: &Device) -> Result<Self> {
+        Self::from_slice(&data, shape, device)
+    }
+
+    /// As [`Tensor::from_vec`], from borrowed data.
+    pub fn from_slice<T: Element>(data: &[T], shape: &[usize], device: &Device) -> Result<Self> {
+        if data.len() != shape.iter().product::<usize>() {
+            return Err(Error::shape("tensor", format!("{} elements do not fill the shape {shape:?}", data.len())));
+        }
+        let mut tensor = Self::empty(shape, T::DTYPE, device)?;
+        tensor.unique()?.write(bytemuck::cast_slice(data))?;
+        Ok(tensor)
+    }
+
+    /// Zeros.
+    pub fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        let mut tensor = Self::empty(shape, dtype, device)?;
+        tensor.unique()?.fill_bytes(0)?;
+        Ok(tensor)
+    }
+
+    /// Every element `value`, of a float dtype.
+    pub fn full(shape: &[usize], value: f64, dtype: DType, device: &Device) -> Result<Self> {
+        let count = shape.iter().product();
+        match dtype {
+            DType::F64 => Self::from_vec(vec![value; count], shape, device),
+            DType::F32 => Self::from_vec(vec![value as f32; count], shape, device),
+            DType::Bf16 => Self::from_vec(vec![half::bf16::from_f64(value); count], shape, device),
+            got => Err(Error::DType { op: "full", got, want: "a float" }),
+        }
+    }
+
+    /// Memory to be written whole: its content is arbitrary, and NaN where kernels are under test.
+    pub fn empty(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        let count = shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
+        let bytes = count.filter(|&bytes| bytes <= isize::MAX as usize / 2);
+        let bytes = bytes.ok_or_else(|| Error::shape("tensor", format!("shape {shape:?} does not fit memory")))?;
+        let buffer = Arc::new(device.allocate(bytes)?);
+        Ok(Self { buffer, shape: shape.to_vec(), dtype, device: device.clone() })
+    }
+
+    /// An uninitialised tensor like this one.
+    pub fn empty_like(&self) -> Result<Self> {
+        Self::empty(&self.shape, self.dtype, &self.device)
+    }
+
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Its `N` extents, or an error that names `op`.
+    pub fn dims<const N: usize>(&self, op: &'static str) -> Result<[usize; N]> {
+        let wrong = |_| Error::shape(op, format!("expected {N} dimensions, got shape {:?}", self.shape));
+        <[usize; N]>::try_from(self.shape.as_slice()).map_err(wrong)
+    }
+
+    /// The same elements under another shape of the same size; shares the memory.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.len() {
+            return Err(Error::shape("reshape", format!("{:?} cannot become {shape:?}", self.shape)));
+        }
+        Ok(Self { shape: shape.to_vec(), ..self.clone() })
+    }
+
+    /// The elements, copied to the host after all launched work.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        self.expect_dtype::<T>("to_vec")?;
+        let mut data = vec![T::zeroed(); self.len()];
+        self.buffer.read(bytemuck::cast_slice_mut(&mut data))?;
+        Ok(data)
+    }
+
+    /// The one element of a tensor of size 1, as f64.
+    pub fn item(&self) -> Result<f64> {
+        if self.len() != 1 {
+            return Err(Error::shape("item", format!("shape {:?} holds more or less than one element", self.shape)));
+        }
+        match self.dtype {
+            DType::F32 => Ok(f64::from(self.to_vec::<f32>()?[0])),
+            DType::F64 => Ok(self.to_vec::<f64>()?[0]),
+            DType::Bf16 => Ok(self.to_vec::<half::bf16>()?[0].to_f64()),
+            DType::U8 => Ok(f64::from(self.to_vec::<u8>()?[0])),
+            DType::U32 => Ok(f64::from(self.to_vec::<u32>()?[0])),
+        }
+    }
+
+    /// A copy on `device`; on the same device the memory is shared.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        if *device == self.device {
+            return Ok(self.clone());
+        }
+        let mut bytes = vec![0u8; self.buffer.len()];
+        self.buffer.read(&mut bytes)?;
+        let mut moved = Self::empty(&self.shape, self.dtype, device)?;
+        moved.unique()?.write(&bytes)?;
+        Ok(moved)
+    }
+
+    /// A copy with its own memory.
+    pub fn duplicate(&self) -> Result<Self> {
+        let mut copy = self.empty_like()?;
+        copy.unique()?.copy_from(&self.buffer)?;
+        Ok(copy)
+    }
+
+    /// The elements, of a tensor in host memory (devices `cpu` and `emulated`).
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.expect_dtype::<T>("as_slice")?;
+        self.expect_host("as_slice")?;
+        Ok(bytemuck::cast_slice(self.buffer.as_host()))
+    }
+
+    /// The elements to be written, of a tensor in host memory; copies them first if the memory is shared.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.expect_dtype::<T>("as_mut_slice")?;
+        self.expect_host("as_mut_slice")?;
+        Ok(bytemuck::cast_slice_mut(self.unique()?.as_host_mut()))
+    }
+
+    /// Errors unless both are on one device.
+    pub fn expect_same_device(&self, other: &Self, op: &'static str) -> Result<()> {
+        if self.device == other.device {
+            return Ok(());
+        }
+        Err(Error::DeviceMismatch { op, left: self.device.to_string(), right: other.device.to_string() })
+    }
+
+    /// Errors unless the shape is `shape`.
+    pub fn expect_shape(&self, shape: &[usize], op: &'static str, name: &str) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        Err(Error::shape(op, format!("{name} must have shape {shape:?}, got {:?}", self.shape)))
+    }
+
+    fn expect_dtype<T: Element>(&self, op: &'static str) -> Result<()> {
+        if self.dtype == T::DTYPE {
+            return Ok(());
+        }
+        Err(Error::DType { op, got: self.dtype, want: std::any::type_name::<T>() })
+    }
+
+    fn expect_host(&self, op: &'static str) -> Result<()> {
+        if self.device.is_cuda() {
+            return Err(Error::shape(op, "the tensor is in GPU memory; copy it with to_vec or to_device"));
+        }
+        Ok(())
+    }
+
+    /// The buffer for writing, copied first if another tensor shares it.
+    fn unique(&mut self) -> Result<&mut Buffer> {
+        if Arc::get_mut(&mut self.buffer).is_none() {
+            let mut copy = self.device.allocate(self.buffer.len())?;
+            copy.copy_from(&self.buffer)?;
+            self.buffer = Arc::new(copy);
+        }
+        Arc::get_mut(&mut self.buffer).ok_or_else(|| Error::Internal("a fresh buffer is shared".into()))
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({:?}, {}, {})", self.shape, self.dtype, self.device)
     }
 }

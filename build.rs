@@ -1,0 +1,113 @@
+//! Compiles `kernels/*.cu` with nvcc, where there is one, and lists the kernels that the operations declare.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn main() {
+    for path in ["build.rs", "kernels", "src/ops", ".cuda"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    for variable in ["NVCC", "CUDA_HOME", "PATH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    list_declarations(&out);
+    match find_nvcc() {
+        Some(nvcc) => compile_all(&nvcc, &out),
+        None if env::var_os("CARGO_FEATURE_REQUIRE_NVCC").is_some() => {
+            fail("feature require-nvcc: no nvcc in NVCC, CUDA_HOME, PATH or .cuda; run tools/setup-cuda.sh")
+        }
+        None => {
+            println!("cargo:warning=no nvcc found: built without GPU kernels (tools/setup-cuda.sh installs one)");
+            write(&out.join("images.rs"), "/// No nvcc was found.\npub static IMAGES: &[Image] = &[];\n");
+        }
+    }
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo:warning={}", message.replace('\n', " | "));
+    eprintln!("{message}");
+    std::process::exit(1);
+}
+
+fn write(path: &Path, text: &str) {
+    if let Err(error) = fs::write(path, text) {
+        fail(&format!("{}: {error}", path.display()));
+    }
+}
+
+/// Entries of a folder, sorted, so that builds do not depend on the file system's order.
+fn entries(folder: &str) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).unwrap_or_else(|error| fail(&format!("{folder}: {error}")));
+    let mut paths: Vec<_> = listed.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Every `src/ops/NAME/cuda.rs` declares kernels; tests/abi.rs holds them all against the compiled PTX.
+fn list_declarations(out: &Path) {
+    let mut text = String::from("fn declarations_of_ops() -> Vec<Declaration> {\n    let mut all = Vec::new();\n");
+    for folder in entries("src/ops").iter().filter(|folder| folder.join("cuda.rs").is_file()) {
+        text += &format!("    all.extend({}::cuda::declarations());\n", stem(folder));
+    }
+    text += "    all\n}\n";
+    write(&out.join("declarations.rs"), &text);
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let mut candidates = Vec::new();
+    candidates.extend(env::var_os("NVCC").map(PathBuf::from));
+    candidates.extend(env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc")));
+    candidates.push("nvcc".into());
+    candidates.push(Path::new(&env::var_os("CARGO_MANIFEST_DIR")?).join(".cuda/bin/nvcc"));
+    let works = |nvcc: &PathBuf| Command::new(nvcc).arg("--version").output().is_ok_and(|run| run.status.success());
+    candidates.into_iter().find(works)
+}
+
+fn compile_all(nvcc: &Path, out: &Path) {
+    let sources: Vec<_> =
+        entries("kernels").into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
+    // Kernel files do not depend on each other: compile as many at once as there are cores.
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    for batch in sources.chunks(jobs.max(1)) {
+        std::thread::scope(|scope| {
+            for source in batch {
+                scope.spawn(move || compile(nvcc, source, out));
+            }
+        });
+    }
+    let mut table = String::from("/// Every kernel file, compiled.\npub static IMAGES: &[Image] = &[\n");
+    for source in &sources {
+        let name = stem(source);
+        let image = out.join(format!("{name}.fatbin"));
+        table += &format!("    Image {{ name: {name:?}, bytes: include_bytes!({image:?}) }},\n");
+    }
+    write(&out.join("images.rs"), &(table + "];\n"));
+}
+
+fn compile(nvcc: &Path, source: &Path, out: &Path) {
+    let name = stem(source);
+    let targets: &[&str] = if name.ends_with("_sm90") {
+        &["arch=compute_90a,code=sm_90a"]
+    } else {
+        &["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"]
+    };
+    let mut command = Command::new(nvcc);
+    command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels/include"]);
+    command.args(targets.iter().map(|target| format!("-gencode={target}")));
+    command.arg("-o").arg(out.join(format!("{name}.fatbin"))).arg(source);
+    let run = command.output().unwrap_or_else(|error| fail(&format!("{}: {error}", nvcc.display())));
+    let log = String::from_utf8_lossy(&run.stderr);
+    if !run.status.success() {
+        fail(&format!("nvcc {} failed:\n{log}", source.display()));
+    }
+    // Registers, spills and shared memory of every kernel, for tools/ptxas-table.sh.
+    write(&out.join(format!("{name}.ptxas")), &log);
+}

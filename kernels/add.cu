@@ -1,0 +1,13 @@
+// Sum of two tensors, elementwise over `count` elements of any layout.
+//   add_forward:  y[i] = a[i] + b[i]        writes (=); bf16 adds in f32
+// Launch: one thread an element, x dimension only; i < count is checked here. Bound by memory.
+#include "dev.cuh"
+
+#define ADD(T, suffix)                                                                                        \
+  extern "C" __global__ void add_forward_##suffix(const T* __restrict__ a, const T* __restrict__ b,           \
+                                                  T* __restrict__ y, int count) {                             \
+    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                            \
+    if (i < count) y[i] = from_acc<T>(to_acc(a[i]) + to_acc(b[i]));                                           \
+  }                                                                                                           \
+  KERNEL_EXPORT(add_forward_##suffix)
+FOR_FLOATS(ADD)

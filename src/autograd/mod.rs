@@ -1,0 +1,209 @@
+//! A small tape. Operations append what they need for their backward pass; [`Tape::backward`] runs the list in
+//! reverse. The tape knows no operation.
+//!
+//! ```
+//! use bicl::{Device, Tensor, autograd::Tape, ops};
+//! let device = Device::cpu();
+//! let tape = Tape::new(&device);
+//! let x = tape.variable(Tensor::from_vec(vec![-1.0f32, 2.0], &[2], &device)?);
+//! let y = ops::relu(&x)?;
+//! let gradients = tape.backward_with(&y, Tensor::from_vec(vec![3.0f32, 5.0], &[2], &device)?)?;
+//! let dx = gradients.get(&x).expect("x is a variable").to_vec::<f32>()?;
+//! assert_eq!(dx, [0.0, 5.0]);
+//! # Ok::<(), bicl::Error>(())
+//! ```
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{Device, Error, Result, Tensor};
+
+/// Takes the gradient of the output and which parents want theirs; gives those, `None` for the others.
+type Backward = Box<dyn FnOnce(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send>;
+
+struct Node {
+    op: &'static str,
+    /// Node of each parent; `None` where the parent is a constant.
+    parents: Vec<Option<usize>>,
+    /// `None` for variables, and for operations whose backward pass has run.
+    backward: Option<Backward>,
+    is_variable: bool,
+}
+
+/// The record of one forward pass.
+#[derive(Clone)]
+pub struct Tape {
+    device: Device,
+    nodes: Arc<Mutex<Vec<Node>>>,
+}
+
+/// A tensor on a tape: a value, and the node that made it if gradients flow to it.
+#[derive(Clone)]
+pub struct Var {
+    value: Tensor,
+    node: Option<usize>,
+    tape: Tape,
+}
+
+/// The gradients of the variables of one tape.
+pub struct Gradients {
+    tape: Tape,
+    by_node: HashMap<usize, Tensor>,
+}
+
+impl Tape {
+    /// An empty tape for tensors of `device`.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), nodes: Arc::default() }
+    }
+
+    /// The device of its tensors.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
+        // Nothing that panics runs under the lock.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, node: Node) -> usize {
+        let mut nodes = self.nodes();
+        nodes.push(node);
+        nodes.len() - 1
+    }
+
+    fn is(&self, other: &Tape) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
+    }
+
+    /// A tensor whose gradient is wanted.
+    pub fn variable(&self, value: Tensor) -> Var {
+        let node = self.append(Node { op: "variable", parents: Vec::new(), backward: None, is_variable: true });
+        Var { value, node: Some(node), tape: self.clone() }
+    }
+
+    /// A tensor to which no gradient flows.
+    pub fn constant(&self, value: Tensor) -> Var {
+        Var { value, node: None, tape: self.clone() }
+    }
+
+    /// Gradients of the scalar `loss` with respect to every variable it depends on.
+    pub fn backward(&self, loss: &Var) -> Result<Gradients> {
+        if loss.value.len() != 1 {
+            let shape = loss.value.shape();
+            return Err(Error::Autograd(format!("backward needs a scalar, got shape {shape:?}; use backward_with")));
+        }
+        let seed = Tensor::full(loss.value.shape(), 1.0, loss.value.dtype(), loss.value.device())?;
+        self.backward_with(loss, seed)
+    }
+
+    /// As [`Tape::backward`], from any `output` with the gradient `seed` of its shape and dtype.
+    ///
+    /// The tape is consumed: what the operations had stored is freed as the pass goes, and a second pass over the
+    /// same nodes is an error.
+    pub fn backward_with(&self, output: &Var, seed: Tensor) -> Result<Gradients> {
+        if !self.is(&output.tape) {
+            return Err(Error::Autograd("the output belongs to another tape".into()));
+        }
+        if seed.shape() != output.value.shape() || seed.dtype() != output.value.dtype() {
+            return Err(Error::Autograd(format!("the seed {seed:?} does not match the output {:?}", output.value)));
+        }
+        let Some(last) = output.node else {
+            return Err(Error::Autograd("the output depends on no variable".into()));
+        };
+        let mut pending = HashMap::from([(last, seed)]);
+        let mut by_node = HashMap::new();
+        for index in (0..=last).rev() {
+            let Some(gradient) = pending.remove(&index) else { continue };
+            let (op, parents, backward) = {
+                let node = &mut self.nodes()[index];
+                if node.is_variable {
+                    by_node.insert(index, gradient);
+                    continue;
+                }
+                (node.op, std::mem::take(&mut node.parents), node.backward.take())
+            };
+            let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
+            let wanted: Vec<bool> = parents.iter().map(Option::is_some).collect();
+            let contributions = backward(gradient, &wanted)?;
+            for (parent, contribution) in parents.into_iter().zip(contributions) {
+                let Some(parent) = parent else { continue };
+                let contribution =
+                    contribution.ok_or_else(|| Error::Autograd(format!("{op}: a parent's gradient is missing")))?;
+                match pending.entry(parent) {
+                    Entry::Vacant(slot) => {
+                        slot.insert(contribution);
+                    }
+                    Entry::Occupied(mut slot) => slot.get_mut().accumulate(&contribution)?,
+                }
+            }
+        }
+        Ok(Gradients { tape: self.clone(), by_node })
+    }
+}
+
+impl Var {
+    /// The tensor.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Its tape.
+    pub fn tape(&self) -> &Tape {
+        &self.tape
+    }
+
+    /// Whether a gradient flows to it. Operations need store nothing for the backward pass where it does not.
+    pub fn is_tracked(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same value, with no gradient behind it.
+    pub fn detach(&self) -> Var {
+        self.tape.constant(self.value.clone())
+    }
+
+    /// Records an operation: `backward` receives the gradient of `value` and, for each parent, whether its gradient
+    /// is wanted; it returns those, in the parents' order, each of its parent's shape and dtype.
+    ///
+    /// Without a tracked parent nothing is recorded, and `backward` is dropped with all it holds.
+    pub fn record<const N: usize>(
+        op: &'static str,
+        value: Tensor,
+        parents: [&Var; N],
+        backward: impl FnOnce(Tensor, [bool; N]) -> Result<[Option<Tensor>; N]> + Send + 'static,
+    ) -> Result<Var> {
+        let Some(first) = parents.first() else {
+            return Err(Error::Autograd(format!("{op}: an operation needs a parent")));
+        };
+        if parents.iter().any(|parent| !parent.tape.is(&first.tape)) {
+            return Err(Error::Autograd(format!("{op}: its operands belong to different tapes")));
+        }
+        let tape = first.tape.clone();
+        if parents.iter().all(|parent| parent.node.is_none()) {
+            return Ok(tape.constant(value));
+        }
+        let erased: Backward = Box::new(move |gradient, wanted| {
+            let wanted = std::array::from_fn(|parent| wanted[parent]);
+            Ok(backward(gradient, wanted)?.into())
+        });
+        let parents = parents.iter().map(|parent| parent.node).collect();
+        let node = tape.append(Node { op, parents, backward: Some(erased), is_variable: false });
+        Ok(Var { value, node: Some(node), tape })
+    }
+}
+
+impl Gradients {
+    /// The gradient of a variable; `None` where the output does not depend on it, or it is no variable.
+    pub fn get(&self, var: &Var) -> Option<&Tensor> {
+        self.by_node.get(&var.node.filter(|_| self.tape.is(&var.tape))?)
+    }
+
+    /// As [`Gradients::get`], handing the tensor over.
+    pub fn take(&mut self, var: &Var) -> Option<Tensor> {
+        self.by_node.remove(&var.node.filter(|_| self.tape.is(&var.tape))?)
+    }
+}

@@ -1,0 +1,233 @@
+//! An NVIDIA GPU through the driver API: one context, one stream, a table of loaded kernels, a memory pool.
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+
+use super::{IMAGES, Launch, pool::Pool};
+use crate::{Error, Result};
+
+/// Dynamic shared memory above this needs the kernel's consent.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+
+/// A GPU with its kernels.
+pub struct CudaDevice {
+    index: usize,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    table: Mutex<Table>,
+    pool: Pool,
+}
+
+#[derive(Default)]
+struct Table {
+    modules: HashMap<&'static str, usize>,
+    functions: HashMap<&'static str, usize>,
+}
+
+fn failed(op: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
+    let op = op.into();
+    move |error| Error::Cuda { op, message: error.to_string() }
+}
+
+impl CudaDevice {
+    pub(super) fn open(index: usize) -> Result<Arc<Self>> {
+        // SAFETY: only looks for the library. It must come first: every other call panics without libcuda.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Error::NoDriver);
+        }
+        let count = match CudaContext::device_count() {
+            Ok(count) => count as usize,
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+            Err(error) => return Err(failed("cuInit")(error)),
+        };
+        if index >= count {
+            return Err(Error::NoDevice { index, count });
+        }
+        if IMAGES.is_empty() {
+            return Err(Error::NoKernels);
+        }
+        let context = CudaContext::new(index).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        Ok(Arc::new(Self { index, context, stream, table: Mutex::default(), pool: Pool::default() }))
+    }
+
+    /// The GPU's number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The card's name as the driver gives it.
+    pub fn name(&self) -> Result<String> {
+        self.context.name().map_err(failed("cuDeviceGetName"))
+    }
+
+    /// Compute capability, (9, 0) for Hopper.
+    pub fn compute_capability(&self) -> Result<(i32, i32)> {
+        self.context.compute_capability().map_err(failed("cuDeviceGetAttribute"))
+    }
+
+    /// The number of multiprocessors.
+    pub fn multiprocessors(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let count = self.context.attribute(attribute).map_err(failed("cuDeviceGetAttribute"))?;
+        Ok(count.max(1) as usize)
+    }
+
+    /// Driver version as the driver reports it, 13000 for 13.0.
+    pub fn driver_version(&self) -> Result<i32> {
+        let mut version = 0;
+        // SAFETY: writes one int.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+        Ok(version)
+    }
+
+    /// The most memory in use at one time, in bytes.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool.peak()
+    }
+
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    /// Milliseconds that the GPU spends on what `work` launches, by events.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let start = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
+        let end = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
+        start.record(&self.stream).map_err(failed("cuEventRecord"))?;
+        work()?;
+        end.record(&self.stream).map_err(failed("cuEventRecord"))?;
+        end.synchronize().map_err(failed("cuEventSynchronize"))?;
+        start.elapsed_ms(&end).map_err(failed("cuEventElapsedTime"))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
+    }
+
+    pub(super) fn allocate(&self, class: usize) -> Result<usize> {
+        if let Some(address) = self.pool.take(class) {
+            return Ok(address);
+        }
+        self.bind()?;
+        // SAFETY: plain allocation; the pool or `Drop` frees it.
+        let first = unsafe { result::malloc_sync(class) };
+        let address = match first {
+            Ok(address) => Ok(address),
+            Err(_) => {
+                // Out of memory with blocks of other sizes lying idle: give those back and try once more.
+                self.synchronize()?;
+                self.free_all();
+                // SAFETY: as above.
+                unsafe { result::malloc_sync(class) }
+            }
+        };
+        address.map(|address| address as usize).map_err(|error| {
+            self.pool.abandon(class);
+            failed(format!("cuMemAlloc of {} MiB; use a smaller crop or batch", class >> 20))(error)
+        })
+    }
+
+    pub(super) fn release(&self, class: usize, address: usize) {
+        // One stream: work launched later cannot run before what still uses the block.
+        let _kept = self.pool.give(class, address, usize::MAX);
+    }
+
+    fn free_all(&self) {
+        for (_, address) in self.pool.drain() {
+            // SAFETY: allocated by `allocate`, in no one's hands. A failure here leaves nothing to do.
+            let _ = unsafe { result::free_sync(address as sys::CUdeviceptr) };
+        }
+    }
+
+    pub(super) fn upload(&self, target: usize, source: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the buffer has this size. From pageable memory the driver copies before it returns.
+        unsafe { result::memcpy_htod_async(target as sys::CUdeviceptr, source, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyHtoD"))
+    }
+
+    pub(super) fn download(&self, target: &mut [u8], source: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the buffer has this size; the synchronisation below ends the copy before `target` is used.
+        unsafe { result::memcpy_dtoh_async(target, source as sys::CUdeviceptr, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoH"))?;
+        self.synchronize()
+    }
+
+    pub(super) fn copy(&self, target: usize, source: usize, bytes: usize) -> Result<()> {
+        self.bind()?;
+        let (target, source) = (target as sys::CUdeviceptr, source as sys::CUdeviceptr);
+        // SAFETY: both buffers have this size and belong to this device.
+        unsafe { result::memcpy_dtod_async(target, source, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoD"))
+    }
+
+    pub(super) fn fill(&self, target: usize, byte: u8, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the buffer has this size.
+        unsafe { result::memset_d8_async(target as sys::CUdeviceptr, byte, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemsetD8"))
+    }
+
+    fn function(&self, image: &'static str, kernel: &'static str) -> Result<sys::CUfunction> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&function) = table.functions.get(kernel) {
+            return Ok(function as sys::CUfunction);
+        }
+        let missing = || Error::MissingKernel { kernel, image };
+        let module = match table.modules.get(image) {
+            Some(&module) => module,
+            None => {
+                let bytes = IMAGES.iter().find(|candidate| candidate.name == image).ok_or_else(missing)?.bytes;
+                // SAFETY: a fatbin made by nvcc; it carries its own length. The module stays loaded for good.
+                let module = unsafe { result::module::load_data(bytes.as_ptr().cast()) }
+                    .map_err(failed(format!("cuModuleLoadData of {image}")))?;
+                table.modules.insert(image, module as usize);
+                module as usize
+            }
+        };
+        let name = CString::new(kernel).map_err(|_| missing())?;
+        // SAFETY: the module is loaded in this context.
+        let function = unsafe { result::module::get_function(module as sys::CUmodule, name) }.map_err(|_| missing())?;
+        table.functions.insert(kernel, function as usize);
+        Ok(function)
+    }
+
+    /// # Safety
+    /// As [`super::Device::launch`].
+    pub(super) unsafe fn launch(
+        &self,
+        image: &'static str,
+        kernel: &'static str,
+        launch: Launch,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        self.bind()?;
+        let function = self.function(image, kernel)?;
+        if launch.shared_bytes > DEFAULT_SHARED_BYTES {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a loaded function of this context.
+            unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
+                .map_err(failed(format!("cuFuncSetAttribute of {kernel}")))?;
+        }
+        let (grid, block) = (launch.grid.into(), launch.block.into());
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.cu_stream(), args) }
+            .map_err(failed(kernel))
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        if self.bind().is_ok() && self.synchronize().is_ok() {
+            self.free_all();
+        }
+    }
+}

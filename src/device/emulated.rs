@@ -1,0 +1,81 @@
+//! Launching a kernel that g++ compiled: the emulator supplies the symbols, this file the call.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use super::Launch;
+use crate::{Error, Result};
+
+/// The order in which the emulator runs a block's threads, and the blocks of a grid.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By rising index.
+    Forward = 0,
+    /// By falling index.
+    Reverse = 1,
+    /// Shuffled at every switch.
+    Random = 2,
+}
+
+/// How the emulator schedules a launch. Outputs must not depend on it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Order of the threads.
+    pub order: Order,
+    /// 1: asynchronous copies happen as late as their waits allow; 0: at once.
+    pub late_copies: u32,
+    /// Seed of [`Order::Random`].
+    pub seed: u64,
+    /// OS threads over which blocks are spread; 0 for one a core.
+    pub workers: u32,
+}
+
+/// A compiled kernel: returns 0, or writes one line of at most `error_capacity` bytes with its NUL.
+pub type EmulatedEntry = unsafe extern "C" fn(
+    grid: *const [u32; 3],
+    block: *const [u32; 3],
+    shared_bytes: usize,
+    args: *mut *mut c_void,
+    schedule: *const Schedule,
+    error: *mut c_char,
+    error_capacity: usize,
+) -> i32;
+
+pub(super) struct Emulated {
+    pub lookup: fn(&str) -> Option<EmulatedEntry>,
+    pub schedule: Schedule,
+}
+
+impl Emulated {
+    /// # Safety
+    /// As [`super::Device::launch`].
+    pub unsafe fn launch(
+        &self,
+        image: &'static str,
+        kernel: &'static str,
+        launch: Launch,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        let entry = (self.lookup)(kernel).ok_or(Error::MissingKernel { kernel, image })?;
+        let mut text = [0u8; 1024];
+        // SAFETY: the arguments are the caller's promise; `text` outlives the call and its size is passed along.
+        let code = unsafe {
+            entry(
+                &launch.grid,
+                &launch.block,
+                launch.shared_bytes as usize,
+                args.as_mut_ptr(),
+                &self.schedule,
+                text.as_mut_ptr().cast(),
+                text.len(),
+            )
+        };
+        if code == 0 {
+            return Ok(());
+        }
+        let message = CStr::from_bytes_until_nul(&text)
+            .map_or_else(|_| "the message was not terminated".to_owned(), |line| line.to_string_lossy().into_owned());
+        Err(Error::Emulator { kernel, message })
+    }
+}

@@ -1,0 +1,201 @@
+//! Where tensors live and kernels run: the CPU, an NVIDIA GPU, or the emulator of the test suite.
+//!
+//! This is the only module that speaks to the CUDA driver. A [`Device`] hands out memory from a caching pool and
+//! launches kernels by name; everything above sees typed tensors and typed launches.
+
+mod buffer;
+mod cuda;
+mod emulated;
+mod images;
+mod pool;
+
+use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
+
+pub use buffer::{Buffer, host_peak};
+pub use cuda::CudaDevice;
+pub use emulated::{EmulatedEntry, Order, Schedule};
+pub use images::{IMAGES, Image};
+
+use crate::{Error, Result};
+use emulated::Emulated;
+
+/// A place to compute. Cheap to clone; equal when it is the same place.
+///
+/// ```
+/// let device: bicl::Device = "cpu".parse()?;
+/// assert_eq!(device.to_string(), "cpu");
+/// # Ok::<(), bicl::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device(Place);
+
+#[derive(Clone)]
+enum Place {
+    Cpu,
+    Cuda(Arc<CudaDevice>),
+    Emulated(Arc<Emulated>),
+}
+
+/// The extent of a launch: blocks, threads a block, and dynamic shared memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads a block in x, y, z; at most 1024 together.
+    pub block: [u32; 3],
+    /// Dynamic shared memory a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// One thread for each of `items`, in blocks of 256; kernels check the bound themselves.
+    ///
+    /// Kernels that are launched so index with 32 bits, so `items` is held below 2^31.
+    pub fn linear(op: &'static str, items: usize) -> Result<Self> {
+        if items > i32::MAX as usize {
+            return Err(Error::shape(op, format!("{items} elements exceed the 2^31 - 1 that a kernel indexes")));
+        }
+        Ok(Self { grid: [(items.div_ceil(256)).max(1) as u32, 1, 1], block: [256, 1, 1], shared_bytes: 0 })
+    }
+
+    /// `blocks` blocks of `threads` threads.
+    pub fn blocks(op: &'static str, blocks: usize, threads: u32) -> Result<Self> {
+        if blocks > i32::MAX as usize {
+            return Err(Error::shape(op, format!("{blocks} blocks exceed the grid's 2^31 - 1")));
+        }
+        Ok(Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared_bytes: 0 })
+    }
+}
+
+impl Device {
+    /// The CPU.
+    pub fn cpu() -> Self {
+        Self(Place::Cpu)
+    }
+
+    /// GPU number `index`. Errors say whether the driver, the GPU or the kernels are missing.
+    pub fn cuda(index: usize) -> Result<Self> {
+        Ok(Self(Place::Cuda(CudaDevice::open(index)?)))
+    }
+
+    /// The kernels run on the CPU by the emulator in `tools/emulator`, under the given schedule.
+    pub fn emulated(lookup: fn(&str) -> Option<EmulatedEntry>, schedule: Schedule) -> Self {
+        Self(Place::Emulated(Arc::new(Emulated { lookup, schedule })))
+    }
+
+    /// The first GPU where there is one with kernels for it, else the CPU.
+    pub fn best() -> Self {
+        Self::cuda(0).unwrap_or_else(|_| Self::cpu())
+    }
+
+    /// Whether operations run as Rust code rather than as kernels.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.0, Place::Cpu)
+    }
+
+    /// Whether this is a GPU.
+    pub fn is_cuda(&self) -> bool {
+        matches!(self.0, Place::Cuda(_))
+    }
+
+    /// Whether kernels run under the emulator.
+    pub fn is_emulated(&self) -> bool {
+        matches!(self.0, Place::Emulated(_))
+    }
+
+    /// The GPU behind this device, for events and figures.
+    pub fn as_cuda(&self) -> Option<&Arc<CudaDevice>> {
+        match &self.0 {
+            Place::Cuda(cuda) => Some(cuda),
+            _ => None,
+        }
+    }
+
+    /// Waits until all launched work is done.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.0 {
+            Place::Cuda(cuda) => cuda.synchronize(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Memory of `bytes` bytes with old content; poisoned with NaN bit patterns where kernels are under test.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        match &self.0 {
+            Place::Cpu => Ok(Buffer::host(bytes)),
+            Place::Emulated(_) => {
+                let mut buffer = Buffer::host(bytes);
+                buffer.as_host_mut().fill(0xFF);
+                Ok(buffer)
+            }
+            Place::Cuda(cuda) => Buffer::cuda(cuda, bytes),
+        }
+    }
+
+    /// Launches `kernel` of the kernel file `image`.
+    ///
+    /// # Safety
+    /// `args` point to values of the types that the kernel declares, in order, and the kernel stays inside the
+    /// buffers behind its pointers for this launch.
+    pub(crate) unsafe fn launch(
+        &self,
+        image: &'static str,
+        kernel: &'static str,
+        launch: Launch,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        match &self.0 {
+            Place::Cpu => Err(Error::Internal(format!("kernel {kernel} was launched on the CPU device"))),
+            // SAFETY: the caller's contract is the same.
+            Place::Cuda(cuda) => unsafe { cuda.launch(image, kernel, launch, args) },
+            // SAFETY: the caller's contract is the same; emulated buffers are host memory.
+            Place::Emulated(emulated) => unsafe { emulated.launch(image, kernel, launch, args) },
+        }
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Place::Cpu, Place::Cpu) => true,
+            (Place::Cuda(a), Place::Cuda(b)) => a.index() == b.index(),
+            (Place::Emulated(a), Place::Emulated(b)) => a.schedule == b.schedule,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Device {}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Cpu => f.write_str("cpu"),
+            Place::Cuda(cuda) => write!(f, "cuda:{}", cuda.index()),
+            Place::Emulated(_) => f.write_str("emulated"),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({self})")
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// `cpu`, `cuda` or `cuda:N`. An explicit `cuda` never falls back to the CPU.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::cpu()),
+            None if text == "cuda" => Self::cuda(0),
+            Some(("cuda", index)) => match index.parse() {
+                Ok(index) => Self::cuda(index),
+                Err(_) => Err(Error::Config(format!("device {text:?}: {index:?} is not a number; use cuda:0"))),
+            },
+            _ => Err(Error::Config(format!("unknown device {text:?}; use cpu, cuda or cuda:N"))),
+        }
+    }
+}

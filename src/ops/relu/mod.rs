@@ -1,0 +1,40 @@
+//! Rectified linear unit: y = max(x, 0).
+//!
+//! The gradient passes where y > 0, so the backward pass keeps y (which the next layer keeps anyway), not x.
+//! NaN passes through: max(NaN, 0) is NaN here, so that a broken network shows.
+
+mod cpu;
+pub(crate) mod cuda;
+
+use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
+
+const OP: &str = "relu";
+
+/// y = max(x, 0), of any shape, f32, f64 or bf16.
+///
+/// Errors: a dtype that is no float.
+pub fn relu(x: &Var) -> Result<Var> {
+    let y = forward(x.value())?;
+    let kept = y.clone();
+    Var::record(OP, y, [x], move |dy, _| Ok([Some(backward(&kept, &dy)?)]))
+}
+
+fn forward(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x));
+    }
+    if x.dtype() == DType::Bf16 {
+        return forward(&x.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
+    }
+    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x))
+}
+
+fn backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    if !y.device().is_cpu() {
+        return with_float!(y.dtype(), OP, T => cuda::backward::<T>(y, dy));
+    }
+    if y.dtype() == DType::Bf16 {
+        return backward(&y.to_dtype(DType::F32)?, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
+    }
+    with_real!(y.dtype(), OP, T => cpu::backward::<T>(y, dy))
+}

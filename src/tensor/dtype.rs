@@ -1,0 +1,145 @@
+//! Element types: what a tensor stores, and what the CPU computes with.
+
+use std::fmt;
+
+use half::bf16;
+
+/// An element type, as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float: the default.
+    F32,
+    /// 64-bit float: gradient checks.
+    F64,
+    /// bfloat16: activations on a GPU; arithmetic is done in f32.
+    Bf16,
+    /// 8-bit labels and masks.
+    U8,
+    /// 32-bit counts and indices.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 | Self::U32 => 4,
+            Self::Bf16 => 2,
+            Self::U8 => 1,
+        }
+    }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64 | Self::Bf16)
+    }
+
+    /// The type in which sums over elements of this type are kept: bf16 accumulates in f32.
+    pub fn accumulator(self) -> Self {
+        if self == Self::Bf16 { Self::F32 } else { self }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+            Self::U8 => "u8",
+            Self::U32 => "u32",
+        })
+    }
+}
+
+/// A Rust type that tensors store.
+pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug + sealed::Sealed {
+    /// Its tag.
+    const DTYPE: DType;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! element {
+    ($($type:ty => $dtype:ident),*) => {$(
+        impl sealed::Sealed for $type {}
+        impl Element for $type {
+            const DTYPE: DType = DType::$dtype;
+        }
+    )*};
+}
+element!(f32 => F32, f64 => F64, bf16 => Bf16, u8 => U8, u32 => U32);
+
+/// A float that the CPU computes with: f32, or f64 where gradients are checked.
+pub trait Real:
+    Element + num_traits::Float + num_traits::NumAssign + std::iter::Sum + num_traits::FromPrimitive
+{
+    /// From a Rust literal or a hyperparameter.
+    fn of(value: f64) -> Self;
+    /// To the widest type.
+    fn wide(self) -> f64;
+}
+
+impl Real for f32 {
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Real for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+/// Runs an expression with a type alias bound to the Rust type of a float dtype; any other dtype is an error.
+///
+/// `with_float!(x.dtype(), "relu", T => cuda::forward::<T>(x))` serves f32, f64 and bf16,
+/// `with_real!` only f32 and f64.
+#[macro_export]
+macro_rules! with_float {
+    ($dtype:expr, $op:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::tensor::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::tensor::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            got => Err($crate::Error::DType { op: $op, got, want: "f32, f64 or bf16" }),
+        }
+    };
+}
+
+/// As [`with_float!`](crate::with_float), for the two types that the CPU computes with.
+#[macro_export]
+macro_rules! with_real {
+    ($dtype:expr, $op:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::tensor::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            got => Err($crate::Error::DType { op: $op, got, want: "f32 or f64" }),
+        }
+    };
+}

@@ -1,0 +1,202 @@
+//! Typed kernel launches. `kernels!` states a kernel's name and parameters once; what comes out checks dtypes and
+//! devices, packs the arguments as `cuLaunchKernel` wants them, and serves GPUs and the emulator alike.
+
+use std::{ffi::c_void, marker::PhantomData};
+
+use super::{Element, Tensor};
+use crate::{Device, Error, Result};
+
+/// A kernel's symbol and the sizes of its parameters, to be held against the compiled PTX.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declaration {
+    /// The kernel file's stem.
+    pub image: &'static str,
+    /// The exported symbol.
+    pub symbol: &'static str,
+    /// Size of each parameter in bytes.
+    pub sizes: Vec<usize>,
+}
+
+/// A kernel parameter: what the caller hands over, and what the kernel receives.
+pub trait Param {
+    /// The argument of the Rust function.
+    type Host<'a>;
+    /// The parameter's bytes.
+    type Packed;
+    /// Its size in the kernel's parameter space.
+    const SIZE: usize = size_of::<Self::Packed>();
+    /// Checks and converts.
+    fn pack(kernel: &'static str, device: &Device, host: Self::Host<'_>) -> Result<Self::Packed>;
+}
+
+/// `const T*`: a tensor that the kernel reads.
+pub struct In<T>(PhantomData<T>);
+/// `T*`: a tensor that the kernel writes; its old content is not read.
+pub struct Out<T>(PhantomData<T>);
+/// `T*`: a tensor that the kernel reads and writes.
+pub struct Inout<T>(PhantomData<T>);
+/// `const T*`, null where the tensor is left out.
+pub struct OptIn<T>(PhantomData<T>);
+/// `T*`, null where the tensor is left out.
+pub struct OptOut<T>(PhantomData<T>);
+/// A parameter by value: a number or a `#[repr(C)]` struct.
+pub struct Val<T>(PhantomData<T>);
+
+fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> Result<()> {
+    tensor.expect_dtype::<T>(kernel)?;
+    if tensor.device != *device {
+        let (left, right) = (device.to_string(), tensor.device.to_string());
+        return Err(Error::DeviceMismatch { op: kernel, left, right });
+    }
+    Ok(())
+}
+
+impl<T: Element> Param for In<T> {
+    type Host<'a> = &'a Tensor;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, host: &Tensor) -> Result<usize> {
+        check::<T>(kernel, device, host)?;
+        Ok(host.buffer.address())
+    }
+}
+
+impl<T: Element> Param for Out<T> {
+    type Host<'a> = &'a mut Tensor;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, host: &mut Tensor) -> Result<usize> {
+        check::<T>(kernel, device, host)?;
+        Ok(host.unique()?.address())
+    }
+}
+
+impl<T: Element> Param for Inout<T> {
+    type Host<'a> = &'a mut Tensor;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, host: &mut Tensor) -> Result<usize> {
+        Out::<T>::pack(kernel, device, host)
+    }
+}
+
+impl<T: Element> Param for OptIn<T> {
+    type Host<'a> = Option<&'a Tensor>;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, host: Option<&Tensor>) -> Result<usize> {
+        host.map_or(Ok(0), |tensor| In::<T>::pack(kernel, device, tensor))
+    }
+}
+
+impl<T: Element> Param for OptOut<T> {
+    type Host<'a> = Option<&'a mut Tensor>;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, host: Option<&mut Tensor>) -> Result<usize> {
+        host.map_or(Ok(0), |tensor| Out::<T>::pack(kernel, device, tensor))
+    }
+}
+
+impl<T: bytemuck::NoUninit> Param for Val<T> {
+    type Host<'a> = T;
+    type Packed = T;
+    fn pack(_: &'static str, _: &Device, host: T) -> Result<T> {
+        Ok(host)
+    }
+}
+
+/// The address of a packed argument, as `cuLaunchKernel`'s `kernelParams` wants it.
+pub(crate) fn address_of<P>(packed: &mut P) -> *mut c_void {
+    std::ptr::from_mut(packed).cast()
+}
+
+/// Declares the kernels of one kernel file.
+///
+/// ```ignore
+/// kernels! { "relu";
+///     /// y = max(x, 0)
+///     fn relu_forward<T in f32 | f64 | bf16>(x: In<T>, y: Out<T>, count: Val<i32>);
+///     fn relu_count(x: In<f32>, n: Out<u32>);
+/// }
+/// ```
+///
+/// Each line becomes `unsafe fn relu_forward<T: Element>(device, launch, x, y, count) -> Result<()>`, which runs the
+/// exported symbol `relu_forward_f32`, `_f64` or `_bf16` (a kernel without type parameter keeps its plain name), and
+/// an entry of `declarations()`.
+#[macro_export]
+macro_rules! kernels {
+    ($image:literal; $($items:tt)*) => {
+        $crate::kernels!(@items $image [] $($items)*);
+    };
+    (@items $image:literal [$($done:ident)*]) => {
+        /// What this file declares.
+        pub(crate) fn declarations() -> Vec<$crate::tensor::Declaration> {
+            let mut all = Vec::new();
+            $( $done::declare(&mut all); )*
+            all
+        }
+    };
+    (@items $image:literal [$($done:ident)*]
+        $(#[$meta:meta])* fn $name:ident < $t:ident in $($instance:ident)|+ > ( $($arg:ident : $p:ty),* $(,)? ); $($rest:tt)*
+    ) => {
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// The tensors have the extents that the kernel's contract states for the arguments and the launch.
+        #[allow(clippy::too_many_arguments)]
+        pub(crate) unsafe fn $name<$t: $crate::tensor::Element>(
+            device: &$crate::Device, launch: $crate::device::Launch, $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
+        ) -> $crate::Result<()> {
+            let symbol = match $t::DTYPE {
+                $( <$instance as $crate::tensor::Element>::DTYPE => concat!(stringify!($name), "_", stringify!($instance)), )+
+                got => return Err($crate::Error::DType { op: stringify!($name), got, want: stringify!($($instance)|+) }),
+            };
+            $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
+            let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
+            // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
+            unsafe { device.launch($image, symbol, launch, &mut args) }
+        }
+        #[allow(non_snake_case)]
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            fn sizes<$t: $crate::tensor::Element>() -> Vec<usize> {
+                vec![$( <$p as $crate::tensor::Param>::SIZE ),*]
+            }
+            pub fn declare(all: &mut Vec<$crate::tensor::Declaration>) {
+                $( all.push($crate::tensor::Declaration {
+                    image: $image,
+                    symbol: concat!(stringify!($name), "_", stringify!($instance)),
+                    sizes: sizes::<$instance>(),
+                }); )+
+            }
+        }
+        $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
+    };
+    (@items $image:literal [$($done:ident)*]
+        $(#[$meta:meta])* fn $name:ident ( $($arg:ident : $p:ty),* $(,)? ); $($rest:tt)*
+    ) => {
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// The tensors have the extents that the kernel's contract states for the arguments and the launch.
+        #[allow(clippy::too_many_arguments)]
+        pub(crate) unsafe fn $name(
+            device: &$crate::Device, launch: $crate::device::Launch, $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
+        ) -> $crate::Result<()> {
+            let symbol = stringify!($name);
+            $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
+            let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
+            // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
+            unsafe { device.launch($image, symbol, launch, &mut args) }
+        }
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            pub fn declare(all: &mut Vec<$crate::tensor::Declaration>) {
+                all.push($crate::tensor::Declaration {
+                    image: $image,
+                    symbol: stringify!($name),
+                    sizes: vec![$( <$p as $crate::tensor::Param>::SIZE ),*],
+                });
+            }
+        }
+        $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
+    };
+}
