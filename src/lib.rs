@@ -3,7 +3,12 @@
 
 // One direction: a module imports only from those above it (tests/layers.rs checks it).
 pub mod autograd;
+pub mod nn;
+pub mod models;
+pub mod adapt;
 pub mod data;
+pub mod train;
+pub mod cli;
 pub mod device;
 mod error;
 pub mod ops;

@@ -1,0 +1,9 @@
+//! The method: bi-directional pixel-prototype contrastive learning with dynamic pseudo labels, METHOD.md.
+
+mod config;
+mod losses;
+mod pseudo_labels;
+
+pub use config::{MethodConfig, PrototypeScope};
+pub use losses::{AdaptationStep, LossParts, adaptation_step, source_loss};
+pub use pseudo_labels::{ConfidenceSample, Selection};

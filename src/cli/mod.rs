@@ -1,0 +1,132 @@
+//! The command line: one file per subcommand. Exit status 0 done, 1 failed, 2 wrong usage; an error is one line.
+
+mod demo;
+mod train;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    Device,
+    data::DatasetKind,
+    train::{Config, Precision, Preset},
+};
+
+/// Train a segmentation network on labelled synthetic images and unlabelled real ones.
+///
+/// Without a subcommand, trains: `trainer --source gta5 --target cityscapes --data-root DIR`.
+#[derive(Parser, Debug)]
+#[command(name = "trainer", version, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {}
+
+/// What decides a training run.
+#[derive(clap::Args, Debug, Default)]
+struct TrainArgs {
+    /// Labelled data set: gta5 or synthia.
+    #[arg(long, value_name = "NAME")]
+    source: Option<DatasetKind>,
+    /// Unlabelled data set: cityscapes.
+    #[arg(long, value_name = "NAME")]
+    target: Option<DatasetKind>,
+    /// Folder with gta5/, synthia/, cityscapes/ as their downloads unpack.
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// Folder of the source, where it is not in the data root.
+    #[arg(long, value_name = "DIR")]
+    source_root: Option<PathBuf>,
+    /// Folder of the target, where it is not in the data root.
+    #[arg(long, value_name = "DIR")]
+    target_root: Option<PathBuf>,
+    /// TOML file of settings, over the preset.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// paper, official-code, scratch or miniature.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// One setting, over the file: --set adapt.rounds=2 (repeatable).
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// cpu, cuda or cuda:N; by default the first GPU, or the CPU where there is none.
+    #[arg(long)]
+    device: Option<String>,
+    /// Precision of activations: fp32 or bf16.
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Safetensors file of initial weights with torchvision's names.
+    #[arg(long, value_name = "FILE")]
+    init_weights: Option<PathBuf>,
+    /// Continue the run in this folder, bit for bit.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "preset", "set", "seed", "out", "init_weights", "demo"])]
+    resume: Option<PathBuf>,
+    /// Run folder; by default a new one under runs/.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Seed of initial weights, data order and crops.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Stop after so many steps in all; --resume goes on from there.
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Generate a miniature pair of domains, train on the source, adapt, and show the gain.
+    #[arg(long)]
+    demo: bool,
+    /// Print the outcome as JSON and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+impl TrainArgs {
+    fn device(&self) -> crate::Result<Device> {
+        self.device.as_deref().map_or_else(|| Ok(Device::best()), str::parse)
+    }
+
+    /// Preset, file, assignments, then the options of their own.
+    fn resolve(&self, preset: Preset) -> crate::Result<Config> {
+        let mut config = Config::resolve(self.preset.unwrap_or(preset), self.config.as_deref(), &self.set)?;
+        if let Some(source) = self.source {
+            config.data.source = source;
+        }
+        if let Some(target) = self.target {
+            config.data.target = target;
+        }
+        if let Some(root) = &self.data_root {
+            config.data.source_root = config.data.source.root_in(root);
+            config.data.target_root = config.data.target.root_in(root);
+        }
+        if let Some(root) = &self.source_root {
+            config.data.source_root.clone_from(root);
+        }
+        if let Some(root) = &self.target_root {
+            config.data.target_root.clone_from(root);
+        }
+        config.seed = self.seed.unwrap_or(config.seed);
+        config.precision = self.precision.unwrap_or(config.precision);
+        Ok(config)
+    }
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.command {
+        Some(command) => match command {},
+        None if args.train.demo => demo::run(&args.train),
+        None => train::run(&args.train),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

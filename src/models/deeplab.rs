@@ -1,0 +1,127 @@
+//! DeepLab-V2 (Chen et al., PAMI 2018): a dilated ResNet and atrous spatial pyramid pooling. METHOD.md, "Features".
+
+use serde::{Deserialize, Serialize};
+
+use super::{Backbone, ResNet, Stem};
+use crate::{
+    Result, Tensor,
+    autograd::Var,
+    nn::{Conv2d, ConvShape, Forward, Parameters},
+    ops,
+    tensor::Rng,
+};
+
+/// Dilations of the head's four branches.
+const RATES: [usize; 4] = [6, 12, 18, 24];
+
+/// Which map the contrastive terms work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureKind {
+    /// The outputs of the head's four branches, concatenated: d = 4 C.
+    Aspp,
+    /// The map that enters the head: d = 2048 for ResNet-101.
+    Backbone,
+}
+
+/// Which domain's images pass through; it matters only where each has its own stem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// Labelled.
+    Source,
+    /// Unlabelled.
+    Target,
+}
+
+/// The shape of the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeepLabConfig {
+    /// Depth.
+    pub backbone: Backbone,
+    /// Channels of the stem: 64 in the published networks.
+    pub width: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Which map the contrastive terms work on.
+    pub feature: FeatureKind,
+    /// One copy of stem and first stage per domain.
+    pub domain_stem: bool,
+}
+
+/// What a pass gives.
+pub struct Output {
+    /// [N,h,w,d] at stride 8, for the contrastive terms.
+    pub features: Var,
+    /// [N,h,w,C] at stride 8, for the segmentation losses and predictions.
+    pub logits: Var,
+}
+
+/// The network's structure; its numbers live in [`Parameters`].
+pub struct DeepLab {
+    stem: Stem,
+    target_stem: Option<Stem>,
+    backbone: ResNet,
+    branches: Vec<Conv2d>,
+    feature: FeatureKind,
+}
+
+impl DeepLab {
+    /// Adds the network's parameters, initialised from `seed`.
+    pub fn new(parameters: &mut Parameters, config: &DeepLabConfig, seed: u64) -> Result<Self> {
+        let rng = &mut Rng::new(seed);
+        let stem = Stem::new(parameters, rng, "", config.backbone, config.width)?;
+        let backbone = ResNet::new(parameters, rng, config.backbone, config.width)?;
+        let mut branches = Vec::new();
+        for (i, dilation) in RATES.into_iter().enumerate() {
+            let (input, output) = (backbone.channels(), config.classes);
+            let shape = ConvShape { input, output, kernel: 3, stride: 1, dilation };
+            branches.push(Conv2d::head(parameters, rng, &format!("classifier.convs.{i}"), shape)?);
+        }
+        let target_stem = match config.domain_stem {
+            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, config.backbone, config.width)?),
+            false => None,
+        };
+        Ok(Self { stem, target_stem, backbone, branches, feature: config.feature })
+    }
+
+    /// Images [N,H,W,3], normalised -> features and logits at stride 8.
+    pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domain: Domain) -> Result<Output> {
+        let images = pass.input(images)?;
+        let stem = match (&self.target_stem, domain) {
+            (Some(target), Domain::Target) => target,
+            _ => &self.stem,
+        };
+        let map = self.backbone.forward(pass, stem.forward(pass, &images)?)?;
+        let branches: Vec<Var> =
+            self.branches.iter().map(|branch| branch.forward(pass, &map)).collect::<Result<_>>()?;
+        let mut logits = ops::add(&branches[0], &branches[1])?;
+        for branch in &branches[2..] {
+            logits = ops::add(&logits, branch)?;
+        }
+        let features = match self.feature {
+            FeatureKind::Aspp => ops::concat_channels(&branches.iter().collect::<Vec<_>>())?,
+            FeatureKind::Backbone => map,
+        };
+        Ok(Output { features, logits })
+    }
+
+    /// Starts the target's own stem from the source's, where there is one.
+    pub fn copy_stem_to_target(parameters: &mut Parameters) -> Result<()> {
+        let pairs: Vec<_> = parameters
+            .ids()
+            .filter_map(|id| {
+                let source = parameters.name(id).strip_prefix(TARGET_PREFIX)?;
+                Some((parameters.find(source)?, id))
+            })
+            .collect();
+        for (source, target) in pairs {
+            let value = parameters.get(source).duplicate()?;
+            parameters.set(target, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Names of the target's own stem begin so.
+const TARGET_PREFIX: &str = "target.";

@@ -1,0 +1,189 @@
+//! ResNet (He et al., CVPR 2016) with output stride 8: the last two stages dilate instead of striding, as
+//! torchvision's `replace_stride_with_dilation`. Parameters carry torchvision's names.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    autograd::Var,
+    nn::{BatchNorm, Conv2d, ConvShape, Forward, Parameters},
+    ops,
+    tensor::Rng,
+};
+
+/// Depth of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// 2+2+2+2 basic blocks.
+    ResNet18,
+    /// 3+4+6+3 bottleneck blocks.
+    ResNet50,
+    /// 3+4+23+3 bottleneck blocks.
+    ResNet101,
+}
+
+impl Backbone {
+    fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::ResNet18 => [2, 2, 2, 2],
+            Self::ResNet50 => [3, 4, 6, 3],
+            Self::ResNet101 => [3, 4, 23, 3],
+        }
+    }
+
+    /// Output channels of a block over its inner width.
+    fn expansion(self) -> usize {
+        if self == Self::ResNet18 { 1 } else { 4 }
+    }
+}
+
+impl fmt::Display for Backbone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ResNet18 => "resnet18",
+            Self::ResNet50 => "resnet50",
+            Self::ResNet101 => "resnet101",
+        })
+    }
+}
+
+impl FromStr for Backbone {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "resnet18" => Ok(Self::ResNet18),
+            "resnet50" => Ok(Self::ResNet50),
+            "resnet101" => Ok(Self::ResNet101),
+            _ => Err(Error::Config(format!("unknown backbone {text:?}; use resnet18, resnet50 or resnet101"))),
+        }
+    }
+}
+
+/// A residual block; one with three convolutions is a bottleneck.
+struct Block {
+    convs: Vec<(Conv2d, BatchNorm)>,
+    downsample: Option<(Conv2d, BatchNorm)>,
+}
+
+impl Block {
+    fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        let shortcut = match &self.downsample {
+            Some((conv, norm)) => norm.forward(pass, &conv.forward(pass, x)?)?,
+            None => x.clone(),
+        };
+        let Some(((last_conv, last_norm), inner)) = self.convs.split_last() else {
+            return Err(Error::Internal("a residual block without convolutions".into()));
+        };
+        let mut y = x.clone();
+        for (conv, norm) in inner {
+            y = norm.forward_relu(pass, &conv.forward(pass, &y)?)?;
+        }
+        last_norm.forward_add_relu(pass, &last_conv.forward(pass, &y)?, &shortcut)
+    }
+}
+
+/// The 7x7 convolution, its batch norm, the max pool, and the first stage: what METHOD's option `domain_stem` keeps
+/// one copy of per domain.
+pub struct Stem {
+    conv: Conv2d,
+    norm: BatchNorm,
+    layer1: Vec<Block>,
+}
+
+/// Stages 2 to 4.
+pub struct ResNet {
+    layers: [Vec<Block>; 3],
+    channels: usize,
+}
+
+fn blocks(
+    parameters: &mut Parameters,
+    rng: &mut Rng,
+    name: &str,
+    backbone: Backbone,
+    stage: usize,
+    width: usize,
+) -> Result<Vec<Block>> {
+    let inner = width << stage;
+    let output = inner * backbone.expansion();
+    // Stages 3 and 4 trade their stride for dilation; a stage's first block still has its predecessor's dilation.
+    let (stride, first, rest) = [(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)][stage];
+    let mut input = match stage {
+        0 => width,
+        _ => output / 2,
+    };
+    let mut list = Vec::new();
+    for index in 0..backbone.blocks()[stage] {
+        let prefix = format!("{name}.{index}");
+        let (stride, dilation) = if index == 0 { (stride, first) } else { (1, rest) };
+        let plan: &[(usize, usize, usize, usize, usize)] = if backbone.expansion() == 1 {
+            // input, output, kernel, stride, dilation
+            &[(input, inner, 3, stride, dilation), (inner, inner, 3, 1, dilation)]
+        } else {
+            &[(input, inner, 1, 1, 1), (inner, inner, 3, stride, dilation), (inner, output, 1, 1, 1)]
+        };
+        let mut convs = Vec::new();
+        for (i, &(input, output, kernel, stride, dilation)) in plan.iter().enumerate() {
+            let shape = ConvShape { input, output, kernel, stride, dilation };
+            let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.conv{}", i + 1), shape)?;
+            convs.push((conv, BatchNorm::new(parameters, &format!("{prefix}.bn{}", i + 1), output)?));
+        }
+        let downsample = if index == 0 && (stride != 1 || input != output) {
+            let shape = ConvShape { input, output, kernel: 1, stride, dilation: 1 };
+            let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.downsample.0"), shape)?;
+            Some((conv, BatchNorm::new(parameters, &format!("{prefix}.downsample.1"), output)?))
+        } else {
+            None
+        };
+        list.push(Block { convs, downsample });
+        input = output;
+    }
+    Ok(list)
+}
+
+impl Stem {
+    /// Adds its parameters under `prefix` (empty, or `target.`); `width` is 64 in the published networks.
+    pub fn new(
+        parameters: &mut Parameters,
+        rng: &mut Rng,
+        prefix: &str,
+        backbone: Backbone,
+        width: usize,
+    ) -> Result<Self> {
+        let shape = ConvShape { input: 3, output: width, kernel: 7, stride: 2, dilation: 1 };
+        Ok(Self {
+            conv: Conv2d::backbone(parameters, rng, &format!("{prefix}conv1"), shape)?,
+            norm: BatchNorm::new(parameters, &format!("{prefix}bn1"), width)?,
+            layer1: blocks(parameters, rng, &format!("{prefix}layer1"), backbone, 0, width)?,
+        })
+    }
+
+    /// [N,H,W,3] -> [N,H/4,W/4,width * expansion].
+    pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        let x = self.norm.forward_relu(pass, &self.conv.forward(pass, x)?)?;
+        let x = ops::max_pool2d(&x, &ops::MaxPool2dSpec { kernel: [3; 2], stride: [2; 2], padding: [1; 2], ceil_mode: true })?;
+        self.layer1.iter().try_fold(x, |x, block| block.forward(pass, &x))
+    }
+}
+
+impl ResNet {
+    /// Adds the parameters of stages 2 to 4.
+    pub fn new(parameters: &mut Parameters, rng: &mut Rng, backbone: Backbone, width: usize) -> Result<Self> {
+        let mut stage =
+            |number: usize| blocks(parameters, rng, &format!("layer{}", number + 1), backbone, number, width);
+        Ok(Self { layers: [stage(1)?, stage(2)?, stage(3)?], channels: (width << 3) * backbone.expansion() })
+    }
+
+    /// Channels of its output: 2048 for ResNet-50 and -101 of width 64.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The stem's output -> [N,H/8,W/8,channels].
+    pub fn forward(&self, pass: &Forward<'_>, x: Var) -> Result<Var> {
+        self.layers.iter().flatten().try_fold(x, |x, block| block.forward(pass, &x))
+    }
+}

@@ -1,0 +1,167 @@
+//! One pass through a model: which parameters are variables, how batch norms normalise, what they measured.
+
+use std::cell::RefCell;
+
+use super::{ParameterId, Parameters, Role};
+use crate::{
+    DType, Device, Result, Tensor,
+    autograd::{Gradients, Tape, Var},
+    ops,
+};
+
+/// Weight of the newest batch in running statistics, as PyTorch's default.
+const STATISTICS_MOMENTUM: f64 = 0.1;
+
+/// With which statistics batch norms normalise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalization {
+    /// The batch's own, which also move the running ones.
+    Batch,
+    /// The running ones, unchanged.
+    Running,
+}
+
+/// What a training step or an evaluation shares between the passes of its images.
+///
+/// Each parameter becomes one variable, so that the gradients of several passes add up.
+pub struct Forward<'a> {
+    tape: Tape,
+    parameters: &'a Parameters,
+    normalization: Normalization,
+    train: bool,
+    train_affine: bool,
+    precision: DType,
+    variables: RefCell<Vec<Slot>>,
+    measured: RefCell<Vec<Measured>>,
+}
+
+#[derive(Clone, Default)]
+struct Slot {
+    /// The variable that owns the gradient.
+    master: Option<Var>,
+    /// The same in the precision of the activations.
+    cast: Option<Var>,
+}
+
+struct Measured {
+    running: ParameterId,
+    batch: Tensor,
+}
+
+/// What a step measured: the batch statistics, to be merged into the running ones.
+pub struct Statistics(Vec<Measured>);
+
+impl<'a> Forward<'a> {
+    /// A training step: parameters are variables, except batch norms' scale and shift unless `train_affine`.
+    pub fn train(
+        parameters: &'a Parameters,
+        normalization: Normalization,
+        train_affine: bool,
+        precision: DType,
+    ) -> Self {
+        Self { train: true, train_affine, ..Self::new(parameters, normalization, precision) }
+    }
+
+    /// An evaluation with running statistics: nothing is recorded.
+    pub fn evaluate(parameters: &'a Parameters, precision: DType) -> Self {
+        Self::new(parameters, Normalization::Running, precision)
+    }
+
+    fn new(parameters: &'a Parameters, normalization: Normalization, precision: DType) -> Self {
+        Self {
+            tape: Tape::new(parameters.device()),
+            parameters,
+            normalization,
+            train: false,
+            train_affine: false,
+            precision,
+            variables: RefCell::new(vec![Slot::default(); parameters.ids().count()]),
+            measured: RefCell::default(),
+        }
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> &Tape {
+        &self.tape
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.parameters.device()
+    }
+
+    /// With which statistics batch norms normalise.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
+    }
+
+    /// An input in the precision of the activations, without gradient.
+    pub fn input(&self, value: &Tensor) -> Result<Var> {
+        Ok(self.tape.constant(value.to_dtype(self.precision)?))
+    }
+
+    /// A running statistic or any other tensor that gets no gradient.
+    pub fn tensor(&self, id: ParameterId) -> &Tensor {
+        self.parameters.get(id)
+    }
+
+    fn wants_gradient(&self, id: ParameterId) -> bool {
+        self.train
+            && match self.parameters.role(id) {
+                Role::Backbone | Role::Head => true,
+                Role::Affine => self.train_affine,
+                Role::Statistic => false,
+            }
+    }
+
+    /// A parameter as stored (f32), as batch norms and biases use it.
+    pub fn parameter(&self, id: ParameterId) -> Var {
+        let mut slots = self.variables.borrow_mut();
+        let slot = &mut slots[id.index()].master;
+        slot.get_or_insert_with(|| {
+            let value = self.parameters.get(id).clone();
+            if self.wants_gradient(id) { self.tape.variable(value) } else { self.tape.constant(value) }
+        })
+        .clone()
+    }
+
+    /// A filter in the precision of the activations; the conversion is done once a step.
+    pub fn filter(&self, id: ParameterId) -> Result<Var> {
+        let master = self.parameter(id);
+        if master.value().dtype() == self.precision {
+            return Ok(master);
+        }
+        if let Some(cast) = &self.variables.borrow()[id.index()].cast {
+            return Ok(cast.clone());
+        }
+        let cast = ops::cast(&master, self.precision)?;
+        self.variables.borrow_mut()[id.index()].cast = Some(cast.clone());
+        Ok(cast)
+    }
+
+    /// Notes batch statistics for [`Forward::finish`].
+    pub fn measured(&self, running: ParameterId, batch: Tensor) {
+        self.measured.borrow_mut().push(Measured { running, batch });
+    }
+
+    /// The variables' gradients by parameter, and the statistics of all passes in order. Ends the borrow of the
+    /// parameters, so that they can be updated.
+    pub fn finish(self, gradients: &mut Gradients) -> (Vec<(ParameterId, Tensor)>, Statistics) {
+        let slots = self.variables.into_inner();
+        let by_parameter = self.parameters.ids().filter_map(|id| {
+            let gradient = gradients.take(slots[id.index()].master.as_ref()?)?;
+            Some((id, gradient))
+        });
+        (by_parameter.collect(), Statistics(self.measured.into_inner()))
+    }
+}
+
+impl Statistics {
+    /// Moves the running statistics by one batch each, in the order in which the batches were seen.
+    pub fn apply(self, parameters: &mut Parameters) -> Result<()> {
+        for Measured { running, batch } in self.0 {
+            parameters.get_mut(running).lerp(&batch, STATISTICS_MOMENTUM)?;
+        }
+        Ok(())
+    }
+}

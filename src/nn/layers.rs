@@ -1,0 +1,135 @@
+//! Convolution and batch norm as layers: they own names and initial values, the operations do the work.
+
+use super::{Forward, Normalization, ParameterId, Parameters, Role};
+use crate::{
+    Result,
+    autograd::Var,
+    ops::{self, BatchNormMode, BatchNormSpec, Conv2dSpec},
+    tensor::Rng,
+};
+
+/// Added to the variance, as PyTorch's default.
+const EPSILON: f64 = 1e-5;
+
+/// Extents of a square convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvShape {
+    /// Input channels.
+    pub input: usize,
+    /// Output channels.
+    pub output: usize,
+    /// Filter height and width.
+    pub kernel: usize,
+    /// Stride.
+    pub stride: usize,
+    /// Dilation; the padding keeps the extent at stride 1.
+    pub dilation: usize,
+}
+
+/// A convolution with its filter `[K,R,S,C]` and, in the head, a bias `[K]`.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    filter: ParameterId,
+    bias: Option<ParameterId>,
+    spec: Conv2dSpec,
+}
+
+impl Conv2d {
+    /// Without bias, for a batch norm to follow: He's normal initialisation over the fan-out (He et al., ICCV 2015;
+    /// as torchvision's ResNet).
+    pub fn backbone(parameters: &mut Parameters, rng: &mut Rng, name: &str, shape: ConvShape) -> Result<Self> {
+        let deviation = (2.0 / (shape.output * shape.kernel * shape.kernel) as f64).sqrt();
+        let filter = Self::filter(parameters, rng, name, shape, deviation, Role::Backbone)?;
+        Ok(Self { filter, bias: None, spec: Self::spec(shape) })
+    }
+
+    /// With bias: normal with deviation 0.01 and bias 0, as DeepLab's head.
+    pub fn head(parameters: &mut Parameters, rng: &mut Rng, name: &str, shape: ConvShape) -> Result<Self> {
+        let filter = Self::filter(parameters, rng, name, shape, 0.01, Role::Head)?;
+        let bias =
+            parameters.add(format!("{name}.bias"), vec![0.0; shape.output], &[shape.output], Role::Head)?;
+        Ok(Self { filter, bias: Some(bias), spec: Self::spec(shape) })
+    }
+
+    fn spec(shape: ConvShape) -> Conv2dSpec {
+        let padding = shape.dilation * (shape.kernel - 1) / 2;
+        Conv2dSpec { stride: [shape.stride; 2], padding: [padding; 2], dilation: [shape.dilation; 2] }
+    }
+
+    fn filter(
+        parameters: &mut Parameters,
+        rng: &mut Rng,
+        name: &str,
+        shape: ConvShape,
+        deviation: f64,
+        role: Role,
+    ) -> Result<ParameterId> {
+        let extents = [shape.output, shape.kernel, shape.kernel, shape.input];
+        let values = (0..extents.iter().product()).map(|_| (deviation * rng.normal()) as f32).collect();
+        parameters.add(format!("{name}.weight"), values, &extents, role)
+    }
+
+    /// [N,H,W,C] -> [N,P,Q,K].
+    pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        let filter = pass.filter(self.filter)?;
+        let bias = self.bias.map(|bias| pass.filter(bias)).transpose()?;
+        ops::conv2d(x, &filter, bias.as_ref(), &self.spec)
+    }
+}
+
+/// Batch norm over `[N,H,W,C]` with scale, shift and running statistics `[C]`.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    scale: ParameterId,
+    shift: ParameterId,
+    mean: ParameterId,
+    variance: ParameterId,
+}
+
+impl BatchNorm {
+    /// The identity at first: scale 1, shift 0, mean 0, variance 1.
+    pub fn new(parameters: &mut Parameters, name: &str, channels: usize) -> Result<Self> {
+        let mut add = |suffix: &str, value: f32, role| {
+            parameters.add(format!("{name}.{suffix}"), vec![value; channels], &[channels], role)
+        };
+        Ok(Self {
+            scale: add("weight", 1.0, Role::Affine)?,
+            shift: add("bias", 0.0, Role::Affine)?,
+            mean: add("running_mean", 0.0, Role::Statistic)?,
+            variance: add("running_var", 1.0, Role::Statistic)?,
+        })
+    }
+
+    /// norm(x) scale + shift.
+    pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        self.run(pass, x, None, false)
+    }
+
+    /// max(norm(x) scale + shift, 0) in one pass.
+    pub fn forward_relu(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        self.run(pass, x, None, true)
+    }
+
+    /// max(norm(x) scale + shift + residual, 0) in one pass: the end of a residual block.
+    pub fn forward_add_relu(&self, pass: &Forward<'_>, x: &Var, residual: &Var) -> Result<Var> {
+        self.run(pass, x, Some(residual), true)
+    }
+
+    fn run(&self, pass: &Forward<'_>, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+        let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
+        let mode = match pass.normalization() {
+            Normalization::Batch => BatchNormMode::Batch,
+            Normalization::Running => BatchNormMode::Running {
+                mean: pass.tensor(self.mean),
+                variance: pass.tensor(self.variance),
+            },
+        };
+        let spec = BatchNormSpec { epsilon: EPSILON, relu };
+        let output = ops::batch_norm(x, &scale, &shift, residual, mode, &spec)?;
+        if let Some(statistics) = output.statistics {
+            pass.measured(self.mean, statistics.mean);
+            pass.measured(self.variance, statistics.variance);
+        }
+        Ok(output.y)
+    }
+}

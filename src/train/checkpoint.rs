@@ -1,0 +1,228 @@
+//! Checkpoints: one safetensors file with the model, the momentum, the calibration and the place in the run, from
+//! which a run continues bit for bit. A file appears whole or not at all: it is written beside its place, flushed to
+//! the disk, and renamed.
+
+use std::{collections::HashMap, fs, io::Write, path::Path};
+
+use safetensors::{SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::Scores;
+use crate::{Device, Error, Result, Tensor, nn::Parameters};
+
+/// Marks our files and their version.
+const FORMAT: &str = "bicl-checkpoint-1";
+
+/// A stage of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Source only.
+    Warmup,
+    /// Adaptation round, from 0.
+    Round(u64),
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The place in a run. The loaders' random streams are functions of the seed, the phase and the batches drawn, so this
+/// is all there is to know about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The stage.
+    pub phase: Phase,
+    /// Steps done in it: also the batches that each of its loaders has given.
+    pub step: u64,
+    /// Steps done in the run.
+    pub total: u64,
+}
+
+/// An evaluation that a run has made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `source only`, `round 0`, ...
+    pub name: String,
+    /// What came out.
+    pub scores: Scores,
+}
+
+/// What a run needs to go on.
+pub struct Checkpoint {
+    /// The place.
+    pub position: Position,
+    /// Evaluations so far.
+    pub evaluations: Vec<Evaluation>,
+    /// Momentum by parameter name.
+    pub momentum: HashMap<String, Tensor>,
+    /// xi [C,d]; none before the first adaptation step.
+    pub calibration: Option<Tensor>,
+    /// The configuration as TOML.
+    pub config: String,
+}
+
+struct Stored {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl safetensors::View for &Stored {
+    fn dtype(&self) -> safetensors::Dtype {
+        safetensors::Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.bytes.as_slice().into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn stored(tensor: &Tensor) -> Result<Stored> {
+    let values = tensor.to_vec::<f32>()?;
+    Ok(Stored { shape: tensor.shape().to_vec(), bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect() })
+}
+
+/// Writes f32 tensors and text under names, atomically.
+pub(super) fn write_tensors(path: &Path, tensors: &[(String, Tensor)], text: HashMap<String, String>) -> Result<()> {
+    let stored: Vec<(&str, Stored)> =
+        tensors.iter().map(|(name, tensor)| Ok((name.as_str(), stored(tensor)?))).collect::<Result<_>>()?;
+    let views = stored.iter().map(|(name, stored)| (*name, stored));
+    let bytes = safetensors::serialize(views, Some(text))
+        .map_err(|error| Error::data(path, format!("cannot be written as safetensors: {error}")))?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file so that a crash or a full disk leaves the old one in place.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let write = || {
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        // The rename itself must reach the disk; a folder that cannot be opened is no reason to fail.
+        if let Some(folder) = path.parent().and_then(|folder| fs::File::open(folder).ok()) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| {
+        let _ = fs::remove_file(&partial);
+        let full = error.kind() == std::io::ErrorKind::StorageFull;
+        let advice = if full { "the disk is full: free space and use --resume" } else { "the previous file is intact" };
+        Error::data(path, format!("cannot be written ({error}); {advice}"))
+    })
+}
+
+/// A safetensors file in memory, with its text.
+pub(super) struct TensorFile {
+    bytes: Vec<u8>,
+}
+
+impl TensorFile {
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
+        if bytes.is_empty() {
+            return Err(Error::data(path, "the file is empty; use another checkpoint"));
+        }
+        Ok(Self { bytes })
+    }
+
+    pub fn parse(&self, path: &Path) -> Result<(SafeTensors<'_>, HashMap<String, String>)> {
+        let broken =
+            |error| Error::data(path, format!("not a safetensors file, or a damaged one ({error}); use another file"));
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).map_err(broken)?;
+        let text = metadata.metadata().clone().unwrap_or_default();
+        Ok((SafeTensors::deserialize(&self.bytes).map_err(broken)?, text))
+    }
+}
+
+/// A stored tensor as f32 values.
+pub(super) fn values(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
+    if view.dtype() != safetensors::Dtype::F32 {
+        return Err(Error::data(path, format!("{name} is {:?}; convert it to F32", view.dtype())));
+    }
+    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint of `parameters` at this place.
+    pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
+        let mut tensors: Vec<(String, Tensor)> =
+            parameters.iter().map(|(name, tensor)| (format!("model.{name}"), tensor.clone())).collect();
+        let mut momentum: Vec<_> = self.momentum.iter().collect();
+        momentum.sort_by_key(|(name, _)| *name);
+        tensors.extend(momentum.into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor.clone())));
+        tensors.extend(self.calibration.iter().map(|xi| ("calibration".to_owned(), xi.clone())));
+        let unwritable = |error| Error::Internal(format!("checkpoint: {error}"));
+        let position = serde_json::to_string(&self.position).map_err(unwritable)?;
+        let evaluations = serde_json::to_string(&self.evaluations).map_err(unwritable)?;
+        let text = HashMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("position".to_owned(), position),
+            ("evaluations".to_owned(), evaluations),
+            ("config".to_owned(), self.config.clone()),
+        ]);
+        write_tensors(path, &tensors, text)
+    }
+
+    /// Reads a checkpoint into `parameters`, which must be those of its configuration.
+    pub fn read(path: &Path, parameters: &mut Parameters, device: &Device) -> Result<Self> {
+        let file = TensorFile::read(path)?;
+        let (tensors, text) = file.parse(path)?;
+        Self::check_format(path, &text)?;
+        let load = |name: &str| -> Result<Tensor> {
+            let view = tensors.tensor(name).map_err(|_| {
+                Error::data(path, format!("holds no tensor {name}: it was made with another network; check the model"))
+            })?;
+            Tensor::from_vec(values(path, name, &view)?, view.shape(), device)
+        };
+        for id in parameters.ids() {
+            let name = parameters.name(id).to_owned();
+            let value = load(&format!("model.{name}"))?;
+            parameters.set(id, value).map_err(|error| Error::data(path, error.to_string()))?;
+        }
+        let mut momentum = HashMap::new();
+        for name in tensors.names() {
+            if let Some(parameter) = name.strip_prefix("momentum.") {
+                momentum.insert(parameter.to_owned(), load(name)?);
+            }
+        }
+        let calibration = if tensors.tensor("calibration").is_ok() { Some(load("calibration")?) } else { None };
+        let field = |key: &str| {
+            text.get(key).ok_or_else(|| Error::data(path, format!("the entry {key} is missing; use another checkpoint")))
+        };
+        let damaged = |error| Error::data(path, format!("a damaged entry ({error}); use another checkpoint"));
+        Ok(Self {
+            position: serde_json::from_str(field("position")?).map_err(damaged)?,
+            evaluations: serde_json::from_str(field("evaluations")?).map_err(damaged)?,
+            config: field("config")?.clone(),
+            momentum,
+            calibration,
+        })
+    }
+
+    /// The configuration inside a checkpoint, to build the network before reading the rest.
+    pub fn read_config(path: &Path) -> Result<String> {
+        let file = TensorFile::read(path)?;
+        let (_, text) = file.parse(path)?;
+        Self::check_format(path, &text)?;
+        text.get("config").cloned().ok_or_else(|| Error::data(path, "holds no configuration; use another checkpoint"))
+    }
+
+    fn check_format(path: &Path, text: &HashMap<String, String>) -> Result<()> {
+        match text.get("format").map(String::as_str) {
+            Some(FORMAT) => Ok(()),
+            Some(other) => Err(Error::data(path, format!("has format {other}, this program reads {FORMAT}"))),
+            None => Err(Error::data(
+                path,
+                "is a safetensors file but no checkpoint of this program; weights are read with --init-weights",
+            )),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The configuration: every number that decides a run. TOML, one table per part; unknown keys are errors.
+//!
+//! It is built in layers: preset, then the file, then `--set key=value`. The result is written into the run folder.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Preset;
+use crate::{
+    DType, Error, Result,
+    adapt::MethodConfig,
+    data::{DatasetKind, EvalSize, EvalTransform, Jitter, Normalize, TrainTransform},
+    models::DeepLabConfig,
+};
+
+/// Precision of activations and filters; parameters, statistics and losses are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit.
+    Fp32,
+    /// bfloat16 storage with f32 accumulation.
+    Bf16,
+}
+
+impl Precision {
+    /// The element type of activations.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Fp32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "fp32" => Ok(Self::Fp32),
+            "bf16" => Ok(Self::Bf16),
+            "tf32" => Err(Error::Config("precision tf32 needs the tensor-core kernels; use fp32 or bf16".into())),
+            _ => Err(Error::Config(format!("unknown precision {text:?}; use fp32 or bf16"))),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Fp32 { "fp32" } else { "bf16" })
+    }
+}
+
+/// Everything that decides a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Initial weights, order of the data, crops: the same seed gives the same bits.
+    pub seed: u64,
+    /// Precision of activations and filters.
+    pub precision: Precision,
+    /// The network.
+    pub model: DeepLabConfig,
+    /// Batch norm.
+    pub batch_norm: BatchNormConfig,
+    /// Data sets and transforms.
+    pub data: DataConfig,
+    /// Momentum, decay, schedule.
+    pub optimizer: OptimizerConfig,
+    /// The source-only stage.
+    pub warmup: WarmupConfig,
+    /// The rounds of adaptation.
+    pub adapt: AdaptConfig,
+    /// The method's switches and weights.
+    pub method: MethodConfig,
+    /// Checkpoints, evaluation, pictures.
+    pub log: LogConfig,
+}
+
+/// With which statistics batch norms normalise while training. METHOD.md, "Optimisation".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Statistics {
+    /// The batch's own, per domain; the running ones follow.
+    Batch,
+    /// The running ones, unchanged.
+    Frozen,
+}
+
+/// Batch norm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchNormConfig {
+    /// Which statistics.
+    pub statistics: Statistics,
+    /// Whether scale and shift are trained.
+    pub trainable: bool,
+}
+
+/// Data sets and transforms. METHOD.md, "Data".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The labelled data set.
+    pub source: DatasetKind,
+    /// The unlabelled one.
+    pub target: DatasetKind,
+    /// Folder of the source, as its download unpacks.
+    pub source_root: PathBuf,
+    /// Folder of the target.
+    pub target_root: PathBuf,
+    /// Images of each domain a step.
+    pub batch: usize,
+    /// Height and width of a training crop in pixels.
+    pub crop: [usize; 2],
+    /// Length of the shorter side after resizing; 0 keeps the images' size.
+    pub short_side: usize,
+    /// Range of the random scale.
+    pub scale: [f64; 2],
+    /// Probability of a horizontal mirror.
+    pub mirror: f64,
+    /// The network's input convention.
+    pub normalize: Normalize,
+    /// Photometric jitter, where the table is present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Jitter>,
+    /// Length of the shorter side in evaluation, predictions and pseudo labels; 0 keeps the images' size.
+    pub eval_short_side: usize,
+    /// Threads that prepare batches, for each domain.
+    pub threads: usize,
+    /// Memory for decoded images in MiB, for each domain.
+    pub cache_mib: usize,
+}
+
+impl DataConfig {
+    /// The random transform of training images.
+    pub fn transform(&self) -> TrainTransform {
+        TrainTransform {
+            short_side: (self.short_side > 0).then_some(self.short_side),
+            scale: self.scale,
+            crop: (self.crop[1], self.crop[0]),
+            mirror: self.mirror,
+            jitter: self.jitter,
+            normalize: self.normalize,
+        }
+    }
+
+    /// The transform of whole images.
+    pub fn eval_transform(&self) -> EvalTransform {
+        let size = if self.eval_short_side == 0 { EvalSize::Original } else { EvalSize::ShortSide(self.eval_short_side) };
+        EvalTransform { size, normalize: self.normalize }
+    }
+}
+
+/// SGD and its schedule. METHOD.md, "Optimisation".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Learning rate of the head over the backbone's.
+    pub head_multiplier: f64,
+    /// Exponent of the polynomial decay.
+    pub power: f64,
+    /// Length of the decay over the length of the stage: the rate does not reach 0 at 1.2.
+    pub horizon: f64,
+}
+
+/// The source-only stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmupConfig {
+    /// Steps; 0 starts from the initial weights.
+    pub steps: u64,
+    /// Base learning rate.
+    pub learning_rate: f64,
+    /// Images a step.
+    pub batch: usize,
+    /// Height and width of a crop in pixels.
+    pub crop: [usize; 2],
+    /// Length of the shorter side after resizing; 0 keeps the images' size.
+    pub short_side: usize,
+    /// Range of the random scale.
+    pub scale: [f64; 2],
+}
+
+/// The rounds of adaptation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptConfig {
+    /// Rounds; each begins with new static labels.
+    pub rounds: u64,
+    /// Steps of a round (epochs times steps in the published code's terms).
+    pub steps: u64,
+    /// Base learning rate of the first round.
+    pub learning_rate: f64,
+    /// Factor on the base rate after each round.
+    pub round_decay: f64,
+}
+
+/// Checkpoints, evaluation, pictures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Steps between checkpoints (there is one at the end of each stage too).
+    pub checkpoint_every: u64,
+    /// Steps between the lines of metrics.jsonl.
+    pub log_every: u64,
+    /// Target images whose predictions are written as pictures after each stage.
+    pub samples: usize,
+}
+
+impl Config {
+    /// Preset, then the file's keys, then the assignments `a.b=value` (TOML values; bare words are strings).
+    pub fn resolve(preset: Preset, file: Option<&Path>, assignments: &[String]) -> Result<Self> {
+        let mut table = toml::Table::try_from(preset.config())
+            .map_err(|error| Error::Internal(format!("preset {preset}: {error}")))?;
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+            let layer: toml::Table =
+                text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
+            merge(&mut table, layer);
+        }
+        for assignment in assignments {
+            merge(&mut table, parse_assignment(assignment)?);
+        }
+        Self::from_table(table).map_err(|error| match (error, file) {
+            (Error::Config(message), Some(path)) if assignments.is_empty() => Error::data(path, message),
+            (error, _) => error,
+        })
+    }
+
+    /// The configuration that a run folder holds.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        let table = text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
+        Self::from_table(table).map_err(|error| Error::data(path, error.to_string()))
+    }
+
+    fn from_table(table: toml::Table) -> Result<Self> {
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| Error::Config(one_line(&error.to_string())))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Internal(format!("config: {error}")))
+    }
+
+    fn validate(&self) -> Result<()> {
+        let check = |ok: bool, key: &str, want: &str| match ok {
+            true => Ok(()),
+            false => Err(Error::Config(format!("{key} must be {want}"))),
+        };
+        let method = &self.method;
+        check((1..=255).contains(&self.model.classes), "model.classes", "between 1 and 255")?;
+        check((1..=1024).contains(&self.model.width), "model.width", "between 1 and 1024")?;
+        check(self.data.batch > 0 && self.warmup.batch > 0, "data.batch and warmup.batch", "at least 1")?;
+        check(self.data.crop.iter().chain(&self.warmup.crop).all(|&side| side >= 8), "crop", "at least 8 x 8")?;
+        check(method.temperature > 0.0, "method.temperature", "above 0")?;
+        check((0.0..1.0).contains(&method.cb_prop), "method.cb_prop", "at least 0 and below 1")?;
+        check((0.0..=1.0).contains(&method.calibration_momentum), "method.calibration_momentum", "between 0 and 1")?;
+        check((0.0..=1.0).contains(&method.transfer_threshold), "method.transfer_threshold", "between 0 and 1")?;
+        check(self.optimizer.horizon >= 1.0, "optimizer.horizon", "at least 1")?;
+        check((0.0..1.0).contains(&self.optimizer.momentum), "optimizer.momentum", "at least 0 and below 1")?;
+        let rates = [self.warmup.learning_rate, self.adapt.learning_rate, self.optimizer.weight_decay];
+        check(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0), "learning rates and decay", "finite")?;
+        check(self.log.checkpoint_every > 0 && self.log.log_every > 0, "log.*_every", "at least 1")
+    }
+}
+
+/// The parser's own message spans lines with a picture of the place; ours is one line.
+fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "|").collect();
+    let is_picture = |line: &&&str| !line.contains('|') && !line.starts_with('^');
+    lines.iter().filter(is_picture).copied().collect::<Vec<_>>().join("; ")
+}
+
+fn merge(base: &mut toml::Table, layer: toml::Table) {
+    for (key, value) in layer {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(layer)) => merge(base, layer),
+            (Some(toml::Value::Float(base)), toml::Value::Integer(value)) => *base = value as f64,
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn parse_assignment(text: &str) -> Result<toml::Table> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::Config(format!("--set {text}: write it as key=value, as in adapt.rounds=2")))?;
+    let (key, value) = (key.trim(), value.trim());
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let mut value = parsed.unwrap_or_else(|| toml::Value::String(value.into()));
+    for part in key.rsplit('.') {
+        value = toml::Value::Table(toml::Table::from_iter([(part.to_owned(), value)]));
+    }
+    match value {
+        toml::Value::Table(table) => Ok(table),
+        _ => Err(Error::Config(format!("--set {text}: the key is empty"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_override_each_other() {
+        let assignments = ["adapt.rounds=7".to_owned(), "optimizer.momentum=0".into(), "data.source=synthia".into()];
+        let config = Config::resolve(Preset::Paper, None, &assignments).unwrap();
+        assert_eq!((config.adapt.rounds, config.optimizer.momentum), (7, 0.0));
+        assert_eq!(config.data.source, DatasetKind::Synthia);
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = Config::resolve(Preset::Paper, None, &["adapt.runds=7".into()]).unwrap_err().to_string();
+        assert!(error.contains("runds") && !error.contains('\n'), "{error}");
+        let error = Config::resolve(Preset::Paper, None, &["method.temperature=0".into()]).unwrap_err().to_string();
+        assert_eq!(error, "config: method.temperature must be above 0");
+    }
+
+    #[test]
+    fn every_preset_survives_its_own_toml() {
+        for preset in Preset::ALL {
+            let config = preset.config();
+            config.validate().unwrap();
+            let table: toml::Table = config.to_toml().unwrap().parse().unwrap();
+            assert_eq!(Config::from_table(table).unwrap(), config, "{preset}");
+        }
+    }
+}

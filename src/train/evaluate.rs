@@ -1,0 +1,41 @@
+//! Scoring a network on a labelled data set, at the images' full size.
+
+use std::sync::Arc;
+
+use super::{Confusion, Network, Scores};
+use crate::{
+    Error, Result, Tensor,
+    data::{Dataset, EvalLoader, EvalTransform},
+    ops::{self, Prediction},
+};
+
+/// One prediction for a normalised image [1,H,W,3], at `full` rows and columns.
+pub fn predict_image(network: &Network, image: &Tensor, full: (usize, usize)) -> Result<Prediction> {
+    ops::predict(&network.logits(image)?, full.0, full.1)
+}
+
+/// The scores over a whole data set; `seen` is called with the number of images done.
+pub fn evaluate(
+    network: &Network,
+    dataset: &Arc<Dataset>,
+    transform: EvalTransform,
+    threads: usize,
+    classes: usize,
+    mut seen: impl FnMut(usize) -> Result<()>,
+) -> Result<Scores> {
+    let mut confusion = Confusion::new(classes);
+    let mut images = 0;
+    for example in EvalLoader::new(dataset.clone(), transform, threads)? {
+        let example = example?;
+        let truth = example.labels.as_ref().ok_or_else(|| {
+            Error::data(dataset.root(), format!("image {} has no label; evaluation needs labels", example.name))
+        })?;
+        let shape = [1, example.height, example.width, 3];
+        let image = Tensor::from_vec(example.image, &shape, network.parameters.device())?;
+        let predicted = predict_image(network, &image, example.full_size)?.labels.to_vec::<u8>()?;
+        confusion.add(truth.ids(), &predicted)?;
+        images += 1;
+        seen(images)?;
+    }
+    Ok(confusion.scores(images))
+}

@@ -1,0 +1,140 @@
+//! What a run says: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl in the run folder.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::{Error, Result};
+
+/// A plain line at least this often when there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// The run's voice.
+pub(super) struct Log {
+    path: PathBuf,
+    file: File,
+    quiet: bool,
+}
+
+impl Log {
+    /// Opens metrics.jsonl, dropping the lines of steps after `total`: a killed run may have logged steps that its
+    /// checkpoint does not hold, and will do them again.
+    pub fn open(path: &Path, total: u64, quiet: bool) -> Result<Self> {
+        let failed = |error| Error::io(path, error);
+        if path.exists() {
+            let old = fs::read_to_string(path).map_err(failed)?;
+            let keep = |line: &&str| {
+                let value: Option<Value> = serde_json::from_str(line).ok();
+                value.and_then(|value| value.get("step")?.as_u64()).is_some_and(|step| step <= total)
+            };
+            let kept: String = old.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
+            if kept != old {
+                super::checkpoint::write_atomically(path, kept.as_bytes())?;
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, quiet })
+    }
+
+    /// One line of metrics.jsonl.
+    pub fn record(&mut self, value: &Value) -> Result<()> {
+        writeln!(self.file, "{value}").map_err(|error| Error::io(&self.path, error))
+    }
+
+    /// A line for the reader.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            // A closed pipe is no reason to stop training.
+            let _ = writeln!(std::io::stdout(), "{text}");
+        }
+    }
+
+    /// Progress through `length` units of which `done` are done already.
+    pub fn progress(&self, name: &str, length: u64, done: u64) -> Progress {
+        let terminal = std::io::stderr().is_terminal() && !self.quiet;
+        let bar = ProgressBar::with_draw_target(
+            Some(length),
+            if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
+        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:24} {pos:>6}/{len} eta {eta:>4} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_owned());
+        bar.set_position(done);
+        bar.reset_eta();
+        let now = Instant::now();
+        Progress { bar, name: name.to_owned(), plain: !terminal && !self.quiet, first: done, start: now, last: now }
+    }
+}
+
+/// Progress through a stage.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    name: String,
+    plain: bool,
+    first: u64,
+    start: Instant,
+    last: Instant,
+}
+
+impl Progress {
+    /// `done` units of the whole are done.
+    pub fn set(&mut self, done: u64, message: impl FnOnce() -> String) {
+        self.bar.set_position(done);
+        let length = self.bar.length().unwrap_or(done);
+        if !self.plain {
+            if self.last.elapsed() > Duration::from_millis(100) || done == length {
+                self.bar.set_message(message());
+                self.last = Instant::now();
+            }
+            return;
+        }
+        if self.last.elapsed() < LINE_EVERY && done != length {
+            return;
+        }
+        self.last = Instant::now();
+        let rate = (done - self.first) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        let eta = (length.saturating_sub(done)) as f64 / rate.max(1e-9);
+        let _ = writeln!(
+            std::io::stdout(),
+            "{:<14} {done:>6}/{length} eta {:>4}  {}",
+            self.name,
+            format_seconds(eta),
+            message()
+        );
+    }
+
+    /// Units a second since the start.
+    pub fn rate(&self, done: u64) -> f64 {
+        done.saturating_sub(self.first) as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Removes the bar.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn format_seconds(seconds: f64) -> String {
+    let seconds = seconds.min(359_999.0) as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// A line of metrics.jsonl for a training step.
+pub(super) fn step_line(stage: &str, step: u64, rate: f64, parts: &[(&'static str, f64)]) -> Value {
+    let mut line = json!({ "step": step, "stage": stage, "learning_rate": rate });
+    for (name, value) in parts {
+        line[*name] = json!(value);
+    }
+    line
+}

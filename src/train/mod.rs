@@ -1,0 +1,30 @@
+//! Training: configuration, schedule, the loop with its rounds, checkpoints, evaluation, the run folder.
+
+mod checkpoint;
+mod config;
+mod evaluate;
+mod interrupt;
+mod labels;
+mod log;
+mod metrics;
+mod network;
+mod presets;
+mod run;
+mod samples;
+mod schedule;
+mod step;
+mod table;
+pub mod weights;
+
+pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
+pub use config::{
+    AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Precision, Statistics, WarmupConfig,
+};
+pub use evaluate::{evaluate, predict_image};
+pub use interrupt::Interrupt;
+pub use metrics::{Confusion, Scores};
+pub use network::Network;
+pub use presets::Preset;
+pub use run::{Outcome, RunOptions, train};
+pub use schedule::Schedule;
+pub use table::{scores_table, side_by_side};

@@ -1,0 +1,32 @@
+//! A model with its numbers, ready to train or to predict.
+
+use crate::{
+    DType, Device, Result, Tensor,
+    models::{DeepLab, DeepLabConfig, Domain},
+    nn::{Forward, Parameters},
+};
+
+/// DeepLab and its parameters on a device.
+pub struct Network {
+    /// The structure.
+    pub model: DeepLab,
+    /// The numbers.
+    pub parameters: Parameters,
+    /// Element type of activations.
+    pub precision: DType,
+}
+
+impl Network {
+    /// With initial weights from `seed`.
+    pub fn new(config: &DeepLabConfig, precision: DType, seed: u64, device: &Device) -> Result<Self> {
+        let mut parameters = Parameters::new(device);
+        let model = DeepLab::new(&mut parameters, config, seed)?;
+        Ok(Self { model, parameters, precision })
+    }
+
+    /// Logits [N,h,w,C] in f32 of normalised target images [N,H,W,3], with running statistics.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        let pass = Forward::evaluate(&self.parameters, self.precision);
+        self.model.forward(&pass, images, Domain::Target)?.logits.value().to_dtype(DType::F32)
+    }
+}

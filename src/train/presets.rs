@@ -1,0 +1,158 @@
+//! The four presets. METHOD.md, "Presets" and "Optimisation".
+
+use std::{fmt, str::FromStr};
+
+use super::{
+    AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Precision, Statistics, WarmupConfig,
+};
+use crate::{
+    Error, Result,
+    adapt::MethodConfig,
+    data::{DatasetKind, Jitter, Normalize},
+    models::{Backbone, DeepLabConfig, FeatureKind},
+};
+
+/// A complete configuration by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The paper's method on the published data sets.
+    Paper,
+    /// What the published code computes: static labels only, no calibration.
+    OfficialCode,
+    /// Real images without pretrained weights.
+    Scratch,
+    /// The generated scenes with a narrow network.
+    Miniature,
+}
+
+impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Paper, Self::OfficialCode, Self::Scratch, Self::Miniature];
+
+    /// Its configuration.
+    pub fn config(self) -> Config {
+        match self {
+            Self::Paper => paper(),
+            Self::OfficialCode => {
+                let mut config = paper();
+                config.method.dynamic_labels = false;
+                config.method.calibration = false;
+                config
+            }
+            Self::Scratch => scratch(),
+            Self::Miniature => miniature(),
+        }
+    }
+}
+
+fn paper() -> Config {
+    Config {
+        seed: 0,
+        precision: Precision::Fp32,
+        model: DeepLabConfig {
+            backbone: Backbone::ResNet101,
+            width: 64,
+            classes: 19,
+            feature: FeatureKind::Aspp,
+            domain_stem: false,
+        },
+        batch_norm: BatchNormConfig { statistics: Statistics::Batch, trainable: false },
+        data: DataConfig {
+            source: DatasetKind::Gta5,
+            target: DatasetKind::Cityscapes,
+            source_root: "data/gta5".into(),
+            target_root: "data/cityscapes".into(),
+            batch: 2,
+            crop: [730, 730],
+            short_side: 850,
+            scale: [0.8, 1.2],
+            mirror: 0.5,
+            normalize: Normalize::Caffe,
+            jitter: None,
+            eval_short_side: 730,
+            threads: 4,
+            cache_mib: 0,
+        },
+        optimizer: OptimizerConfig {
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            head_multiplier: 10.0,
+            power: 0.9,
+            horizon: 1.2,
+        },
+        warmup: WarmupConfig {
+            steps: 60_000,
+            learning_rate: 7.5e-5,
+            batch: 2,
+            crop: [600, 600],
+            short_side: 720,
+            scale: [0.5, 1.5],
+        },
+        adapt: AdaptConfig { rounds: 10, steps: 10_000, learning_rate: 7.5e-5, round_decay: 0.5 },
+        method: MethodConfig::default(),
+        log: LogConfig { checkpoint_every: 1000, log_every: 10, samples: 4 },
+    }
+}
+
+fn scratch() -> Config {
+    let mut config = paper();
+    config.model.backbone = Backbone::ResNet18;
+    config.batch_norm.trainable = true;
+    config.data = DataConfig {
+        crop: [192, 256],
+        short_side: 240,
+        normalize: Normalize::Imagenet,
+        jitter: Some(Jitter::SCRATCH),
+        eval_short_side: 240,
+        threads: 1,
+        cache_mib: 512,
+        ..config.data
+    };
+    config.warmup = WarmupConfig {
+        steps: 600,
+        learning_rate: 0.01,
+        batch: 4,
+        crop: [192, 256],
+        short_side: 240,
+        scale: [0.8, 1.2],
+    };
+    config.adapt = AdaptConfig { rounds: 2, steps: 200, learning_rate: 0.0025, round_decay: 0.5 };
+    config.log = LogConfig { checkpoint_every: 100, log_every: 10, samples: 4 };
+    config
+}
+
+fn miniature() -> Config {
+    let mut config = scratch();
+    config.model.width = 16;
+    config.data.batch = 4;
+    config.data.crop = [96, 128];
+    config.data.short_side = 0;
+    config.data.eval_short_side = 0;
+    config.warmup.crop = [96, 128];
+    config.warmup.short_side = 0;
+    config.warmup.batch = 8;
+    config.warmup.steps = 400;
+    config.adapt = AdaptConfig { rounds: 3, steps: 100, learning_rate: 0.005, round_decay: 0.5 };
+    config
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paper => "paper",
+            Self::OfficialCode => "official-code",
+            Self::Scratch => "scratch",
+            Self::Miniature => "miniature",
+        })
+    }
+}
+
+impl FromStr for Preset {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|preset| preset.to_string() == text);
+        found.ok_or_else(|| {
+            Error::Config(format!("unknown preset {text:?}; use paper, official-code, scratch or miniature"))
+        })
+    }
+}

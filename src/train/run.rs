@@ -1,0 +1,339 @@
+//! A run: warm-up on the source, rounds of adaptation, an evaluation after each, and a folder that holds it all.
+//!
+//! ```text
+//! runs/NAME/config.toml              the resolved configuration
+//!           metrics.jsonl            a line per logged step and per evaluation
+//!           checkpoint.safetensors   from which --resume continues bit for bit
+//!           source-only.safetensors  the network after the warm-up, as a checkpoint
+//!           adapted.safetensors      the network at the end, as a checkpoint
+//!           labels/round-R/          static pseudo labels
+//!           samples/STAGE/           predictions on target images
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::json;
+
+use super::{
+    Checkpoint, Config, Interrupt, Network, Phase, Position, Schedule, Scores,
+    checkpoint::{Evaluation, write_atomically},
+    evaluate,
+    labels::make_static_labels,
+    log::{Log, step_line},
+    samples,
+    step::{Losses, State, expect_finite},
+};
+use crate::{
+    Device, Error, Result,
+    data::{Dataset, LabelSource, Loader, LoaderOptions, Split, TrainTransform},
+    models::DeepLab,
+};
+
+/// Weights to start from, and where the run lives.
+pub struct RunOptions {
+    /// The run folder.
+    pub out: PathBuf,
+    /// Continue the run in the folder instead of starting one.
+    pub resume: bool,
+    /// A safetensors file of initial weights.
+    pub init_weights: Option<PathBuf>,
+    /// End after so many steps in all, as Ctrl-C would.
+    pub max_steps: Option<u64>,
+    /// Print nothing.
+    pub quiet: bool,
+    /// Set from outside to end the run.
+    pub interrupt: Interrupt,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All stages are done: the evaluations in order, the first of which is `source only`.
+    Done(Vec<(String, Scores)>),
+    /// It was interrupted or reached its limit of steps, and can be resumed.
+    Stopped {
+        /// Steps done.
+        steps: u64,
+    },
+}
+
+/// Trains by `config` on `device`.
+pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<Outcome> {
+    Run::open(config, device, options)?.execute()
+}
+
+struct Run<'a> {
+    config: &'a Config,
+    options: &'a RunOptions,
+    device: &'a Device,
+    network: Network,
+    state: State,
+    position: Position,
+    evaluations: Vec<Evaluation>,
+    source: Arc<Dataset>,
+    target: Arc<Dataset>,
+    validation: Arc<Dataset>,
+    log: Log,
+}
+
+/// Whether a stage came to its end.
+enum Stage {
+    Complete,
+    Stopped,
+}
+
+impl<'a> Run<'a> {
+    fn open(config: &'a Config, device: &'a Device, options: &'a RunOptions) -> Result<Self> {
+        let data = &config.data;
+        let open = |kind, root: &Path, split, labels| Dataset::open(kind, root, split, &labels).map(Arc::new);
+        let source = open(data.source, &data.source_root, Split::Train, LabelSource::Truth)?;
+        let target = open(data.target, &data.target_root, Split::Train, LabelSource::None)?;
+        let validation = open(data.target, &data.target_root, Split::Val, LabelSource::Truth)?;
+        let mut network = Network::new(&config.model, config.precision.dtype(), config.seed, device)?;
+        let mut state = State::new();
+        let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
+        let mut evaluations = Vec::new();
+        let checkpoint = options.out.join("checkpoint.safetensors");
+        if options.resume {
+            let saved = Checkpoint::read(&checkpoint, &mut network.parameters, device)?;
+            position = saved.position;
+            evaluations = saved.evaluations;
+            state.calibration = saved.calibration;
+            state.restore_momentum(&network, saved.momentum);
+        } else {
+            if checkpoint.exists() {
+                let advice = "holds a run already; continue it with --resume or choose another --out";
+                return Err(Error::data(&options.out, advice));
+            }
+            if let Some(path) = &options.init_weights {
+                super::weights::import(&mut network.parameters, path)?;
+            }
+            fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
+            write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
+        }
+        let log = Log::open(&options.out.join("metrics.jsonl"), position.total, options.quiet)?;
+        Ok(Self {
+            config,
+            options,
+            device,
+            network,
+            state,
+            position,
+            evaluations,
+            source,
+            target,
+            validation,
+            log,
+        })
+    }
+
+    fn execute(mut self) -> Result<Outcome> {
+        if !self.options.resume {
+            self.save()?;
+        }
+        loop {
+            let stage = match self.position.phase {
+                Phase::Warmup => self.warmup()?,
+                Phase::Round(round) if round < self.config.adapt.rounds => self.round(round)?,
+                Phase::Round(_) => {
+                    self.enter(Phase::Done);
+                    self.save()?;
+                    self.save_to("adapted.safetensors")?;
+                    continue;
+                }
+                Phase::Done => {
+                    let named = self.evaluations.into_iter().map(|e| (e.name, e.scores));
+                    return Ok(Outcome::Done(named.collect()));
+                }
+            };
+            if matches!(stage, Stage::Stopped) {
+                return Ok(Outcome::Stopped { steps: self.position.total });
+            }
+        }
+    }
+
+    fn warmup(&mut self) -> Result<Stage> {
+        let warmup = &self.config.warmup;
+        let transform = TrainTransform {
+            short_side: (warmup.short_side > 0).then_some(warmup.short_side),
+            scale: warmup.scale,
+            crop: (warmup.crop[1], warmup.crop[0]),
+            ..self.config.data.transform()
+        };
+        let mut loader = self.loader(&self.source, transform, warmup.batch, 0)?;
+        let schedule = Schedule::new(&self.config.optimizer, warmup.learning_rate, warmup.steps);
+        let images = warmup.batch;
+        let stage = self.steps("source only", warmup.steps, images, &schedule, |run, rate| {
+            run.state.warmup(&mut run.network, run.config, loader.next()?, rate)
+        })?;
+        if matches!(stage, Stage::Complete) {
+            self.evaluate("source only")?;
+            if self.config.model.domain_stem {
+                DeepLab::copy_stem_to_target(&mut self.network.parameters)?;
+            }
+            self.enter(Phase::Round(0));
+            self.save()?;
+            self.save_to("source-only.safetensors")?;
+        }
+        Ok(stage)
+    }
+
+    fn round(&mut self, round: u64) -> Result<Stage> {
+        let folder = self.options.out.join(format!("labels/round-{round}"));
+        if self.position.step == 0 {
+            let share = make_static_labels(
+                &self.network,
+                &self.target,
+                self.config,
+                &folder,
+                &self.log,
+                &self.options.interrupt,
+            )?;
+            match share {
+                Some(share) => {
+                    self.log.say(&format!("round {round}: static labels on {:.1} % of target pixels", 100.0 * share));
+                    let step = self.position.total;
+                    self.log.record(&json!({ "step": step, "round": round, "static_label_share": share }))?;
+                }
+                None => {
+                    self.save()?;
+                    return Ok(Stage::Stopped);
+                }
+            }
+        }
+        let (adapt, data) = (&self.config.adapt, &self.config.data);
+        let labelled = Dataset::open(data.target, &data.target_root, Split::Train, &LabelSource::Folder(folder))?;
+        let stream = 2 * round;
+        let mut source = self.loader(&self.source, data.transform(), data.batch, stream + 1)?;
+        let mut target = self.loader(&Arc::new(labelled), data.transform(), data.batch, stream + 2)?;
+        let base = adapt.learning_rate * adapt.round_decay.powi(round as i32);
+        let schedule = Schedule::new(&self.config.optimizer, base, adapt.steps);
+        let name = format!("round {round}");
+        let stage = self.steps(&name, adapt.steps, 2 * data.batch, &schedule, |run, rate| {
+            let (source, target) = (source.next()?, target.next()?);
+            run.state.adapt(&mut run.network, run.config, source, target, rate)
+        })?;
+        if matches!(stage, Stage::Complete) {
+            self.evaluate(&name)?;
+            self.enter(Phase::Round(round + 1));
+            self.save()?;
+        }
+        Ok(stage)
+    }
+
+    /// Runs the rest of a stage's steps.
+    fn steps(
+        &mut self,
+        name: &str,
+        length: u64,
+        images: usize,
+        schedule: &Schedule,
+        mut step: impl FnMut(&mut Self, f64) -> Result<Losses>,
+    ) -> Result<Stage> {
+        let mut progress = self.log.progress(name, length, self.position.step);
+        while self.position.step < length {
+            let limit = self.options.max_steps.is_some_and(|limit| self.position.total >= limit);
+            if self.options.interrupt.is_set() || limit {
+                progress.finish();
+                self.save()?;
+                return Ok(Stage::Stopped);
+            }
+            let rate = schedule.rate(self.position.step);
+            let losses = step(self, rate)?;
+            expect_finite(&losses, self.position.total + 1, || {
+                let path = self.options.out.join("checkpoint.safetensors");
+                format!("{} holds the last good state; lower the learning rate", path.display())
+            })?;
+            self.position.step += 1;
+            self.position.total += 1;
+            let done = self.position.step;
+            if done % self.config.log.log_every == 0 || done == length {
+                self.log.record(&step_line(name, self.position.total, rate, &losses))?;
+            }
+            if done % self.config.log.checkpoint_every == 0 && done < length {
+                self.save()?;
+            }
+            let speed = progress.rate(done) * images as f64;
+            progress.set(done, || describe(&losses, speed));
+        }
+        progress.finish();
+        Ok(Stage::Complete)
+    }
+
+    fn evaluate(&mut self, name: &str) -> Result<()> {
+        let data = &self.config.data;
+        let mut progress = self.log.progress("evaluation", self.validation.len() as u64, 0);
+        let scores = evaluate(
+            &self.network,
+            &self.validation,
+            data.eval_transform(),
+            data.threads,
+            self.config.model.classes,
+            |images| {
+                progress.set(images as u64, String::new);
+                Ok(())
+            },
+        )?;
+        progress.finish();
+        let (miou, accuracy) = (100.0 * scores.miou, 100.0 * scores.pixel_accuracy);
+        self.log.say(&format!("{name}: target mIoU {miou:.1} %, pixel accuracy {accuracy:.1} %"));
+        self.log.record(&json!({ "step": self.position.total, "evaluation": name, "scores": scores }))?;
+        let folder = self.options.out.join("samples").join(name.replace(' ', "-"));
+        samples::write(&self.network, &self.validation, data.eval_transform(), self.config.log.samples, &folder)?;
+        self.evaluations.push(Evaluation { name: name.into(), scores });
+        Ok(())
+    }
+
+    /// Goes to the beginning of a stage.
+    fn enter(&mut self, phase: Phase) {
+        self.position = Position { phase, step: 0, total: self.position.total };
+        self.state.reset_momentum();
+    }
+
+    fn save(&self) -> Result<()> {
+        self.save_to("checkpoint.safetensors")
+    }
+
+    fn save_to(&self, file: &str) -> Result<()> {
+        let checkpoint = Checkpoint {
+            position: self.position,
+            evaluations: self.evaluations.clone(),
+            momentum: self.state.momentum_by_name(&self.network),
+            calibration: self.state.calibration.clone(),
+            config: self.config.to_toml()?,
+        };
+        checkpoint.write(&self.options.out.join(file), &self.network.parameters)
+    }
+
+    /// Stream `stream` of the run's seed, from the stage's current step on.
+    fn loader(&self, dataset: &Arc<Dataset>, transform: TrainTransform, batch: usize, stream: u64) -> Result<Loader> {
+        let data = &self.config.data;
+        let options = LoaderOptions {
+            batch,
+            seed: self.config.seed.wrapping_mul(1_000_003).wrapping_add(stream),
+            threads: data.threads,
+            prefetch: 4,
+            position: self.position.step,
+            cache_bytes: data.cache_mib << 20,
+        };
+        Loader::new(dataset.clone(), transform, options)
+    }
+}
+
+fn describe(losses: &Losses, images_per_second: f64) -> String {
+    let short = |name: &str| match name {
+        "loss" => Some("loss"),
+        "source_ce" => Some("ce"),
+        "target_ce" => Some("ce_t"),
+        "forward_contrast" => Some("fcl"),
+        "backward_contrast" => Some("bcl"),
+        _ => None,
+    };
+    let shown = losses.iter().filter_map(|(name, value)| Some(format!("{} {value:.3}", short(name)?)));
+    let shown: Vec<String> = shown.collect();
+    format!("{}  {images_per_second:.1} images/s", shown.join("  "))
+}
