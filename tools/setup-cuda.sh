@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a CUDA 13.0 compiler into .cuda/ at the repository root, from NVIDIA's wheels on PyPI: no root rights, no GPU,
-# no driver needed. build.rs finds it there. Does nothing if it is already in place and works.
+# Installs a CUDA 13.0 compiler into .cuda/ at the repository root (.cuda/bin/nvcc), from NVIDIA's wheels on PyPI: no root
+# rights, no GPU, no driver needed. build.rs finds it there. Does nothing if it is already in place and works.
 #
 #   tools/setup-cuda.sh            install, or check what is installed
 #   tools/setup-cuda.sh --force    install anew
@@ -19,8 +19,6 @@ compiler=(nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidi
 wheels=("${compiler[@]/%/==13.0.*}")
 # The disassemblers are on PyPI from 13.2 on and read older images. They serve inspection only.
 wheels+=('nvidia-cuda-cuobjdump==13.2.*' 'nvidia-cuda-nvdisasm==13.2.*')
-
-find_nvcc() { find "$1" -path '*/bin/nvcc' -type f -print -quit 2>/dev/null; }
 
 # Compiles a kernel for every architecture that build.rs asks for; prints the compiler's message if it fails.
 check() {
@@ -44,9 +42,8 @@ case ${1:-} in
   *) die "unknown argument '$1'; usage: tools/setup-cuda.sh [--force]" ;;
 esac
 
-nvcc=$(find_nvcc "$dest" || true)
-if [ -n "$nvcc" ] && check "$nvcc" 2>/dev/null; then
-  echo "setup-cuda: $nvcc is in place"
+if [ -x "$dest/bin/nvcc" ] && check "$dest/bin/nvcc" 2>/dev/null; then
+  echo "setup-cuda: $dest/bin/nvcc is in place"
   exit 0
 fi
 
@@ -59,10 +56,11 @@ partial=$root/.cuda.partial.$$
 trap 'rm -rf "$partial"' EXIT
 "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps --only-binary :all: --target "$partial" \
   "${wheels[@]}" || die "pip could not install the wheels (its message is above); check the network, then run this again"
-nvcc=$(find_nvcc "$partial")
-[ -n "$nvcc" ] || die "the wheels hold no bin/nvcc; their layout has changed"
+# The wheels share one tree, nvidia/cu13; its parts find each other by relative paths.
+[ -f "$partial/nvidia/cu13/bin/nvcc" ] || die "the wheels hold no nvidia/cu13/bin/nvcc; their layout has changed"
+mv "$partial"/*.dist-info "$partial/nvidia/cu13/"
 find "$partial" -path '*/bin/*' -type f -exec chmod +x {} +
-check "$nvcc" || die "the installed nvcc cannot compile a kernel (its message is above)"
+check "$partial/nvidia/cu13/bin/nvcc" || die "the installed nvcc cannot compile a kernel (its message is above)"
 rm -rf "$dest"
-mv "$partial" "$dest"
-echo "setup-cuda: installed $(find_nvcc "$dest")"
+mv "$partial/nvidia/cu13" "$dest"
+echo "setup-cuda: installed $dest/bin/nvcc"

@@ -1,1 +1,3 @@
 //! Data sets, transforms and the prefetching loader.
+
+pub mod miniature;
