@@ -2,9 +2,11 @@
 //! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
 
 pub mod add;
+pub mod conv2d;
 pub mod relu;
 
 pub use add::add;
+pub use conv2d::{Conv2dSpec, conv2d};
 pub use relu::relu;
 
 use crate::tensor::Declaration;
