@@ -6,6 +6,7 @@ pub mod batch_norm;
 pub mod cast;
 pub mod concat_channels;
 pub mod reduce;
+pub mod conv2d;
 pub mod relu;
 pub mod scale;
 pub mod sgd;
@@ -16,6 +17,8 @@ pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, 
 pub use cast::cast;
 pub use concat_channels::concat_channels;
 pub use reduce::{mean, sum};
+pub use add::add;
+pub use conv2d::{Conv2dSpec, conv2d};
 pub use relu::relu;
 pub use scale::scale;
 pub use sgd::{SgdItem, all_finite, sgd_step};

@@ -1,0 +1,112 @@
+//! Two-dimensional convolution (cross-correlation, as in every framework), NHWC:
+//!
+//! y[n,p,q,k] = b[k] + sum over r,s,c of x[n, p stride - pad + r dilation, q stride - pad + s dilation, c] w[k,r,s,c]
+//!
+//! with zeros outside the image. Gradients:
+//! dx[n,h,w,c] = sum over the taps that hit the pixel of dy[n,p,q,k] w[k,r,s,c];
+//! dw[k,r,s,c] = sum over n,p,q of dy[n,p,q,k] x[..]; db[k] = sum over n,p,q of dy[n,p,q,k].
+//! Every sum runs in an order fixed by the shapes alone.
+
+mod cpu;
+pub(crate) mod cuda;
+mod params;
+
+pub use params::Conv2dSpec;
+pub(crate) use params::ConvParams;
+
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+
+const OP: &str = "conv2d";
+
+/// Convolution of `x` [N, H, W, C] with the filter `w` [K, R, S, C], plus `bias` [K]: [N, P, Q, K] with
+/// P = (H + 2 padding - dilation (R - 1) - 1) / stride + 1, and Q likewise. All of one dtype: f32, f64 or bf16
+/// (stored; sums are kept in f32).
+///
+/// Errors: channels that differ, a filter larger than the padded input, a stride or dilation of 0, empty tensors,
+/// more than 2^31 - 1 elements, dtypes or devices that differ.
+///
+/// ```
+/// use bicl::{Device, Tensor, autograd::Tape, ops::{Conv2dSpec, conv2d}};
+/// let device = Device::cpu();
+/// let tape = Tape::new(&device);
+/// let x = tape.constant(Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], &[1, 2, 2, 1], &device)?);
+/// let w = tape.variable(Tensor::from_vec(vec![1.0f32, 10.0, 100.0, 1000.0], &[1, 2, 2, 1], &device)?);
+/// let y = conv2d(&x, &w, None, &Conv2dSpec::default())?;
+/// assert_eq!(y.value().to_vec::<f32>()?, [4321.0]);
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Var> {
+    let (input, filter) = (x.value(), w.value());
+    let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
+    if let Some(bias) = bias {
+        bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
+    }
+    for other in [Some(w), bias].into_iter().flatten() {
+        input.expect_same_device(other.value(), OP)?;
+        if other.value().dtype() != input.dtype() {
+            let dtypes = (input.dtype(), other.value().dtype());
+            return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
+        }
+    }
+    let y = forward(&params, input, filter, bias.map(Var::value))?;
+    // The gradient of one factor needs the other.
+    let kept_input = w.is_tracked().then(|| input.clone());
+    let kept_filter = x.is_tracked().then(|| filter.clone());
+    let gradients = move |dy: &Tensor, wanted: [bool; 2]| -> Result<[Option<Tensor>; 2]> {
+        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w)).transpose()?;
+        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x)).transpose()?;
+        Ok([dx, dw])
+    };
+    match bias {
+        None => Var::record(OP, y, [x, w], move |dy, wanted| gradients(&dy, wanted)),
+        Some(bias) => Var::record(OP, y, [x, w, bias], move |dy, wanted| {
+            let [dx, dw] = gradients(&dy, [wanted[0], wanted[1]])?;
+            let db = wanted[2].then(|| bias_gradient(&params, &dy)).transpose()?;
+            Ok([dx, dw, db])
+        }),
+    }
+}
+
+fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias));
+    }
+    if x.dtype() == DType::Bf16 {
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        let y = forward(params, &x.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, bias.as_ref())?;
+        return y.to_dtype(DType::Bf16);
+    }
+    with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))
+}
+
+fn data_gradient(params: &ConvParams, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w));
+    }
+    if dy.dtype() == DType::Bf16 {
+        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?)?;
+        return dx.to_dtype(DType::Bf16);
+    }
+    with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))
+}
+
+fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x));
+    }
+    if dy.dtype() == DType::Bf16 {
+        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?)?;
+        return dw.to_dtype(DType::Bf16);
+    }
+    with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))
+}
+
+fn bias_gradient(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(params, dy));
+    }
+    if dy.dtype() == DType::Bf16 {
+        return bias_gradient(params, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
+    }
+    with_real!(dy.dtype(), OP, T => cpu::bias_gradient::<T>(params, dy))
+}
