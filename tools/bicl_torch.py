@@ -224,16 +224,16 @@ def adapt_losses(model, method, xs, ys, xt, yf, bias):
         "target_ce": cross_entropy(up_t, hybrid if method.hybrid_ce else yf),
         "source_entropy": entropy(up_s),
         "target_entropy": entropy(up_t),
-        "forward": contrastive_loss(features_t, hybrid, rho_s, present_s, overlap, method.tau),
-        "backward": contrastive_loss(features_s, ys, rho_t, present_t, overlap, method.tau),
+        "forward_contrast": contrastive_loss(features_t, hybrid, rho_s, present_s, overlap, method.tau),
+        "backward_contrast": contrastive_loss(features_s, ys, rho_t, present_t, overlap, method.tau),
     }
     m = method
-    terms["total"] = (
+    terms["loss"] = (
         terms["source_ce"]
         + m.target_ce * terms["target_ce"]
         + m.entropy * (terms["source_entropy"] + m.target_entropy * terms["target_entropy"])
-        + m.forward * terms["forward"]
-        + m.backward * terms["backward"]
+        + m.forward * terms["forward_contrast"]
+        + m.backward * terms["backward_contrast"]
     )
     with torch.no_grad():
         new = update_calibration(bias, rho_s, rho_t, present_s, present_t, m.calibration_momentum)
@@ -244,9 +244,8 @@ def adapt_losses(model, method, xs, ys, xt, yf, bias):
 
 def source_losses(model, method, xs, ys):
     """The warm-up's loss: the source terms alone."""
-    up = upsample(model(xs)[0], ys.shape[1:])
-    ce, uncertainty = cross_entropy(up, ys), entropy(up)
-    return {"source_ce": ce, "source_entropy": uncertainty, "total": ce}
+    ce = cross_entropy(upsample(model(xs)[0], ys.shape[1:]), ys)
+    return {"source_ce": ce, "loss": ce}
 
 
 def optimiser(model, lr, head=10.0, momentum=0.9, decay=5e-4, affine=False):
@@ -276,24 +275,28 @@ def set_rate(sgd, base, step, horizon, power=0.9):
 # --- static pseudo labels ----------------------------------------------------------------------------------------
 
 
-def class_thresholds(probabilities, portion=0.1, never=()):
-    """Class-balanced thresholds f64 [C] over images' probabilities [C,H,W]: the value at the top `portion`."""
-    classes = probabilities[0].shape[0]
-    thresholds = torch.ones(classes, dtype=torch.float64)
-    for c in range(classes):
-        values = torch.cat([p.max(0)[0][p.argmax(0) == c] for p in probabilities])
-        count = math.floor(portion * len(values))
-        if c not in never and count > 0:
-            thresholds[c] = values.sort(descending=True)[0][count - 1]
+def value_at_top(values, portion):
+    """The value at position floor(n portion), counted from 0 in falling order; 1 of nothing."""
+    if values.numel() == 0:
+        return 1.0
+    ordered = values.flatten().sort(descending=True)[0]
+    return float(ordered[min(math.floor(values.numel() * portion), values.numel() - 1)])
+
+
+def class_thresholds(probabilities, portion=0.1, never=(), every=5):
+    """Class-balanced thresholds, one a class, over images' probabilities [C,H,W]. Of an image's confidences by
+    predicted class, in falling order, each `every`-th counts."""
+    thresholds = []
+    for c in range(probabilities[0].shape[0]):
+        own = [p.max(0)[0][p.argmax(0) == c].sort(descending=True)[0][::every] for p in probabilities]
+        thresholds.append(1.0 if c in never else value_at_top(torch.cat(own), portion))
     return thresholds
 
 
 def static_labels(probability, thresholds, portion=0.1):
-    """Labels u8 [H,W] of one image."""
+    """Labels [H,W] of one image: kept where some class reaches its threshold, or where the confidence is strictly
+    above the image's own value."""
     value, label = probability.max(0)
-    keep = (probability >= thresholds.to(probability)[:, None, None]).any(0)
-    flat = value.flatten().sort(descending=True)[0]
-    count = math.floor(portion * flat.numel())
-    if count > 0:
-        keep |= value > flat[count - 1]
-    return torch.where(keep, label, torch.full_like(label, IGNORE)).to(torch.uint8)
+    limits = torch.tensor(thresholds, dtype=probability.dtype)[:, None, None]
+    keep = (probability >= limits).any(0) | (value > value_at_top(value, portion))
+    return torch.where(keep, label, torch.full_like(label, IGNORE))

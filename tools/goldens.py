@@ -50,7 +50,7 @@ class Golden:
             value = torch.as_tensor(value).detach()
             if not value.is_floating_point():
                 value = value.to(torch.uint8 if value.numel() == 0 or int(value.max()) < 256 else torch.int32)
-            elif torch.equal(value.float().double(), value):
+            elif value.dtype == torch.float64 and torch.equal(value.float().double(), value):
                 value = value.float()
             array = np.ascontiguousarray(value.numpy())
             self.tensors[f"{case}/{name}"] = array.astype(np.uint32) if array.dtype == np.int32 else array
@@ -303,6 +303,24 @@ def calibration(g):
         g.put(f"step{step}", source=source, target=target, bias=bias)
 
 
+def static_labels(g):
+    # confidences in f32, as the library holds them; class 4 is excluded, class 5 never predicted
+    classes, images = 6, []
+    for size in ((20, 25), (17, 23)):
+        logits = g.real(classes, *size, scale=1.5) + torch.tensor([1.5, 1.0, 0.0, -0.5, 0.0, 0.0])[:, None, None]
+        logits[5] = -20
+        images.append(F.softmax(logits, 0).float())
+    thresholds = peer.class_thresholds(images, 0.1, never=(4,))
+    g.put("all", thresholds=torch.tensor(thresholds, dtype=torch.float64), excluded=torch.tensor([4]))
+    for i, p in enumerate(images):
+        value, label = p.max(0)
+        kept = peer.static_labels(p, thresholds, 0.1)
+        share = float((kept != peer.IGNORE).double().mean())
+        assert 0.1 < share < 0.9, f"static_labels: {share} of the pixels are kept"
+        g.put(f"image{i}", probability=p.permute(1, 2, 0), confidence=value, predicted=label, labels=kept)
+        g.put(f"image{i}", own=torch.tensor([peer.value_at_top(value, 0.1)], dtype=torch.float64))
+
+
 def sgd(g):
     values = [g.real(4, 5), g.real(7), g.real(2, 3)]
     rates, momentum, decay = (0.01, 0.1, 0.02), 0.9, (5e-4, 5e-4, 0.0)
@@ -323,7 +341,7 @@ def sgd(g):
 
 FILES = [
     conv2d, batch_norm, max_pool2d, upsample_bilinear, cross_entropy, entropy, segmentation_loss, masked_average_pool,
-    pixel_prototype_similarity, contrastive_loss, bidirectional, transfer_labels, calibration, sgd,
+    pixel_prototype_similarity, contrastive_loss, bidirectional, transfer_labels, calibration, static_labels, sgd,
 ]  # fmt: skip
 
 
