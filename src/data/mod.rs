@@ -1,3 +1,26 @@
-//! Data sets, transforms and the prefetching loader.
+//! Data sets as their downloads unpack, transforms, and the prefetching loader (METHOD.md, "Data").
+//!
+//! The path of an image: [`Dataset::read`] decodes one [`Example`]; a [`TrainTransform`] or [`EvalTransform`] resizes,
+//! crops, mirrors and normalises it; a [`Loader`] does this on threads and hands out [`Batch`]es in an order that
+//! depends on the seed alone. Everything here is plain host memory: the trainer makes tensors of it.
 
+mod cityscapes;
+pub mod classes;
+mod dataset;
+pub mod decode;
+mod gta5;
+mod loader;
 pub mod miniature;
+mod pixels;
+mod prefetch;
+pub mod resize;
+pub mod rng;
+mod synthia;
+pub mod transforms;
+pub mod write;
+
+pub use classes::{IGNORE, Ids, Subset};
+pub use dataset::{Dataset, DatasetKind, Example, LabelSource, Split};
+pub use loader::{Batch, EvalExample, EvalLoader, Loader, LoaderOptions};
+pub use pixels::{LabelMap, RgbImage};
+pub use transforms::{EvalSize, EvalTransform, Jitter, Normalize, TrainTransform};

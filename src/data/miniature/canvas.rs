@@ -79,7 +79,9 @@ impl Canvas {
 
     /// The sky: `paint(x, y)` takes the direction, in units of the focal length right of and above the vanishing point.
     pub fn sky(&mut self, camera: &Camera, paint: impl Fn(f32, f32) -> Dab) {
-        for row in 0..self.height {
+        // The ground covers everything more than a quarter of a pixel below the horizon.
+        let rows = (camera.vy + 1.0).clamp(0.0, self.height as f32) as usize;
+        for row in 0..rows {
             let y = (camera.vy - row as f32 - 0.5) / camera.focal;
             for column in 0..self.width {
                 let x = (column as f32 + 0.5 - camera.vx) / camera.focal;

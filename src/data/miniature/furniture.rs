@@ -5,9 +5,9 @@ use super::ids;
 use super::look::{Face, Look, scale};
 use super::rng::Rng;
 
-/// Half the width of a post: at least a pixel and a half of the final image, so that it is never lost.
+/// Half the width of a post: nearly two pixels of the final image, so that a network can see it.
 fn post(camera: &Camera, z: f32, half: f32) -> f32 {
-    half.max(1.6 * super::SUPER as f32 * camera.foot(z) * 0.5)
+    half.max(1.8 * super::SUPER as f32 * camera.foot(z))
 }
 
 /// A lamp post with an arm over the road.
@@ -33,8 +33,8 @@ pub(super) fn lamp(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut 
 /// A traffic light on its post.
 pub(super) fn light(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, [x, z]: [f32; 2]) {
     let (colour, seed) = (look.metal(rng), rng.seed());
-    let (low, high) = (rng.span([2.0, 2.5]), rng.span([1.3, 1.6]));
-    let (half, on) = (rng.span([0.28, 0.36]), rng.below(3));
+    let (low, high) = (rng.span([2.0, 2.5]), rng.span([1.5, 1.9]));
+    let (half, on) = (rng.span([0.36, 0.46]), rng.below(3));
     let stem = post(camera, z, 0.09);
     let foot = camera.foot(z);
     canvas.board(camera, [x, z], [half, low + high], |u, v| {
@@ -62,7 +62,7 @@ pub(super) fn light(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut
 /// A traffic sign on its post: a disc, a triangle or a board.
 pub(super) fn sign(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, [x, z]: [f32; 2]) {
     let (metal, seed) = (look.metal(rng), rng.seed());
-    let (middle, half) = (rng.span([2.1, 2.8]), rng.span([0.42, 0.58]));
+    let (middle, half) = (rng.span([2.3, 2.9]), rng.span([0.55, 0.72]));
     let shape = rng.below(3);
     // White with a red or blue edge, blue, or yellow.
     let (face, edge) = match rng.below(4) {

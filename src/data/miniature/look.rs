@@ -133,10 +133,10 @@ impl Look {
     pub fn texture(&self, seed: u32, u: f32, v: f32, foot: f32) -> f32 {
         let free = rng::octaves(seed, u, v, foot, 0.9, 4);
         // A texture of 0.75 m with 4 x 4 texels, repeated: the same seed everywhere.
-        let texel = |x: f32| (x / 0.1875).floor() as i32 & 3;
+        let texel = |x: f32| rng::floor(x / 0.1875) & 3;
         let fade = (1.0 - 4.0 * foot).max(0.0);
-        let tiled = if self.pattern > 0.0 { rng::hash(seed, texel(u), texel(v)) - 0.5 } else { 0.0 };
-        let stain = (rng::noise(seed ^ 0x51a1, u / 2.3, v / 1.7) - 0.1).max(0.0);
+        let tiled = if self.pattern * fade > 0.0 { rng::hash(seed, texel(u), texel(v)) - 0.5 } else { 0.0 };
+        let stain = if self.dirt > 0.0 { (rng::noise(seed ^ 0x51a1, u / 2.3, v / 1.7) - 0.1).max(0.0) } else { 0.0 };
         (1.0 + self.grain * free + 2.0 * self.pattern * fade * tiled) * (1.0 - self.dirt * stain)
     }
 }

@@ -17,6 +17,10 @@ fn limb(u: f32, v: f32, a: [f32; 2], b: [f32; 2], thick: f32) -> bool {
     to_line(u, v, a, b) < thick * thick
 }
 
+/// People and bicycles are a little larger than life, as in a toy town, so that they cover several cells of a feature
+/// map of stride 8.
+const TOY: f32 = 1.2;
+
 struct Clothes {
     skin: Rgb,
     hair: Rgb,
@@ -42,26 +46,27 @@ impl Clothes {
 pub(super) fn person(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, [x, z]: [f32; 2]) {
     let wear = Clothes::draw(look, rng);
     let tall = rng.span([1.6, 1.9]);
-    let (stride, build) = (rng.span([0.04, 0.3]), rng.span([0.2, 0.28]));
+    let (stride, build) = (rng.span([0.04, 0.3]), rng.span([0.26, 0.34]));
     let swing = rng.span([-0.15, 0.15]);
     let coat = rng.span([0.4, 0.5]);
     canvas.shadow(camera, [x, z], [0.45, 0.35], 0.4 + 0.3 * look.sun);
     let foot = camera.foot(z);
-    canvas.board(camera, [x, z], [0.5, tall], |u, v| {
+    canvas.board(camera, [x, z], [0.6 * TOY, tall * TOY], |u, v| {
+        let (u, v) = (u / TOY, v / TOY);
         let t = v / tall;
         let head = {
-            let (du, dv) = (u / 0.12, (t - 0.925) / 0.075);
+            let (du, dv) = (u / 0.15, (t - 0.915) / 0.085);
             du * du + dv * dv < 1.0
         };
         let rgb = if head {
             if t > 0.945 { wear.hair } else { wear.skin }
         } else if t > coat && t < 0.85 && u.abs() < build * (1.0 - 2.0 * (t - 0.72).max(0.0))
-            || limb(u, t, [build, 0.78], [build + 0.06 + swing, 0.5], 0.05)
-            || limb(u, t, [-build, 0.78], [-build - 0.06 + swing, 0.5], 0.05)
+            || limb(u, t, [build, 0.78], [build + 0.06 + swing, 0.5], 0.06)
+            || limb(u, t, [-build, 0.78], [-build - 0.06 + swing, 0.5], 0.06)
         {
             wear.top
-        } else if limb(u, v, [0.09, coat * tall], [stride, 0.08], 0.1)
-            || limb(u, v, [-0.09, coat * tall], [-stride, 0.08], 0.1)
+        } else if limb(u, v, [0.09, coat * tall], [stride, 0.08], 0.13)
+            || limb(u, v, [-0.09, coat * tall], [-stride, 0.08], 0.13)
         {
             wear.legs
         } else {
@@ -87,24 +92,24 @@ pub(super) fn bicycle(
     canvas.shadow(camera, [x, z], [0.9, 0.3], 0.35 + 0.3 * look.sun);
     let foot = camera.foot(z);
     // Tubes stay at least a pixel and a half thick.
-    let tube = 0.045f32.max(0.75 * foot);
-    let (wheel, hub) = (0.36, 0.56);
-    canvas.board(camera, [x, z], [0.95, if ridden { 1.85 } else { 1.15 }], |u, v| {
-        let u = heading * u;
+    let tube = 0.06f32.max(foot);
+    let (wheel, hub) = (0.38, 0.58);
+    canvas.board(camera, [x, z], [TOY, TOY * if ridden { 1.9 } else { 1.2 }], |u, v| {
+        let (u, v) = (heading * u / TOY, v / TOY);
         let grain = look.texture(wear.seed, u, v, foot);
         let flat = |rgb: Rgb, id: u8| Dab::new(look.lit(scale(rgb, grain), Face::Front), id);
         if ridden {
             let head = {
-                let (du, dv) = ((u - 0.22) / 0.13, (v - 1.68) / 0.15);
+                let (du, dv) = ((u - 0.22) / 0.16, (v - 1.7) / 0.18);
                 du * du + dv * dv < 1.0
             };
             if head {
                 return flat(if v > 1.7 { wear.hair } else { wear.skin }, ids::RIDER);
             }
-            if limb(u, v, [-0.14, 1.0], [0.14, 1.42], 0.19) || limb(u, v, [0.14, 1.38], [0.46, 1.05], 0.065) {
+            if limb(u, v, [-0.14, 1.0], [0.14, 1.42], 0.22) || limb(u, v, [0.14, 1.38], [0.46, 1.05], 0.08) {
                 return flat(wear.top, ids::RIDER);
             }
-            if limb(u, v, [-0.12, 0.95], [0.2, 0.72], 0.1) || limb(u, v, [0.2, 0.72], [0.05 + pedal, 0.3], 0.085) {
+            if limb(u, v, [-0.12, 0.95], [0.2, 0.72], 0.12) || limb(u, v, [0.2, 0.72], [0.05 + pedal, 0.3], 0.1) {
                 return flat(wear.legs, ids::RIDER);
             }
         }

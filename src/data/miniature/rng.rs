@@ -68,10 +68,16 @@ pub(super) fn hash(seed: u32, x: i32, y: i32) -> f32 {
     ((h ^ (h >> 16)) >> 8) as f32 / (1 << 24) as f32
 }
 
+/// The floor, without the library call that baseline x86-64 makes of `f32::floor`.
+pub(super) fn floor(v: f32) -> i32 {
+    let whole = v as i32;
+    whole.saturating_sub(i32::from(whole as f32 > v))
+}
+
 /// Smooth value noise in [-1, 1] with features of size 1.
 pub(super) fn noise(seed: u32, x: f32, y: f32) -> f32 {
-    let (fx, fy) = (x.floor(), y.floor());
-    let (ix, iy) = (fx as i32, fy as i32);
+    let (ix, iy) = (floor(x), floor(y));
+    let (fx, fy) = (ix as f32, iy as f32);
     let ease = |t: f32| t * t * (3.0 - 2.0 * t);
     let (tx, ty) = (ease(x - fx), ease(y - fy));
     let row = |iy: i32| {
@@ -82,12 +88,12 @@ pub(super) fn noise(seed: u32, x: f32, y: f32) -> f32 {
     2.0 * (a + (b - a) * ty) - 1.0
 }
 
-/// Octaves of [`noise`] from wavelength `coarse` (metres) downwards, each half as long and weaker. Those that a pixel
-/// of `foot` metres cannot show are left out: they would alias.
+/// Octaves of [`noise`] from wavelength `coarse` (metres) downwards, each half as long and weaker. Those that two
+/// samples of `foot` metres cannot show are left out: they would alias, or vanish in the mean of a pixel's samples.
 pub(super) fn octaves(seed: u32, u: f32, v: f32, foot: f32, coarse: f32, count: u32) -> f32 {
     let (mut wave, mut weight, mut sum) = (coarse, 0.6, 0.0);
     for k in 0..count {
-        if wave < 2.0 * foot {
+        if wave < 4.0 * foot {
             break;
         }
         sum += weight * noise(seed.wrapping_add(k.wrapping_mul(0x9e37_79b9)), u / wave, v / wave);

@@ -40,7 +40,7 @@ pub(super) fn draw(rng: &mut Rng, style: &Style, width: usize, height: usize) ->
     };
     let mut canvas = Canvas::new(w, h, look.haze, look.skyline);
     street.paint(&mut canvas, &camera, &look, rng);
-    let mut things = populate(style, &street, rng);
+    let mut things = populate(style, &street, &camera, w, rng);
     things.sort_by(|a, b| b.z.total_cmp(&a.z));
     for thing in &things {
         let (at, canvas) = ([thing.x, thing.z], &mut canvas);
@@ -65,45 +65,52 @@ fn count(mean: f32, rng: &mut Rng) -> usize {
     (mean + rng.span([-1.0, 1.0]) + rng.unit()).max(0.0) as usize
 }
 
-fn populate(style: &Style, street: &Street, rng: &mut Rng) -> Vec<Thing> {
+fn populate(style: &Style, street: &Street, camera: &Camera, width: usize, rng: &mut Rng) -> Vec<Thing> {
     let mut things = Vec::new();
+    // The nearest depth at which something at `x` is inside the picture: what stands beside the road is placed from
+    // there on, so that it is as large as it can be.
+    let seen = |x: f32| (camera.focal * (x - camera.x).abs() / (0.43 * width as f32)).max(3.2);
     let mut add = |what, x: f32, z: f32| things.push(Thing { what, x, z });
 
     for _ in 0..count(style.trees, rng) {
         let sign = rng.sign();
-        let x = street.pavement(sign)[1] + rng.span([-0.4, 0.8]);
-        add(What::Tree, sign * x, rng.span([9.0, 34.0]));
+        let x = sign * (street.pavement(sign)[1] + rng.span([-0.4, 0.8]));
+        add(What::Tree, x, seen(x) * rng.span([1.0, 3.5]));
     }
     for _ in 0..1 + rng.below(2) {
         let sign = rng.sign();
-        add(What::Lamp, sign * (street.pavement(sign)[0] + 0.5), rng.span([7.0, 20.0]));
+        let x = sign * (street.pavement(sign)[0] + 0.5);
+        add(What::Lamp, x, seen(x) * rng.span([1.0, 2.5]));
     }
-    for (what, likely) in [(What::Light, 0.75), (What::Sign, 0.75), (What::Sign, 0.35), (What::Light, 0.2)] {
+    for (what, likely) in [(What::Light, 0.8), (What::Sign, 0.8), (What::Sign, 0.4), (What::Light, 0.3)] {
         if rng.chance(likely) {
             let sign = rng.sign();
-            add(what, sign * (street.pavement(sign)[0] + rng.span([0.3, 0.7])), rng.span([5.0, 13.0]));
+            let x = sign * (street.pavement(sign)[0] + rng.span([0.3, 0.7]));
+            add(what, x, seen(x) * rng.span([1.0, 1.8]));
         }
     }
     for _ in 0..count(style.people, rng) {
         let sign = rng.sign();
         let [kerb, edge] = street.pavement(sign);
-        add(What::Person, sign * rng.span([kerb + 0.3, edge]), rng.span([4.5, 14.0]));
+        let x = sign * rng.span([kerb + 0.3, edge]);
+        add(What::Person, x, seen(x) * rng.span([0.9, 1.8]));
     }
     if rng.chance(0.35) {
         // Someone crosses the road.
-        add(What::Person, rng.span([-3.0, 3.0]), rng.span([5.5, 12.0]));
+        add(What::Person, rng.span([-3.0, 3.0]), rng.span([4.5, 7.5]));
     }
-    if rng.chance(0.6) {
-        add(What::Bicycle { ridden: true }, rng.span([-3.5, 4.0]), rng.span([4.5, 9.0]));
+    if rng.chance(0.7) {
+        add(What::Bicycle { ridden: true }, rng.span([-3.0, 3.5]), rng.span([4.5, 7.5]));
     }
     if rng.chance(0.5) {
         let sign = rng.sign();
         let [kerb, edge] = street.pavement(sign);
-        add(What::Bicycle { ridden: rng.chance(0.4) }, sign * rng.span([kerb + 0.4, edge]), rng.span([4.5, 8.0]));
+        let x = sign * rng.span([kerb + 0.4, edge]);
+        add(What::Bicycle { ridden: rng.chance(0.3) }, x, seen(x) * rng.span([0.95, 1.5]));
     }
     // Parked at the kerb, one behind the other.
     for sign in [-1.0, 1.0] {
-        let mut z = rng.span([5.0, 12.0]);
+        let mut z = seen(street.pavement(sign)[0] * sign) * rng.span([0.9, 1.8]);
         for _ in 0..count(0.5 * style.parked, rng) {
             let oncoming = rng.chance(if sign < 0.0 { 0.8 } else { 0.1 });
             add(What::Along { kind: Kind::Car, oncoming }, sign * (street.pavement(sign)[0] - 1.1), z);
@@ -111,23 +118,22 @@ fn populate(style: &Style, street: &Street, rng: &mut Rng) -> Vec<Thing> {
         }
     }
     // In the lanes: on the right ahead of us, on the left towards us.
-    let mut lanes = [rng.span([7.0, 14.0]), rng.span([8.0, 16.0])];
-    for _ in 0..count(style.traffic, rng) {
-        let lane = rng.below(2) as usize;
-        let kind = if rng.chance(0.25 * style.heavy) { Kind::Truck } else { Kind::Car };
-        add(What::Along { kind, oncoming: lane == 0 }, 3.0 * lane as f32 - 1.4, lanes[lane]);
-        lanes[lane] += rng.span([11.0, 16.0]);
-    }
+    let mut lanes = [rng.span([6.5, 12.0]), rng.span([7.0, 13.0])];
     for kind in [Kind::Truck, Kind::Bus] {
         if rng.chance(style.heavy) {
             let lane = rng.below(2) as usize;
-            add(What::Along { kind, oncoming: lane == 0 }, 3.0 * lane as f32 - 1.4, lanes[lane].max(10.0));
+            add(What::Along { kind, oncoming: lane == 0 }, 3.0 * lane as f32 - 1.4, lanes[lane]);
             lanes[lane] += 16.0;
         }
     }
+    for _ in 0..count(style.traffic, rng) {
+        let lane = rng.below(2) as usize;
+        add(What::Along { kind: Kind::Car, oncoming: lane == 0 }, 3.0 * lane as f32 - 1.4, lanes[lane]);
+        lanes[lane] += rng.span([11.0, 16.0]);
+    }
     if rng.chance(0.3) {
         let kind = [Kind::Car, Kind::Car, Kind::Bus, Kind::Truck][rng.below(4) as usize];
-        add(What::Across(kind), rng.span([-4.0, 4.0]), rng.span([12.0, 20.0]));
+        add(What::Across(kind), rng.span([-4.0, 4.0]), rng.span([9.0, 15.0]));
     }
     things
 }

@@ -135,10 +135,10 @@ style! {
 /// A game engine's street at noon: clear light with a strong sun, saturated paint, tiled textures, sharp pixels.
 pub const SOURCE: Style = Style {
     // A camera on a lorry's roof over wide avenues with low houses.
-    camera_height: [1.9, 2.5],
+    camera_height: [1.8, 2.3],
     horizon: [0.36, 0.46],
-    focal: [0.82, 0.98],
-    road_half: [4.6, 6.0],
+    focal: [1.0, 1.2],
+    road_half: [3.9, 5.0],
     pavement: [2.0, 3.2],
     lot: [9.0, 16.0],
     storeys: [5.0, 13.0],
@@ -146,7 +146,7 @@ pub const SOURCE: Style = Style {
     trees: 2.2,
     parked: 1.6,
     traffic: 1.8,
-    people: 2.2,
+    people: 2.4,
     heavy: 0.45,
     // Few polygons, few texels.
     roundness: [0.0, 0.35],
@@ -178,7 +178,7 @@ pub const SOURCE: Style = Style {
     zenith: [[0.2, 0.42, 0.85], [0.35, 0.58, 0.95]],
     skyline: [[0.6, 0.75, 0.95], [0.8, 0.86, 0.95]],
     facade: [[0.55, 0.42, 0.36], [0.78, 0.72, 0.62]],
-    wall: [[0.6, 0.52, 0.42], [0.7, 0.66, 0.6]],
+    wall: [[0.62, 0.58, 0.36], [0.74, 0.7, 0.5]],
     fence: [[0.42, 0.28, 0.16], [0.55, 0.42, 0.28]],
     metal: [[0.3, 0.32, 0.34], [0.5, 0.52, 0.54]],
 };
@@ -188,8 +188,8 @@ pub const TARGET: Style = Style {
     // Behind the windscreen of a passenger car, in narrower streets with taller houses.
     camera_height: [1.25, 1.6],
     horizon: [0.4, 0.52],
-    focal: [0.95, 1.15],
-    road_half: [3.6, 4.8],
+    focal: [1.1, 1.35],
+    road_half: [3.3, 4.2],
     pavement: [1.6, 2.6],
     lot: [6.0, 12.0],
     storeys: [8.0, 20.0],

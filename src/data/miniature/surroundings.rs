@@ -49,7 +49,7 @@ impl Street {
         let sides = [-1.0, 1.0].map(|sign| {
             let road = half + rng.span([-0.3, 0.3]);
             let walk = road + rng.span(style.pavement);
-            let strip = if rng.chance(0.6) { rng.span([0.8, 2.2]) } else { 0.0 };
+            let strip = if rng.chance(0.7) { rng.span([1.2, 3.0]) } else { 0.0 };
             let mut lots = Vec::new();
             let mut z = -rng.span([0.0, 6.0]);
             while z < FAR {
@@ -87,9 +87,10 @@ impl Street {
         self.ground(canvas, camera, look, rng);
         distance(canvas, camera, look, rng);
         for side in &self.sides {
-            for lot in side.lots.iter().rev() {
+            for (k, lot) in side.lots.iter().enumerate().rev() {
+                let nearer = k.checked_sub(1).map(|k| &side.lots[k]);
                 match lot.use_ {
-                    Use::Built => building(canvas, camera, look, rng, side, lot),
+                    Use::Built => building(canvas, camera, look, rng, side, lot, nearer),
                     _ => garden(canvas, camera, look, rng, side, lot),
                 }
             }
@@ -176,7 +177,15 @@ fn distance(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng) {
     });
 }
 
-fn building(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, side: &Side, lot: &Lot) {
+fn building(
+    canvas: &mut Canvas,
+    camera: &Camera,
+    look: &Look,
+    rng: &mut Rng,
+    side: &Side,
+    lot: &Lot,
+    nearer: Option<&Lot>,
+) {
     let (seed, colour) = (rng.seed(), look.facade(rng));
     let (storey, bay) = (rng.span([2.7, 3.5]), rng.span([1.8, 3.0]));
     let (wide, high) = (rng.span([0.4, 0.65]), rng.span([0.45, 0.65]));
@@ -212,8 +221,12 @@ fn building(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, si
     };
     // The gable towards the camera first: the next nearer house covers what it hides of it.
     let foot = camera.foot(lot.z0);
-    canvas.board(camera, [side.sign * (side.line + 8.0), lot.z0], [8.0, lot.height], |u, v| {
-        facade(u + 40.0, v, foot, Face::Front)
+    let middle = side.sign * (side.line + 8.0);
+    canvas.board(camera, [middle, lot.z0], [8.0, lot.height], |u, v| {
+        // Only to save time: where the line of sight passes through the nearer house's facade.
+        let through = lot.z0 * (side.sign * side.line - camera.x) / (middle + u - camera.x);
+        let hidden = |n: &Lot| n.use_ == Use::Built && v < n.height && through > n.z0 && v > camera.height;
+        if nearer.is_some_and(hidden) { None } else { facade(u + 40.0, v, foot, Face::Front) }
     });
     canvas.side(camera, side.sign * side.line, [lot.z0, lot.z1], lot.height, |u, v, foot| {
         facade(u, v, foot, side.face())

@@ -38,7 +38,8 @@ impl Body {
         let pale = rng.span([0.6, 0.85]);
         Self {
             kind,
-            colour: look.paint(rng),
+            // Liveries are bright and warm.
+            colour: if kind == Kind::Bus { mix(look.paint(rng), [0.85, 0.55, 0.12], 0.5) } else { look.paint(rng) },
             second: mix(look.paint(rng), [pale; 3], 0.7),
             glass: scale(mix(look.zenith, look.skyline, rng.unit()), rng.span([0.15, 0.45])),
             round: rng.span(look.roundness),
