@@ -17,7 +17,6 @@ pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, 
 pub use cast::cast;
 pub use concat_channels::concat_channels;
 pub use reduce::{mean, sum};
-pub use add::add;
 pub use conv2d::{Conv2dSpec, conv2d};
 pub use relu::relu;
 pub use scale::scale;
