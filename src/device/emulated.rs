@@ -29,6 +29,8 @@ pub struct Schedule {
     pub seed: u64,
     /// OS threads over which blocks are spread; 0 for one a core.
     pub workers: u32,
+    /// A synchronisation that kernels leave out, numbered by the emulator; 0 for none. It proves that tests need it.
+    pub skipped_site: u32,
 }
 
 /// A compiled kernel: returns 0, or writes one line of at most `error_capacity` bytes with its NUL.

@@ -22,6 +22,25 @@ pub use relu::relu;
 pub use scale::scale;
 pub use sgd::{SgdItem, all_finite, sgd_step};
 pub use weighted_sum::weighted_sum;
+pub mod calibration;
+pub mod contrastive_loss;
+mod cosine;
+pub mod masked_average_pool;
+pub mod pixel_prototype_similarity;
+pub mod relu;
+pub mod resize_labels;
+pub mod transfer_labels;
+
+pub use add::add;
+pub use calibration::{calibrate, update_calibration};
+pub use contrastive_loss::contrastive_loss;
+pub use masked_average_pool::{
+    PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,
+};
+pub use pixel_prototype_similarity::pixel_prototype_similarity;
+pub use relu::relu;
+pub use resize_labels::resize_labels_nearest;
+pub use transfer_labels::{hybrid_labels, transfer_labels};
 
 use crate::tensor::Declaration;
 

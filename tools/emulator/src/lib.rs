@@ -1,1 +1,156 @@
+//! Runs the kernels of `kernels/*.cu` on the CPU, for tests on machines without a GPU.
+//!
+//! [`device`] is a [`bicl::Device`] like any other. Under another [`Schedule`] ([`device_with`], [`schedules`]) the same
+//! launch must give the same bits; a missing barrier shows because it does not. [`check_barriers`] proves for a kernel
+//! file that its tests would notice the loss of any barrier. See `README.md` beside this crate.
 
+use std::{
+    ffi::{CStr, CString, c_char, c_int},
+    fmt,
+};
+
+use bicl::{
+    Device, Result,
+    device::{EmulatedEntry, Order, Schedule},
+};
+
+unsafe extern "C" {
+    fn emu_find(name: *const c_char) -> Option<EmulatedEntry>;
+    fn emu_kernel(index: usize) -> *const c_char;
+    fn emu_site(index: usize, kind: *mut *const c_char, file: *mut *const c_char, line: *mut c_int) -> bool;
+    fn emu_new_skip(index: usize) -> u32;
+    fn emu_times_skipped(number: u32) -> u64;
+}
+
+/// The schedule of [`device`]: threads in rising order, asynchronous copies as late as their waits allow.
+pub const DEFAULT: Schedule = Schedule { order: Order::Forward, late_copies: 1, seed: 1, workers: 1, skipped_site: 0 };
+
+/// A device whose kernels run on the CPU, under [`DEFAULT`].
+pub fn device() -> Device {
+    device_with(DEFAULT)
+}
+
+/// A device whose kernels run on the CPU, under this schedule.
+pub fn device_with(schedule: Schedule) -> Device {
+    Device::emulated(find, schedule)
+}
+
+/// Schedules under which a sound kernel gives the same bits: forward, reverse and shuffled thread orders, asynchronous
+/// copies both late and early, blocks on one OS thread and on two. The first is [`DEFAULT`].
+pub fn schedules() -> Vec<Schedule> {
+    vec![
+        DEFAULT,
+        Schedule { order: Order::Reverse, late_copies: 0, ..DEFAULT },
+        Schedule { order: Order::Random, late_copies: 1, seed: 11, workers: 2, ..DEFAULT },
+        Schedule { order: Order::Random, late_copies: 0, seed: 12, ..DEFAULT },
+    ]
+}
+
+/// The names of all kernels that were compiled for the emulator, sorted.
+pub fn kernels() -> Vec<String> {
+    let mut names: Vec<String> = (0..)
+        // SAFETY: any index may be asked for; the names are literals.
+        .map(|index| unsafe { emu_kernel(index) })
+        .take_while(|name| !name.is_null())
+        // SAFETY: not null, and terminated.
+        .map(|name| unsafe { text(name) })
+        .collect();
+    names.sort();
+    names
+}
+
+/// A place where a kernel synchronises: `__syncthreads`, `__syncwarp` or `cp_async_wait`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// Path from the repository root, such as `kernels/conv2d.cu`.
+    pub file: String,
+    /// Line, counted from 1.
+    pub line: u32,
+    /// Which call.
+    pub kind: String,
+    index: usize,
+}
+
+impl fmt::Display for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}:{}", self.kind, self.file, self.line)
+    }
+}
+
+/// Every barrier that a launch of this process has passed so far, in the order of first arrival.
+pub fn barriers_seen() -> Vec<Barrier> {
+    let mut seen = Vec::new();
+    for index in 0.. {
+        let (mut kind, mut file, mut line) = (std::ptr::null(), std::ptr::null(), 0);
+        // SAFETY: any index may be asked for; all three are written.
+        if !unsafe { emu_site(index, &mut kind, &mut file, &mut line) } {
+            break;
+        }
+        // SAFETY: the site exists, so both are terminated literals.
+        let (kind, file) = unsafe { (text(kind), text(file)) };
+        seen.push(Barrier { file, line: line as u32, kind, index });
+    }
+    seen
+}
+
+/// A device whose kernels run without this barrier, as if the call were not there.
+pub fn device_skipping(barrier: &Barrier, schedule: Schedule) -> Device {
+    device_with(Schedule { skipped_site: new_skip(barrier), ..schedule })
+}
+
+fn new_skip(barrier: &Barrier) -> u32 {
+    // SAFETY: any index may be asked for.
+    unsafe { emu_new_skip(barrier.index) }
+}
+
+/// Proves that a kernel's test notices the loss of any barrier.
+///
+/// `run` launches kernels of `file` (as in [`Barrier::file`]) on the given device and returns all output bits. It runs
+/// under all [`schedules`], which must agree; then again without each barrier of `file` that it passes, which must change the
+/// bits or end in an error under one schedule at least. Shapes should be small but take every path: more than one tile in
+/// every loop.
+///
+/// Errors, as one line: the schedules disagree, `run` fails, `run` passes no barrier of the file, or barriers whose loss goes
+/// unnoticed. Such a barrier is superfluous, or the run too small to need it.
+pub fn check_barriers(file: &str, run: impl Fn(&Device) -> Result<Vec<u8>>) -> Result<(), String> {
+    let run_under = |schedule| run(&device_with(schedule)).map_err(|error| format!("{file}: {schedule:?}: {error}"));
+    let want = run_under(DEFAULT)?;
+    for schedule in schedules() {
+        if run_under(schedule)? != want {
+            return Err(format!("{file}: the output differs between the default schedule and {schedule:?}"));
+        }
+    }
+    let (mut passed, mut unnoticed) = (0, Vec::new());
+    // Other tests of this process may have passed barriers that `run` does not: those were never skipped, and do not count.
+    for barrier in barriers_seen().into_iter().filter(|barrier| barrier.file == file) {
+        let skipped_site = new_skip(&barrier);
+        let noticed = schedules()
+            .into_iter()
+            .any(|schedule| run(&device_with(Schedule { skipped_site, ..schedule })).map_or(true, |got| got != want));
+        // SAFETY: any number may be asked for.
+        if unsafe { emu_times_skipped(skipped_site) } > 0 {
+            passed += 1;
+            if !noticed {
+                unnoticed.push(barrier.to_string());
+            }
+        }
+    }
+    match unnoticed.as_slice() {
+        [] if passed == 0 => Err(format!("{file}: the run passes no barrier of this file; name it as kernels/NAME.cu")),
+        [] => Ok(()),
+        _ => Err(format!("nothing changes without {}", unnoticed.join(", or without "))),
+    }
+}
+
+fn find(kernel: &str) -> Option<EmulatedEntry> {
+    let name = CString::new(kernel).ok()?;
+    // SAFETY: the name is terminated and only read; the entries have the signature of `EmulatedEntry` (dev.cuh).
+    unsafe { emu_find(name.as_ptr()) }
+}
+
+/// # Safety
+/// `literal` is not null and terminated.
+unsafe fn text(literal: *const c_char) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(literal) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,113 @@
+//! Class-wise domain bias of the prototypes (METHOD.md, "Calibration").
+//!
+//! ```text
+//! xi(c) <- m xi(c) + (1-m) mean_n ( rho_T(n,c) - rho_S(n,c) )     over the pairs n in which both prototypes exist
+//! ```
+//!
+//! A class without such a pair keeps its xi. METHOD.md states the update for one pair; averaging over a step's pairs
+//! keeps one decay by m a step, whatever the batch. No gradient.
+
+pub(crate) mod cuda;
+
+use crate::{Error, Result, Tensor, tensor::Real, with_real};
+
+const OP: &str = "calibration";
+
+/// [N,C,d] from prototypes [N,C,d] and [C,d], which must be f32 or f64 alike.
+fn check(xi: &Tensor, prototypes: &Tensor) -> Result<[usize; 3]> {
+    let [pairs, classes, depth] = prototypes.dims(OP)?;
+    xi.expect_shape(&[classes, depth], OP, "xi")?;
+    xi.expect_same_device(prototypes, OP)?;
+    if xi.dtype() != prototypes.dtype() {
+        let (xi, prototypes) = (xi.dtype(), prototypes.dtype());
+        return Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")));
+    }
+    if prototypes.len() > i32::MAX as usize {
+        return Err(Error::shape(OP, format!("prototypes {:?} exceed 2^31 - 1 elements", prototypes.shape())));
+    }
+    Ok([pairs, classes, depth])
+}
+
+/// The calibrated prototypes rho_S + xi [N,C,d] of `prototypes_s` [N,C,d] with `xi` [C,d], f32 or f64. What stands in
+/// the row of an absent class has no meaning: it stays absent.
+///
+/// Errors: shapes, dtypes or devices that do not fit.
+///
+/// ```
+/// use bicl::{Device, Tensor, ops};
+/// let device = Device::cpu();
+/// let xi = Tensor::from_vec(vec![0.5f32, -1.0], &[2, 1], &device)?;
+/// let prototypes = Tensor::from_vec(vec![1.0f32, 2.0], &[1, 2, 1], &device)?;
+/// assert_eq!(ops::calibrate(&xi, &prototypes)?.to_vec::<f32>()?, [1.5, 1.0]);
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn calibrate(xi: &Tensor, prototypes_s: &Tensor) -> Result<Tensor> {
+    let extents = check(xi, prototypes_s)?;
+    let mut calibrated = prototypes_s.empty_like()?;
+    if xi.device().is_cpu() {
+        with_real!(xi.dtype(), OP, T => add::<T>(xi, prototypes_s, &mut calibrated))?;
+    } else {
+        with_real!(xi.dtype(), OP, T => cuda::calibrate::<T>(xi, prototypes_s, &mut calibrated, extents))?;
+    }
+    Ok(calibrated)
+}
+
+/// Moves `xi` [C,d] towards the difference of the prototypes of target and source [N,C,d] with `momentum` m, for the
+/// classes of which some pair has both (counts u32 [N,C] above 0).
+///
+/// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
+pub fn update_calibration(
+    xi: &mut Tensor,
+    rho_s: &Tensor,
+    counts_s: &Tensor,
+    rho_t: &Tensor,
+    counts_t: &Tensor,
+    momentum: f64,
+) -> Result<()> {
+    let extents @ [pairs, classes, _] = check(xi, rho_s)?;
+    check(xi, rho_t)?;
+    rho_t.expect_shape(rho_s.shape(), OP, "the target's prototypes")?;
+    for counts in [counts_s, counts_t] {
+        counts.expect_shape(&[pairs, classes], OP, "the counts")?;
+        counts.expect_same_device(xi, OP)?;
+    }
+    if !(0.0..=1.0).contains(&momentum) {
+        return Err(Error::Config(format!("calibration momentum {momentum} must lie in 0..=1, such as 0.99")));
+    }
+    let counts = [counts_s, counts_t];
+    if xi.device().is_cpu() {
+        return with_real!(xi.dtype(), OP, T => update::<T>(xi, [rho_s, rho_t], counts, extents, momentum));
+    }
+    with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, [rho_s, rho_t], counts, extents, momentum))
+}
+
+fn add<T: Real>(xi: &Tensor, prototypes: &Tensor, calibrated: &mut Tensor) -> Result<()> {
+    let (xi, prototypes) = (xi.as_slice::<T>()?, prototypes.as_slice::<T>()?);
+    let sums = prototypes.iter().zip(xi.iter().cycle());
+    calibrated.as_mut_slice::<T>()?.iter_mut().zip(sums).for_each(|(sum, (&rho, &xi))| *sum = rho + xi);
+    Ok(())
+}
+
+fn update<T: Real>(
+    xi: &mut Tensor,
+    [rho_s, rho_t]: [&Tensor; 2],
+    [counts_s, counts_t]: [&Tensor; 2],
+    [pairs, classes, depth]: [usize; 3],
+    momentum: f64,
+) -> Result<()> {
+    let (rho_s, rho_t) = (rho_s.as_slice::<T>()?, rho_t.as_slice::<T>()?);
+    let (counts_s, counts_t) = (counts_s.as_slice::<u32>()?, counts_t.as_slice::<u32>()?);
+    let (keep, take) = (T::of(momentum), T::of(1.0 - momentum));
+    for (class, xi) in xi.as_mut_slice::<T>()?.chunks_exact_mut(depth.max(1)).enumerate() {
+        let rows = (0..pairs).map(|pair| pair * classes + class);
+        let rows: Vec<usize> = rows.filter(|&row| counts_s[row] > 0 && counts_t[row] > 0).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        for (k, xi) in xi.iter_mut().enumerate() {
+            let sum: T = rows.iter().map(|row| rho_t[row * depth + k] - rho_s[row * depth + k]).sum();
+            *xi = keep * *xi + take * (sum / T::of(rows.len() as f64));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Compiles the kernels and the emulator's runtime with the C++ compiler into one static library.
+//!
+//! One object a file, made anew only when the file, a header it includes, or the command changed.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, exit},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+fn main() {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let root = here.join("../..").canonicalize().unwrap_or_else(|error| fail(&format!("{}: {error}", here.display())));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let here = root.join("tools/emulator");
+    let folders = [root.join("kernels"), here.join("src"), here.join("tests/kernels")];
+    for folder in &folders {
+        println!("cargo:rerun-if-changed={}", folder.display());
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let sources: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    let objects: Vec<PathBuf> = sources.iter().map(|source| object(&out, &root, source)).collect();
+    // Kernel files do not depend on each other: as many at once as cargo grants.
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    let next = AtomicUsize::new(0);
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let work = || {
+            let mut failures = Vec::new();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= sources.len() {
+                    return failures;
+                }
+                failures.extend(compile(&root, &sources[i], &objects[i]).err());
+            }
+        };
+        let workers: Vec<_> = (0..jobs.clamp(1, sources.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("the worker does not panic")).collect()
+    });
+    if !failures.is_empty() {
+        fail(&failures.join("\n"));
+    }
+
+    cc::Build::new().cargo_metadata(false).objects(&objects).compile("bicl_emulated_kernels");
+    println!("cargo:rustc-link-search=native={}", out.display());
+    // Whole: kernels are found through a table that their own static initialisers fill.
+    println!("cargo:rustc-link-lib=static:+whole-archive,-bundle=bicl_emulated_kernels");
+    println!("cargo:rustc-link-lib=dylib=stdc++");
+}
+
+fn fail(message: &str) -> ! {
+    eprintln!("{message}");
+    exit(1);
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).unwrap_or_else(|error| fail(&format!("{}: {error}", folder.display())));
+    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp"));
+    paths.sort();
+    paths
+}
+
+/// `kernels/conv2d.cu` becomes `OUT_DIR/kernels-conv2d.cu.o`.
+fn object(out: &Path, root: &Path, source: &Path) -> PathBuf {
+    let relative = source.strip_prefix(root).unwrap_or(source).to_string_lossy().replace('/', "-");
+    out.join(relative + ".o")
+}
+
+fn command(root: &Path, source: &Path, object: &Path) -> Command {
+    // Optimised in every profile: unoptimised kernels would take hours. No contraction: results do not depend on
+    // whether the host has fused multiply-add.
+    let mut command = cc::Build::new().cpp(true).opt_level(2).debug(true).warnings(false).get_compiler().to_command();
+    command.args(["-std=c++20", "-ffp-contract=off", "-ftls-model=initial-exec"]);
+    command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
+    command.arg("-I").arg(root.join("tools/emulator/src")).arg("-I").arg(root.join("kernels/include"));
+    if source.extension().is_some_and(|e| e == "cu") {
+        command.args(["-x", "c++", "-include", "cuda_host.h"]);
+    }
+    command.arg("-MMD").arg("-MF").arg(object.with_extension("d"));
+    command.arg("-c").arg(source).arg("-o").arg(object);
+    command
+}
+
+fn compile(root: &Path, source: &Path, object: &Path) -> Result<(), String> {
+    let mut command = command(root, source, object);
+    let record = object.with_extension("command");
+    let text = format!("{command:?}");
+    if fs::read_to_string(&record).is_ok_and(|old| old == text) && up_to_date(object) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&record);
+    let run = command.output().map_err(|error| {
+        format!("{:?}: {error}; the emulator needs a C++20 compiler, named by CXX", command.get_program())
+    })?;
+    if !run.status.success() {
+        let log = String::from_utf8_lossy(&run.stderr);
+        return Err(format!("{} does not compile for the emulator:\n{log}", source.display()));
+    }
+    fs::write(&record, text).map_err(|error| format!("{}: {error}", record.display()))
+}
+
+/// Whether the object is newer than all that its dependency file lists.
+fn up_to_date(object: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let (Some(made), Ok(rule)) = (modified(object), fs::read_to_string(object.with_extension("d"))) else {
+        return false;
+    };
+    let Some((_, listed)) = rule.split_once(": ") else { return false };
+    listed
+        .split_whitespace()
+        .filter(|word| *word != "\\")
+        .all(|path| modified(Path::new(path)).is_some_and(|changed| changed < made))
+}

@@ -1,0 +1,105 @@
+// One block of a launch: its threads, who waits for whom, and its shared memory. Kept and used again between launches.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "fiber.h"
+#include "runtime.h"
+#include "sites.h"
+
+namespace emu {
+
+// The most that an H100 grants a block, static and dynamic together.
+constexpr size_t SHARED_LIMIT = 227 << 10;
+constexpr unsigned WARP = 32;
+
+enum State { READY, WAITING, DONE };
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, from_bytes;
+};
+
+struct Lane : Thread {
+  Fiber fiber;
+  State state = DONE;
+  const char *kind = "", *file = "";
+  int line = 0;
+  unsigned mask = 0;             // of the collective it waits in; 0: a block barrier
+  std::vector<Copy> copies;      // asynchronous ones not done yet
+  std::vector<size_t> groups;    // ends of the committed groups in `copies`
+  size_t copied = 0, waited = 0; // how many of them are done
+};
+
+// Lanes of one warp that meet under one mask.
+struct Meeting {
+  unsigned mask = 0, arrived = 0;
+  const char *kind = nullptr, *file = nullptr;
+  int line = 0;
+  void* slots[WARP];
+  char tag[2];
+  unsigned phase = 0;
+};
+
+struct BlockBarrier {
+  unsigned arrived = 0, votes = 0, result = 0, phase = 0;
+  const char *kind = nullptr, *file = nullptr;
+  int line = 0;
+  std::vector<Lane*> waiting;
+  char tag[2];
+};
+
+struct Variable {
+  const void* key;
+  size_t offset, bytes;
+};
+
+struct Block {
+  // Set up once a launch.
+  Schedule schedule{};
+  Skip* skip = nullptr;
+  dim3 grid, extent;
+  unsigned threads = 0;
+  size_t dynamic_bytes = 0;
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+
+  // Anew for every block.
+  std::vector<Lane> lanes;
+  std::vector<Lane*> ready;  // a ring; a lane is in it at most once
+  size_t head = 0, queued = 0;
+  unsigned live = 0;
+  const Lane* left = nullptr;  // the first thread that returned
+  BlockBarrier barrier;
+  std::vector<std::vector<Meeting>> warps;
+  std::vector<unsigned> returned;  // per warp, lanes that returned
+  std::vector<Variable> variables;
+  uint64_t random = 1;
+  bool failed = false;
+  char error[512];
+
+  Fiber scheduler;
+  unsigned char* arena = nullptr;  // SHARED_LIMIT bytes and a tail that stays unused
+  size_t arena_used = 0;
+
+  bool open(const Schedule&, const uint32_t* grid, const uint32_t* extent, size_t dynamic_bytes, void (*)(void*), void*);
+  bool run(uint64_t index);
+  void close();
+
+  Lane* next();
+  void make_ready(Lane*);
+  void leave(Lane* me, bool last);
+  void wait(Lane* me, const char* kind, unsigned mask, const char* file, int line);
+  void report_deadlock();
+  bool skips(const char* kind, const char* file, int line) const {
+    if (!skip || line != skip->site.line || !skip->site.is(kind, file, line)) return false;
+    skip->times++;
+    return true;
+  }
+};
+
+// The block that this OS thread runs.
+extern __thread Block* running;
+
+}  // namespace emu
