@@ -1,0 +1,29 @@
+//! The class of the largest logit at each pixel.
+
+mod cpu;
+
+use super::cross_entropy::check_classes;
+use crate::{DType, Result, Tensor, with_real};
+
+const OP: &str = "argmax";
+
+/// The first largest class of logits [N,H,W,C] (f32, f64 or bf16; C at most 255) at each pixel: u8 [N,H,W].
+///
+/// A NaN counts as the largest, as in PyTorch.
+///
+/// Errors: logits without four dimensions, no class or more than 255, a dtype that is no float.
+///
+/// ```
+/// use bicl::{Device, Tensor, ops};
+/// let logits = Tensor::from_vec(vec![0.0f32, 3.0, 3.0, 2.0, 1.0, 0.0], &[1, 1, 2, 3], &Device::cpu())?;
+/// assert_eq!(ops::argmax(&logits)?.to_vec::<u8>()?, [1, 0]);
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn argmax(logits: &Tensor) -> Result<Tensor> {
+    let [_, _, _, classes] = logits.dims(OP)?;
+    check_classes(OP, classes)?;
+    if logits.dtype() == DType::Bf16 {
+        return argmax(&logits.to_dtype(DType::F32)?);
+    }
+    with_real!(logits.dtype(), OP, T => cpu::argmax::<T>(logits, classes))
+}
