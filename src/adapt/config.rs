@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops;
+
 /// Over which images a prototype is averaged. METHOD.md, "Prototypes".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -10,6 +12,15 @@ pub enum PrototypeScope {
     Pair,
     /// The whole batch has one set.
     Batch,
+}
+
+impl From<PrototypeScope> for ops::PrototypeScope {
+    fn from(scope: PrototypeScope) -> Self {
+        match scope {
+            PrototypeScope::Pair => Self::Pair,
+            PrototypeScope::Batch => Self::Batch,
+        }
+    }
 }
 
 /// METHOD.md, "The two contrastive terms" to "Total loss".

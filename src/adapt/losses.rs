@@ -2,7 +2,7 @@
 //!
 //! L = CE(pred_S, y_S) + 0.3 CE(pred_T, y_F) + 0.4 (H(pred_S) + 0.3 H(pred_T)) + l1 FCL + l2 BCL
 
-use super::{MethodConfig, PrototypeScope};
+use super::MethodConfig;
 use crate::{
     Result, Tensor,
     autograd::Var,
@@ -96,10 +96,7 @@ fn contrast(
     let pool = |features: &Var, labels: &Tensor| -> Result<Prototypes> {
         let [_, h, w, _] = features.value().dims("contrast")?;
         let labels = ops::resize_labels_nearest(labels, h, w)?;
-        match method.prototype_scope {
-            PrototypeScope::Pair => ops::masked_average_pool(features, &labels, classes),
-            PrototypeScope::Batch => ops::masked_average_pool_batch(features, &labels, classes),
-        }
+        ops::masked_average_pool_scoped(features, &labels, classes, method.prototype_scope.into())
     };
     let source_prototypes = pool(&source.features, source_labels)?;
     let target_labels = if method.dynamic_labels {
@@ -131,8 +128,10 @@ fn contrast(
             let mut moved = calibration.clone();
             ops::update_calibration(
                 &mut moved,
-                &source_prototypes,
-                &target_prototypes,
+                source_prototypes.vectors.value(),
+                &source_prototypes.counts,
+                target_prototypes.vectors.value(),
+                &target_prototypes.counts,
                 method.calibration_momentum,
             )?;
             Some(moved)

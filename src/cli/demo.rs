@@ -17,7 +17,8 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     config.data.source_root = config.data.source.root_in(&root);
     config.data.target_root = config.data.target.root_in(&root);
     if !args.json {
-        println!("generating {} street scenes in two styles in {}", options.images(), root.display());
+        let images = options.source_images + options.target_train + options.target_val;
+        println!("generating {images} street scenes in two styles in {}", root.display());
     }
     miniature::generate(&root, &options)?;
     let Some(evaluations) = train::execute(args, &config, &out, false)? else { return Ok(()) };

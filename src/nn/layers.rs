@@ -118,17 +118,17 @@ impl BatchNorm {
     fn run(&self, pass: &Forward<'_>, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
         let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
         let mode = match pass.normalization() {
-            Normalization::Batch => BatchNormMode::Batch,
+            Normalization::Batch => BatchNormMode::Batch { epsilon: EPSILON },
             Normalization::Running => BatchNormMode::Running {
                 mean: pass.tensor(self.mean),
                 variance: pass.tensor(self.variance),
+                epsilon: EPSILON,
             },
         };
-        let spec = BatchNormSpec { epsilon: EPSILON, relu };
-        let output = ops::batch_norm(x, &scale, &shift, residual, mode, &spec)?;
-        if let Some(statistics) = output.statistics {
-            pass.measured(self.mean, statistics.mean);
-            pass.measured(self.variance, statistics.variance);
+        let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu })?;
+        if pass.normalization() == Normalization::Batch {
+            pass.measured(self.mean, output.mean);
+            pass.measured(self.variance, output.variance);
         }
         Ok(output.y)
     }

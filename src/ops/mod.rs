@@ -2,45 +2,55 @@
 //! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
 
 pub mod add;
+pub mod argmax;
 pub mod batch_norm;
+pub mod calibration;
 pub mod cast;
 pub mod concat_channels;
-pub mod reduce;
+pub mod contrastive_loss;
 pub mod conv2d;
+mod cosine;
+pub mod cross_entropy;
+pub mod entropy;
+pub mod masked_average_pool;
+pub mod max_pool2d;
+pub mod pixel_prototype_similarity;
+pub mod predict;
+pub mod reduce;
 pub mod relu;
+pub mod resize_labels;
 pub mod scale;
+pub mod segmentation_loss;
 pub mod sgd;
+pub mod transfer_labels;
+pub mod upsample_bilinear;
 pub mod weighted_sum;
 
 pub use add::{add, add_relu};
+pub use argmax::argmax;
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
+pub use calibration::{calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;
-pub use reduce::{mean, sum};
-pub use conv2d::{Conv2dSpec, conv2d};
-pub use relu::relu;
-pub use scale::scale;
-pub use sgd::{SgdItem, all_finite, sgd_step};
-pub use weighted_sum::weighted_sum;
-pub mod calibration;
-pub mod contrastive_loss;
-mod cosine;
-pub mod masked_average_pool;
-pub mod pixel_prototype_similarity;
-pub mod relu;
-pub mod resize_labels;
-pub mod transfer_labels;
-
-pub use add::add;
-pub use calibration::{calibrate, update_calibration};
 pub use contrastive_loss::contrastive_loss;
+pub use conv2d::{Conv2dSpec, conv2d};
+pub use cross_entropy::cross_entropy;
+pub use entropy::entropy;
 pub use masked_average_pool::{
     PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,
 };
+pub use max_pool2d::{MaxPool2dSpec, max_pool2d};
 pub use pixel_prototype_similarity::pixel_prototype_similarity;
+pub use predict::{PredictSpec, Prediction, predict};
+pub use reduce::{mean, sum};
 pub use relu::relu;
 pub use resize_labels::resize_labels_nearest;
+pub use scale::scale;
+pub use segmentation_loss::{SegmentationLoss, SegmentationWeights, segmentation_loss};
+pub use sgd::{SgdItem, all_finite, sgd_step};
 pub use transfer_labels::{hybrid_labels, transfer_labels};
+pub use upsample_bilinear::upsample_bilinear;
+pub use weighted_sum::weighted_sum;
 
 use crate::tensor::Declaration;
 

@@ -6,12 +6,12 @@ use super::{Confusion, Network, Scores};
 use crate::{
     Error, Result, Tensor,
     data::{Dataset, EvalLoader, EvalTransform},
-    ops::{self, Prediction},
+    ops::{self, PredictSpec, Prediction},
 };
 
 /// One prediction for a normalised image [1,H,W,3], at `full` rows and columns.
 pub fn predict_image(network: &Network, image: &Tensor, full: (usize, usize)) -> Result<Prediction> {
-    ops::predict(&network.logits(image)?, full.0, full.1)
+    ops::predict(&network.logits(image)?, full.0, full.1, PredictSpec::default())
 }
 
 /// The scores over a whole data set; `seen` is called with the number of images done.

@@ -7,7 +7,7 @@ use crate::{
     Error, Result, Tensor,
     adapt::{ConfidenceSample, Selection},
     data::{Dataset, EvalLoader, LabelMap, write},
-    ops,
+    ops::{self, PredictSpec},
 };
 
 /// Low-resolution logits are kept between the two passes up to this many bytes in all; beyond, images are run twice.
@@ -19,6 +19,11 @@ struct First {
     full: (usize, usize),
     image_value: f32,
     logits: Option<Tensor>,
+}
+
+/// A part of a prediction that was asked for.
+fn wanted(part: Option<Tensor>) -> Result<Tensor> {
+    part.ok_or_else(|| Error::Internal("a prediction lacks a part that was asked for".into()))
 }
 
 /// Writes one PNG of train ids per target image into `folder`, which appears only when all are there. Gives the share of
@@ -51,9 +56,10 @@ pub(super) fn make_static_labels(
         }
         let image = Tensor::from_vec(example.image, &[1, example.height, example.width, 3], device)?;
         let logits = network.logits(&image)?;
-        let prediction = ops::predict(&logits, example.full_size.0, example.full_size.1)?;
-        let (labels, confidence) = (prediction.labels.to_vec::<u8>()?, prediction.confidence.to_vec::<f32>()?);
-        let image_value = sample.add_image(&labels, &confidence, proportion)?;
+        let spec = PredictSpec { confidence: true, thresholds: None };
+        let prediction = ops::predict(&logits, example.full_size.0, example.full_size.1, spec)?;
+        let confidence = wanted(prediction.confidence)?.to_vec::<f32>()?;
+        let image_value = sample.add_image(&prediction.labels.to_vec::<u8>()?, &confidence, proportion)?;
         kept_bytes += logits.len() * logits.dtype().size();
         let logits = (kept_bytes <= KEEP_BYTES).then_some(logits);
         firsts.push(First { name: example.name, full: example.full_size, image_value, logits });
@@ -61,7 +67,6 @@ pub(super) fn make_static_labels(
     }
 
     let thresholds = sample.thresholds(proportion, &config.method.excluded_classes);
-    let on_device = Tensor::from_slice(&thresholds, &[classes], device)?;
     let all_kept = firsts.iter().all(|first| first.logits.is_some());
     // Images whose logits were not kept are run again, in the same order.
     let mut again = if all_kept { None } else { Some(images()?) };
@@ -79,10 +84,11 @@ pub(super) fn make_static_labels(
             (None, None) => return Err(Error::Internal(format!("image {} was not read again", first.name))),
         };
         let (height, width) = first.full;
-        let prediction = ops::predict(&logits, height, width)?;
-        let reaches = ops::reaches_thresholds(&logits, &on_device, height, width)?.to_vec::<u8>()?;
+        let spec = PredictSpec { confidence: true, thresholds: Some(&thresholds) };
+        let prediction = ops::predict(&logits, height, width, spec)?;
         let mut labels = prediction.labels.to_vec::<u8>()?;
-        let confidence = prediction.confidence.to_vec::<f32>()?;
+        let confidence = wanted(prediction.confidence)?.to_vec::<f32>()?;
+        let reaches = wanted(prediction.reaches)?.to_vec::<u8>()?;
         let selection = Selection { image_value: first.image_value };
         kept += selection.apply(&mut labels, &confidence, &reaches);
         total += labels.len();

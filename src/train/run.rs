@@ -69,7 +69,6 @@ pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<O
 struct Run<'a> {
     config: &'a Config,
     options: &'a RunOptions,
-    device: &'a Device,
     network: Network,
     state: State,
     position: Position,
@@ -119,7 +118,6 @@ impl<'a> Run<'a> {
         Ok(Self {
             config,
             options,
-            device,
             network,
             state,
             position,

@@ -50,7 +50,7 @@ impl<T: Elementary> Vectorized for BandWork<'_, T> {
         if pixels == 0 {
             return rows;
         }
-        let (mut low, mut high) = (Vec::new(), Vec::new());
+        let (mut low, mut high) = (Vec::<[T; LANES]>::new(), Vec::<[T; LANES]>::new());
         resize.widen(x, band.image, band.below, columns, &mut low);
         resize.widen(x, band.image, band.above, columns, &mut high);
         let mut values = vec![[T::zero(); LANES]; classes];

@@ -37,7 +37,8 @@ impl Resize {
         tiles.resize(columns.len().div_ceil(LANES) * self.channels, [T::zero(); LANES]);
         for (columns, tile) in columns.chunks(LANES).zip(tiles.chunks_exact_mut(self.channels)) {
             for (lane, &(left, right, t)) in columns.iter().enumerate() {
-                let (a, b) = (&x[left * self.channels..][..self.channels], &x[right * self.channels..][..self.channels]);
+                let (a, b) =
+                    (&x[left * self.channels..][..self.channels], &x[right * self.channels..][..self.channels]);
                 for ((plane, &a), &b) in tile.iter_mut().zip(a).zip(b) {
                     plane[lane] = lerp(a, b, t);
                 }
