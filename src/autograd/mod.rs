@@ -129,6 +129,10 @@ impl Tape {
             let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
             let wanted: Vec<bool> = parents.iter().map(Option::is_some).collect();
             let contributions = backward(gradient, &wanted)?;
+            if contributions.len() != parents.len() {
+                let (got, want) = (contributions.len(), parents.len());
+                return Err(Error::Autograd(format!("{op}: its backward pass gave {got} gradients for {want} parents")));
+            }
             for (parent, contribution) in parents.into_iter().zip(contributions) {
                 let Some(parent) = parent else { continue };
                 let contribution =
@@ -176,6 +180,20 @@ impl Var {
         parents: [&Var; N],
         backward: impl FnOnce(Tensor, [bool; N]) -> Result<[Option<Tensor>; N]> + Send + 'static,
     ) -> Result<Var> {
+        let erased = move |gradient: Tensor, wanted: &[bool]| {
+            let wanted = std::array::from_fn(|parent| wanted[parent]);
+            Ok(backward(gradient, wanted)?.into())
+        };
+        Self::record_many(op, value, &parents, erased)
+    }
+
+    /// As [`Var::record`], for a number of parents that is not known when the program is compiled.
+    pub fn record_many(
+        op: &'static str,
+        value: Tensor,
+        parents: &[&Var],
+        backward: impl FnOnce(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    ) -> Result<Var> {
         let Some(first) = parents.first() else {
             return Err(Error::Autograd(format!("{op}: an operation needs a parent")));
         };
@@ -186,12 +204,8 @@ impl Var {
         if parents.iter().all(|parent| parent.node.is_none()) {
             return Ok(tape.constant(value));
         }
-        let erased: Backward = Box::new(move |gradient, wanted| {
-            let wanted = std::array::from_fn(|parent| wanted[parent]);
-            Ok(backward(gradient, wanted)?.into())
-        });
         let parents = parents.iter().map(|parent| parent.node).collect();
-        let node = tape.append(Node { op, parents, backward: Some(erased), is_variable: false });
+        let node = tape.append(Node { op, parents, backward: Some(Box::new(backward)), is_variable: false });
         Ok(Var { value, node: Some(node), tape })
     }
 }

@@ -57,6 +57,8 @@ impl fmt::Display for DType {
 pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug + sealed::Sealed {
     /// Its tag.
     const DTYPE: DType;
+    /// The type in which sums of it are kept: f32 for bf16, u32 for u8, else the type itself.
+    type Accumulator: Element;
 }
 
 mod sealed {
@@ -64,14 +66,15 @@ mod sealed {
 }
 
 macro_rules! element {
-    ($($type:ty => $dtype:ident),*) => {$(
+    ($($type:ty => $dtype:ident, $accumulator:ty;)*) => {$(
         impl sealed::Sealed for $type {}
         impl Element for $type {
             const DTYPE: DType = DType::$dtype;
+            type Accumulator = $accumulator;
         }
     )*};
 }
-element!(f32 => F32, f64 => F64, bf16 => Bf16, u8 => U8, u32 => U32);
+element!(f32 => F32, f32; f64 => F64, f64; bf16 => Bf16, f32; u8 => U8, u32; u32 => U32, u32;);
 
 /// A float that the CPU computes with: f32, or f64 where gradients are checked.
 pub trait Real:

@@ -3,6 +3,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
+use super::relu;
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "add";
@@ -11,13 +12,29 @@ const OP: &str = "add";
 ///
 /// Errors: shapes, dtypes or devices that differ.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    let (x, y) = (a.value(), b.value());
+    let y = checked_sum(a.value(), b.value())?;
+    Var::record(OP, y, [a, b], |dy, wanted| Ok(wanted.map(|wanted| wanted.then(|| dy.clone()))))
+}
+
+/// y = max(a + b, 0), as [`add`] followed by [`super::relu`]. Both gradients are dy where y > 0.
+///
+/// Errors: shapes, dtypes or devices that differ.
+pub fn add_relu(a: &Var, b: &Var) -> Result<Var> {
+    let y = relu::forward(&checked_sum(a.value(), b.value())?)?;
+    let kept = y.clone();
+    Var::record("add_relu", y, [a, b], move |dy, wanted| {
+        let gradient = relu::backward(&kept, &dy)?;
+        Ok(wanted.map(|wanted| wanted.then(|| gradient.clone())))
+    })
+}
+
+fn checked_sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     y.expect_shape(x.shape(), OP, "the second operand")?;
     x.expect_same_device(y, OP)?;
     if x.dtype() != y.dtype() {
         return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", x.dtype(), y.dtype())));
     }
-    Var::record(OP, forward(x, y)?, [a, b], |dy, wanted| Ok(wanted.map(|wanted| wanted.then(|| dy.clone()))))
+    forward(x, y)
 }
 
 fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {

@@ -19,7 +19,7 @@ pub fn relu(x: &Var) -> Result<Var> {
     Var::record(OP, y, [x], move |dy, _| Ok([Some(backward(&kept, &dy)?)]))
 }
 
-fn forward(x: &Tensor) -> Result<Tensor> {
+pub(super) fn forward(x: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x));
     }
@@ -29,7 +29,7 @@ fn forward(x: &Tensor) -> Result<Tensor> {
     with_real!(x.dtype(), OP, T => cpu::forward::<T>(x))
 }
 
-fn backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
     if !y.device().is_cpu() {
         return with_float!(y.dtype(), OP, T => cuda::backward::<T>(y, dy));
     }

@@ -1,0 +1,273 @@
+//! Batch normalisation over the pixels of NHWC images, optionally fused with a residual sum and ReLU:
+//!
+//!   y = relu( (x - mean_c) / sqrt(variance_c + epsilon) * scale_c + shift_c + residual )
+//!
+//! (Ioffe, Szegedy, "Batch Normalization", 2015, with the biased variance; METHOD.md, "Optimisation", `bn`.)
+//! With g = dy where the ReLU passed, r = 1 / sqrt(variance + epsilon), h = (x - mean) r and M pixels:
+//!
+//!   d shift = sum g      d scale = sum g h      d residual = g
+//!   d x = scale r (g - d shift / M - h d scale / M)   with the batch's statistics
+//!   d x = scale r g                                   with running statistics
+//!
+//! The pass is bound by memory, so it keeps and reads as little as it can: without a residual the ReLU's mask is
+//! recomputed from x; with fixed statistics and a constant scale and shift, y alone is kept and x is not.
+//! Sums run over fixed pieces of the rows, combined in a fixed order, whatever the number of threads.
+
+mod cpu;
+mod cpu_backward;
+
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+
+const OP: &str = "batch_norm";
+
+/// Which statistics normalise.
+#[derive(Clone, Copy, Debug)]
+pub enum BatchNormMode<'a> {
+    /// The batch's own, through which the gradient flows.
+    Batch {
+        /// Added to the variance.
+        epsilon: f64,
+    },
+    /// Given ones, constant for the gradient.
+    Running {
+        /// [C], f32 (f64 for f64 images).
+        mean: &'a Tensor,
+        /// [C], f32 (f64 for f64 images).
+        variance: &'a Tensor,
+        /// Added to the variance.
+        epsilon: f64,
+    },
+}
+
+/// What is done beside the normalisation, in the same pass.
+#[derive(Clone, Copy)]
+pub struct BatchNormSpec<'a> {
+    /// Which statistics normalise.
+    pub mode: BatchNormMode<'a>,
+    /// [N,H,W,C], added after scale and shift.
+    pub residual: Option<&'a Var>,
+    /// Whether a rectified linear unit follows.
+    pub relu: bool,
+}
+
+/// The image and the statistics behind it.
+pub struct BatchNormOutput {
+    /// [N,H,W,C], of the input's dtype.
+    pub y: Var,
+    /// Mean of each channel, [C]: the batch's, or the one that was given.
+    pub mean: Tensor,
+    /// Variance of each channel, [C]: the batch's, unbiased (division by M - 1), with which running statistics are
+    /// updated; or the one that was given.
+    pub variance: Tensor,
+}
+
+/// Normalises `x` [N,H,W,C] (f32, f64 or bf16) with `scale` and `shift` [C], both f32 (f64 for f64 images).
+///
+/// Errors: shapes, dtypes or devices that do not fit; batch statistics over fewer than two values a channel, which
+/// have no unbiased variance.
+///
+/// ```
+/// use bicl::{Device, Tensor, autograd::Tape, ops::{BatchNormMode, batch_norm}};
+/// let device = Device::cpu();
+/// let tape = Tape::new(&device);
+/// let x = tape.variable(Tensor::from_vec(vec![1.0f32, 3.0], &[1, 1, 2, 1], &device)?);
+/// let one = tape.constant(Tensor::from_vec(vec![1.0f32], &[1], &device)?);
+/// let zero = tape.constant(Tensor::from_vec(vec![0.0f32], &[1], &device)?);
+/// let output = batch_norm(&x, &one, &zero, BatchNormMode::Batch { epsilon: 0.0 })?;
+/// assert_eq!(output.y.value().to_vec::<f32>()?, [-1.0, 1.0]);
+/// assert_eq!((output.mean.item()?, output.variance.item()?), (2.0, 2.0));
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn batch_norm(x: &Var, scale: &Var, shift: &Var, mode: BatchNormMode<'_>) -> Result<BatchNormOutput> {
+    batch_norm_with(x, scale, shift, &BatchNormSpec { mode, residual: None, relu: false })
+}
+
+/// As [`batch_norm`], with a residual and a rectified linear unit in the same pass.
+pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'_>) -> Result<BatchNormOutput> {
+    let image = x.value();
+    let rows = check(image, scale.value(), shift.value(), spec)?;
+    let (statistics, variance) = match spec.mode {
+        BatchNormMode::Batch { epsilon } => {
+            if rows < 2 {
+                let message = format!("batch statistics need two values a channel, x is {:?}", image.shape());
+                return Err(Error::shape(OP, message + "; use a larger batch or running statistics"));
+            }
+            let Moments { mean, biased, unbiased } = moments(image)?;
+            (Statistics { mean, variance: biased, epsilon, from_batch: true }, unbiased)
+        }
+        BatchNormMode::Running { mean, variance, epsilon } => {
+            let (mean, variance) = (mean.clone(), variance.clone());
+            (Statistics { mean, variance: variance.clone(), epsilon, from_batch: false }, variance)
+        }
+    };
+    let affine = Affine { statistics, scale: scale.value().clone(), shift: shift.value().clone() };
+    let y = normalise(image, spec.residual.map(Var::value), &affine, spec.relu)?;
+    let mean = affine.statistics.mean.clone();
+
+    let needs_x = affine.statistics.from_batch || scale.is_tracked();
+    // The mask of the ReLU: from y if x is not kept or does not tell it, else from x.
+    let needs_y = spec.relu && (spec.residual.is_some() || !needs_x);
+    let saved = Saved {
+        x: needs_x.then(|| image.clone()),
+        y: needs_y.then(|| y.clone()),
+        affine,
+        relu: spec.relu,
+        has_residual: spec.residual.is_some(),
+    };
+    let mut parents = vec![x, scale, shift];
+    parents.extend(spec.residual);
+    let y = Var::record_many(OP, y, &parents, move |dy, wanted| saved.backward(dy, wanted))?;
+    Ok(BatchNormOutput { y, mean, variance })
+}
+
+/// What normalises, [C] each.
+struct Statistics {
+    mean: Tensor,
+    /// Biased where it is the batch's.
+    variance: Tensor,
+    epsilon: f64,
+    from_batch: bool,
+}
+
+struct Affine {
+    statistics: Statistics,
+    scale: Tensor,
+    shift: Tensor,
+}
+
+struct Moments {
+    mean: Tensor,
+    biased: Tensor,
+    unbiased: Tensor,
+}
+
+struct Saved {
+    x: Option<Tensor>,
+    y: Option<Tensor>,
+    affine: Affine,
+    relu: bool,
+    has_residual: bool,
+}
+
+/// Sums over all pixels, [C] each: of g, and of g h.
+struct Sums {
+    shift: Tensor,
+    scale: Tensor,
+}
+
+/// Which sums and images the backward pass computes.
+#[derive(Clone, Copy)]
+struct Wanted {
+    x: bool,
+    residual: bool,
+}
+
+/// Checks everything; the number of pixels.
+fn check(x: &Tensor, scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -> Result<usize> {
+    let [n, h, w, channels] = x.dims(OP)?;
+    if channels == 0 {
+        return Err(Error::shape(OP, format!("x {:?} has no channels", x.shape())));
+    }
+    let mut vectors = vec![(scale, "scale"), (shift, "shift")];
+    if let BatchNormMode::Running { mean, variance, .. } = spec.mode {
+        vectors.extend([(mean, "the running mean"), (variance, "the running variance")]);
+    }
+    for (vector, name) in vectors {
+        vector.expect_shape(&[channels], OP, name)?;
+        x.expect_same_device(vector, OP)?;
+        if vector.dtype() != x.dtype().accumulator() {
+            let (got, want) = (vector.dtype(), x.dtype().accumulator());
+            return Err(Error::shape(OP, format!("{name} is {got}; with x in {} it must be {want}", x.dtype())));
+        }
+    }
+    if let Some(residual) = spec.residual.map(Var::value) {
+        residual.expect_shape(x.shape(), OP, "the residual")?;
+        x.expect_same_device(residual, OP)?;
+        if residual.dtype() != x.dtype() {
+            return Err(Error::shape(OP, format!("the residual is {}, x {}; convert one", residual.dtype(), x.dtype())));
+        }
+    }
+    Ok(n * h * w)
+}
+
+fn widened(tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
+    tensor.as_ref().map(|tensor| tensor.to_dtype(DType::F32)).transpose()
+}
+
+fn moments(x: &Tensor) -> Result<Moments> {
+    if !x.device().is_cpu() {
+        return super::not_yet(OP);
+    }
+    if x.dtype() == DType::Bf16 {
+        return moments(&x.to_dtype(DType::F32)?);
+    }
+    with_real!(x.dtype(), OP, T => cpu::moments::<T>(x))
+}
+
+fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return super::not_yet(OP);
+    }
+    if x.dtype() == DType::Bf16 {
+        let residual = widened(&residual.cloned())?;
+        return normalise(&x.to_dtype(DType::F32)?, residual.as_ref(), affine, relu)?.to_dtype(DType::Bf16);
+    }
+    with_real!(x.dtype(), OP, T => cpu::normalise::<T>(x, residual, affine, relu))
+}
+
+impl Saved {
+    fn backward(self, dy: Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (want_x, want_scale, want_shift) = (wanted[0], wanted[1], wanted[2]);
+        let want_residual = self.has_residual && wanted[3];
+        let through_statistics = want_x && self.affine.statistics.from_batch;
+        let sums = (want_scale || want_shift || through_statistics).then(|| self.sums(&dy)).transpose()?;
+        let images = Wanted { x: want_x, residual: want_residual };
+        let (dx, dresidual) = match want_x || want_residual {
+            true => self.images(dy, sums.as_ref().filter(|_| through_statistics), images)?,
+            false => (None, None),
+        };
+        let (dscale, dshift) = sums.map_or((None, None), |sums| (Some(sums.scale), Some(sums.shift)));
+        let mut gradients = vec![dx, dscale.filter(|_| want_scale), dshift.filter(|_| want_shift)];
+        if self.has_residual {
+            gradients.push(dresidual);
+        }
+        Ok(gradients)
+    }
+
+    /// The same in f32, for the CPU, which does not compute in bf16.
+    fn widened(&self) -> Result<Self> {
+        let Affine { statistics: Statistics { mean, variance, epsilon, from_batch }, scale, shift } = &self.affine;
+        let statistics = Statistics {
+            mean: mean.clone(),
+            variance: variance.clone(),
+            epsilon: *epsilon,
+            from_batch: *from_batch,
+        };
+        let affine = Affine { statistics, scale: scale.clone(), shift: shift.clone() };
+        let (relu, has_residual) = (self.relu, self.has_residual);
+        Ok(Self { x: widened(&self.x)?, y: widened(&self.y)?, affine, relu, has_residual })
+    }
+
+    fn sums(&self, dy: &Tensor) -> Result<Sums> {
+        if !dy.device().is_cpu() {
+            return super::not_yet(OP);
+        }
+        if dy.dtype() == DType::Bf16 {
+            return self.widened()?.sums(&dy.to_dtype(DType::F32)?);
+        }
+        with_real!(dy.dtype(), OP, T => cpu_backward::sums::<T>(self, dy))
+    }
+
+    /// Gradients of x (through the statistics where `sums` is given) and of the residual.
+    fn images(&self, dy: Tensor, sums: Option<&Sums>, wanted: Wanted) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if !dy.device().is_cpu() {
+            return super::not_yet(OP);
+        }
+        if dy.dtype() == DType::Bf16 {
+            let (dx, dresidual) = self.widened()?.images(dy.to_dtype(DType::F32)?, sums, wanted)?;
+            let narrow = |image: Option<Tensor>| image.map(|image| image.to_dtype(DType::Bf16)).transpose();
+            return Ok((narrow(dx)?, narrow(dresidual)?));
+        }
+        with_real!(dy.dtype(), OP, T => cpu_backward::images::<T>(self, dy, sums, wanted))
+    }
+}

@@ -1,0 +1,50 @@
+//! Sum and mean of all elements of a tensor, as a scalar of shape [].
+//!
+//! Fixed pieces are summed, then their sums, in an order that depends on the size alone: the result is the same
+//! bits on any number of threads. bf16 sums in f32 and gives an f32 scalar.
+
+mod cpu;
+
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+
+const OP: &str = "reduce";
+
+/// The sum of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape []; 0 for no elements.
+///
+/// Errors: a dtype that is no float.
+pub fn sum(x: &Var) -> Result<Var> {
+    reduce("sum", x, 1.0)
+}
+
+/// The mean of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape [].
+///
+/// Errors: a dtype that is no float; no elements.
+pub fn mean(x: &Var) -> Result<Var> {
+    if x.value().is_empty() {
+        return Err(Error::shape("mean", format!("shape {:?} has no elements to average", x.value().shape())));
+    }
+    reduce("mean", x, 1.0 / x.value().len() as f64)
+}
+
+fn reduce(op: &'static str, x: &Var, factor: f64) -> Result<Var> {
+    let y = forward(x.value(), factor)?;
+    let (shape, dtype) = (x.value().shape().to_vec(), x.value().dtype());
+    Var::record(op, y, [x], move |dy, _| Ok([Some(backward(&dy, &shape, dtype, factor)?)]))
+}
+
+fn forward(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return super::not_yet(OP);
+    }
+    if x.dtype() == DType::Bf16 {
+        return forward(&x.to_dtype(DType::F32)?, factor);
+    }
+    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, factor))
+}
+
+fn backward(dy: &Tensor, shape: &[usize], dtype: DType, factor: f64) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return super::not_yet(OP);
+    }
+    Tensor::full(shape, dy.item()? * factor, dtype, dy.device())
+}

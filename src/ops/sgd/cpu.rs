@@ -1,0 +1,29 @@
+//! The step on the CPU.
+
+use rayon::prelude::*;
+
+use super::SgdItem;
+use crate::{Result, Tensor, tensor::Real};
+
+const CHUNK: usize = 1 << 14;
+
+pub(super) fn step<T: Real>(item: &mut SgdItem<'_>, momentum: f64) -> Result<()> {
+    let (momentum, rate, decay) = (T::of(momentum), T::of(item.learning_rate), T::of(item.weight_decay));
+    let (values, buffers) = (item.value.as_mut_slice::<T>()?, item.momentum.as_mut_slice::<T>()?);
+    let gradients = item.gradient.as_slice::<T>()?;
+    values.par_chunks_mut(CHUNK).zip(buffers.par_chunks_mut(CHUNK)).zip(gradients.par_chunks(CHUNK)).for_each(
+        |((values, buffers), gradients)| {
+            for ((p, m), &g) in values.iter_mut().zip(buffers).zip(gradients) {
+                *m = momentum * *m + (g + decay * *p);
+                *p -= rate * *m;
+            }
+        },
+    );
+    Ok(())
+}
+
+pub(super) fn all_finite<T: Real>(x: &Tensor) -> Result<bool> {
+    // No early exit inside a chunk: a loop without branches vectorises.
+    let bad = |chunk: &[T]| chunk.iter().fold(false, |bad, x| bad | !x.is_finite());
+    Ok(!x.as_slice::<T>()?.par_chunks(CHUNK).any(bad))
+}
