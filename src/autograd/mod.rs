@@ -131,7 +131,9 @@ impl Tape {
             let contributions = backward(gradient, &wanted)?;
             if contributions.len() != parents.len() {
                 let (got, want) = (contributions.len(), parents.len());
-                return Err(Error::Autograd(format!("{op}: its backward pass gave {got} gradients for {want} parents")));
+                return Err(Error::Autograd(format!(
+                    "{op}: its backward pass gave {got} gradients for {want} parents"
+                )));
             }
             for (parent, contribution) in parents.into_iter().zip(contributions) {
                 let Some(parent) = parent else { continue };

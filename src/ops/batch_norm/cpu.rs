@@ -54,7 +54,8 @@ pub(super) fn inverse_deviation<T: Real>(variance: &Tensor, epsilon: f64) -> Res
 pub(super) fn moments<T: Real>(x: &Tensor) -> Result<Moments> {
     let channels = x.shape()[3];
     let cut = Cut::new(channels);
-    let pieces: Vec<Vec<f64>> = x.as_slice::<T>()?.par_chunks(cut.piece).map(|piece| piece_moments(cut, piece)).collect();
+    let pieces: Vec<Vec<f64>> =
+        x.as_slice::<T>()?.par_chunks(cut.piece).map(|piece| piece_moments(cut, piece)).collect();
     let rows = (x.len() / channels) as f64;
     let (mut count, mut mean, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
     for (i, piece) in pieces.iter().enumerate() {
@@ -139,12 +140,7 @@ fn rectified<T: Real>(x: T) -> T {
     if x < T::zero() { T::zero() } else { x }
 }
 
-pub(super) fn normalise<T: Real>(
-    x: &Tensor,
-    residual: Option<&Tensor>,
-    affine: &Affine,
-    relu: bool,
-) -> Result<Tensor> {
+pub(super) fn normalise<T: Real>(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
     let cut = Cut::new(x.shape()[3]);
     let strip = Strip::<T>::new(cut, affine)?;
     let mut y = x.empty_like()?;

@@ -38,7 +38,8 @@ impl<T: Real> Mask<'_, T> {
             }
             Self::FromX(x) => {
                 let parameters = strip.mean.iter().zip(&strip.slope).zip(&strip.shift);
-                for (((g, &dy), &x), ((&mean, &slope), &shift)) in g.iter_mut().zip(dy).zip(&x[start..]).zip(parameters) {
+                for (((g, &dy), &x), ((&mean, &slope), &shift)) in g.iter_mut().zip(dy).zip(&x[start..]).zip(parameters)
+                {
                     // The very expression of the forward pass, so that the mask is the same to the bit.
                     let z = (x - mean) * slope + shift;
                     *g = if z > T::zero() { dy } else { T::zero() };

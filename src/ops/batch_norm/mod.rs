@@ -184,7 +184,10 @@ fn check(x: &Tensor, scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -
         residual.expect_shape(x.shape(), OP, "the residual")?;
         x.expect_same_device(residual, OP)?;
         if residual.dtype() != x.dtype() {
-            return Err(Error::shape(OP, format!("the residual is {}, x {}; convert one", residual.dtype(), x.dtype())));
+            return Err(Error::shape(
+                OP,
+                format!("the residual is {}, x {}; convert one", residual.dtype(), x.dtype()),
+            ));
         }
     }
     Ok(n * h * w)
@@ -237,12 +240,8 @@ impl Saved {
     /// The same in f32, for the CPU, which does not compute in bf16.
     fn widened(&self) -> Result<Self> {
         let Affine { statistics: Statistics { mean, variance, epsilon, from_batch }, scale, shift } = &self.affine;
-        let statistics = Statistics {
-            mean: mean.clone(),
-            variance: variance.clone(),
-            epsilon: *epsilon,
-            from_batch: *from_batch,
-        };
+        let statistics =
+            Statistics { mean: mean.clone(), variance: variance.clone(), epsilon: *epsilon, from_batch: *from_batch };
         let affine = Affine { statistics, scale: scale.clone(), shift: shift.clone() };
         let (relu, has_residual) = (self.relu, self.has_residual);
         Ok(Self { x: widened(&self.x)?, y: widened(&self.y)?, affine, relu, has_residual })
