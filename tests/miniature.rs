@@ -46,8 +46,8 @@ fn renders_have_committed_checksums() {
     }
 }
 
-const SOURCE_SUM: u64 = 0x1bc6_060c_30e4_9c51;
-const TARGET_SUM: u64 = 0xa5f5_b472_a6b2_e23e;
+const SOURCE_SUM: u64 = 0x9156_fc4d_ba62_189e;
+const TARGET_SUM: u64 = 0xd1d8_57bd_3fdf_5fbc;
 
 #[test]
 fn files_do_not_depend_on_the_number_of_threads() {

@@ -1,11 +1,11 @@
 //! Miniature: generated street scenes in two styles with exact labels, in GTA5's and Cityscapes' on-disk layouts
 //! (METHOD.md "Data").
 //!
-//! A scene is a straight street in perspective: surfaces painted from far to near onto a canvas with [`SUPER`] x
-//! [`SUPER`] samples per pixel, then a camera model. Both domains share the classes and the anatomy of a street; all in
-//! which they differ is a field of [`Style`], and [`Options::gap`] moves the target between the two.
+//! A scene is a straight street in perspective: surfaces painted from far to near onto a canvas with 2 x 2 samples per
+//! pixel, then a camera model. Both domains share the classes and the anatomy of a street; all in which they differ is a
+//! field of [`Style`], and [`Options::gap`] moves the target between the two.
 //!
-//! Sizes: made for images of about 256 x 128. People nearby are 10 pixels wide and 25 high there, posts 3 wide.
+//! Made for images of about 256 x 128: people are some 15 pixels wide and 40 high there, posts 3 or 4 wide.
 
 mod canvas;
 mod furniture;

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const MANIFEST: &str = "miniature.json";
 
 /// Raised whenever the same options give other pictures or other files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The invented city of the Cityscapes layout.
 const CITY: &str = "miniature";

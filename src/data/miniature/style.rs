@@ -56,7 +56,7 @@ style! {
     storeys: Span,
     /// Probability that a lot is built up; the others are gardens behind a wall or a fence.
     built: f32,
-    /// Mean numbers of trees on the pavement, parked cars, cars in the lanes, people.
+    /// Mean number of trees on the pavement.
     trees: f32,
     /// Mean number of parked cars.
     parked: f32,
@@ -142,7 +142,7 @@ pub const SOURCE: Style = Style {
     pavement: [2.0, 3.2],
     lot: [9.0, 16.0],
     storeys: [5.0, 13.0],
-    built: 0.62,
+    built: 0.5,
     trees: 2.2,
     parked: 1.6,
     traffic: 1.8,
@@ -193,7 +193,7 @@ pub const TARGET: Style = Style {
     pavement: [1.6, 2.6],
     lot: [6.0, 12.0],
     storeys: [8.0, 20.0],
-    built: 0.7,
+    built: 0.55,
     trees: 2.6,
     parked: 2.4,
     traffic: 1.6,
@@ -222,9 +222,9 @@ pub const TARGET: Style = Style {
     // Wet asphalt mirrors the sky and is nearly as bright as the game's pavement, which here is darker stone.
     road: [[0.36, 0.37, 0.4], [0.5, 0.5, 0.52]],
     walk: [[0.4, 0.36, 0.33], [0.56, 0.5, 0.46]],
-    // Autumn: dry grass, brown leaves.
+    // Autumn: dry grass, leaves between green and brown.
     grass: [[0.38, 0.36, 0.18], [0.5, 0.45, 0.26]],
-    leaf: [[0.2, 0.2, 0.1], [0.36, 0.26, 0.12]],
+    leaf: [[0.18, 0.24, 0.1], [0.34, 0.3, 0.14]],
     // Overcast: the sky is the grey of the game's walls.
     zenith: [[0.5, 0.53, 0.58], [0.68, 0.68, 0.7]],
     skyline: [[0.72, 0.72, 0.72], [0.85, 0.8, 0.74]],

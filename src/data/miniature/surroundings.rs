@@ -248,7 +248,7 @@ fn garden(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, side
     }
     let seed = rng.seed();
     if lot.use_ == Use::Walled {
-        let (colour, top) = (look.wall(rng), rng.span([1.6, 2.8]));
+        let (colour, top) = (look.wall(rng), rng.span([2.0, 3.2]));
         canvas.side(camera, side.sign * side.line, [lot.z0, lot.z1], top, |u, v, foot| {
             let coping = if v > top - 0.25 { 1.25 } else { 1.0 };
             let course =
@@ -257,7 +257,7 @@ fn garden(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, side
             Dab::new(look.lit(rgb, side.face()), ids::WALL)
         });
     } else {
-        let (colour, top, gap) = (look.fence(rng), rng.span([1.3, 2.2]), rng.span([0.4, 0.7]));
+        let (colour, top, gap) = (look.fence(rng), rng.span([1.7, 2.8]), rng.span([0.4, 0.7]));
         canvas.side(camera, side.sign * side.line, [lot.z0, lot.z1], top, |u, v, foot| {
             let bar = u % gap < 0.45 * gap || v > top - 0.18 || (v - 0.35).abs() < 0.1;
             let rgb = look.lit(scale(colour, look.texture(seed, u, v, foot)), side.face());
@@ -267,7 +267,7 @@ fn garden(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng, side
             } else if bar {
                 1.0
             } else {
-                0.12
+                0.3
             };
             Some(Dab { rgb, id: ids::FENCE, alpha })
         });
