@@ -50,23 +50,7 @@ pub use segmentation_loss::{SegmentationLoss, SegmentationWeights, segmentation_
 pub use sgd::{SgdItem, all_finite, sgd_step};
 pub use transfer_labels::{hybrid_labels, transfer_labels};
 pub use upsample_bilinear::upsample_bilinear;
-pub mod batch_norm;
-pub mod cast;
-pub mod concat_channels;
-pub mod reduce;
-pub mod relu;
-pub mod scale;
-pub mod sgd;
-pub mod weighted_sum;
 
-pub use add::{add, add_relu};
-pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
-pub use cast::cast;
-pub use concat_channels::concat_channels;
-pub use reduce::{mean, sum};
-pub use relu::relu;
-pub use scale::scale;
-pub use sgd::{SgdItem, all_finite, sgd_step};
 pub use weighted_sum::weighted_sum;
 
 use crate::tensor::Declaration;
