@@ -2,17 +2,17 @@
 #![warn(missing_docs)]
 
 // One direction: a module imports only from those above it (tests/layers.rs checks it).
-pub mod autograd;
-pub mod nn;
-pub mod models;
 pub mod adapt;
-pub mod data;
-pub mod train;
+pub mod autograd;
 pub mod cli;
+pub mod data;
 pub mod device;
 mod error;
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod tensor;
+pub mod train;
 
 pub use device::Device;
 pub use error::{Error, Result};

@@ -48,7 +48,8 @@ fn known_values() {
         let want = [-2.0 * 2.0 * r + 1.0, -1.0, -2.0 * r + 1.0, -1.0, 1.0, -1.0, 3.0 * 2.0 * r + 1.0, -1.0];
         assert_all_close(&wide(out.y.value()), &want, 1e-6);
 
-        let (mean, variance) = (of_dtype(&[1.0, 5.0], &[2], DType::F32, &device), of_dtype(&[3.0, 0.0], &[2], DType::F32, &device));
+        let (mean, variance) =
+            (of_dtype(&[1.0, 5.0], &[2], DType::F32, &device), of_dtype(&[3.0, 0.0], &[2], DType::F32, &device));
         let mode = BatchNormMode::Running { mean: &mean, variance: &variance, epsilon: 1.0 };
         let out = ops::batch_norm_with(&x, &scale, &shift, &BatchNormSpec { mode, residual: Some(&x), relu: true });
         let out = out.unwrap();
@@ -250,7 +251,13 @@ fn what_does_not_fit_is_refused() {
     refused(&x, &good, &good, Some(&constant(&[2, 2, 3, 2], DType::F32)), "the residual must have shape");
     refused(&x, &good, &good, Some(&constant(&[2, 2, 2, 3], DType::F64)), "the residual is f64");
     refused(&good, &good, &good, None, "expected 4 dimensions");
-    refused(&constant(&[2, 2, 2, 0], DType::F32), &constant(&[0], DType::F32), &constant(&[0], DType::F32), None, "no channels");
+    refused(
+        &constant(&[2, 2, 2, 0], DType::F32),
+        &constant(&[0], DType::F32),
+        &constant(&[0], DType::F32),
+        None,
+        "no channels",
+    );
     let labels = Tensor::from_vec(vec![1u8; 24], &[2, 2, 2, 3], &device).unwrap();
     refused(&tape.constant(labels), &good, &good, None, "u8");
 }

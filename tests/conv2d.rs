@@ -64,8 +64,10 @@ impl Case {
                 gradients[2][filter] += dy[at];
             }
             for tap in 0..r * s {
-                let i = (row * self.spec.stride[0] + tap / s * self.spec.dilation[0]).wrapping_sub(self.spec.padding[0]);
-                let j = (column * self.spec.stride[1] + tap % s * self.spec.dilation[1]).wrapping_sub(self.spec.padding[1]);
+                let i =
+                    (row * self.spec.stride[0] + tap / s * self.spec.dilation[0]).wrapping_sub(self.spec.padding[0]);
+                let j =
+                    (column * self.spec.stride[1] + tap % s * self.spec.dilation[1]).wrapping_sub(self.spec.padding[1]);
                 if i >= h || j >= width {
                     continue;
                 }

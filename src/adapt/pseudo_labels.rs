@@ -40,11 +40,11 @@ impl ConfidenceSample {
     /// t(c): the confidence at the top `proportion` of the pixels predicted as c; 1 for a class never predicted and for
     /// the excluded ones.
     pub fn thresholds(mut self, proportion: f64, excluded: &[u8]) -> Vec<f32> {
-        let threshold = |(class, values): (usize, &mut Vec<f32>)| match excluded.iter().any(|&e| usize::from(e) == class)
-        {
-            true => 1.0,
-            false => value_at_top(values, proportion).unwrap_or(1.0),
-        };
+        let threshold =
+            |(class, values): (usize, &mut Vec<f32>)| match excluded.iter().any(|&e| usize::from(e) == class) {
+                true => 1.0,
+                false => value_at_top(values, proportion).unwrap_or(1.0),
+            };
         self.by_class.iter_mut().enumerate().map(threshold).collect()
     }
 }

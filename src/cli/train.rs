@@ -16,9 +16,7 @@ pub(super) fn new_folder(name: &str) -> PathBuf {
 
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let (config, out, resume) = match &args.resume {
-        Some(folder) => {
-            (Config::read(&folder.join("config.toml")).context("cannot resume")?, folder.clone(), true)
-        }
+        Some(folder) => (Config::read(&folder.join("config.toml")).context("cannot resume")?, folder.clone(), true),
         None => {
             let config = args.resolve(Preset::Paper)?;
             let name = format!("{}-{}", config.data.source, config.data.target);
@@ -88,6 +86,10 @@ pub(super) fn report(args: &TrainArgs, out: &Path, evaluations: &[(String, Score
         return Ok(());
     }
     print!("{}", train::side_by_side([first, &format!("adapted ({last})")], before, after));
-    println!("\ngain of {:+.1} points of mIoU; pictures in {}", 100.0 * (after.miou - before.miou), out.join("samples").display());
+    println!(
+        "\ngain of {:+.1} points of mIoU; pictures in {}",
+        100.0 * (after.miou - before.miou),
+        out.join("samples").display()
+    );
     Ok(())
 }

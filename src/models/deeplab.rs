@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backbone, ResNet, Stem};
+use super::{Backbone, ResNet, Stem, resnet::Shape};
 use crate::{
     Result, Tensor,
     autograd::Var,
-    nn::{Conv2d, ConvShape, Forward, Parameters},
+    nn::{Conv2d, ConvShape, Domain, Forward, Parameters, TARGET_PREFIX},
     ops,
     tensor::Rng,
 };
@@ -24,15 +24,6 @@ pub enum FeatureKind {
     Backbone,
 }
 
-/// Which domain's images pass through; it matters only where each has its own stem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Domain {
-    /// Labelled.
-    Source,
-    /// Unlabelled.
-    Target,
-}
-
 /// The shape of the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +38,9 @@ pub struct DeepLabConfig {
     pub feature: FeatureKind,
     /// One copy of stem and first stage per domain.
     pub domain_stem: bool,
+    /// Batch norms keep running statistics per domain: training normalises each domain by its own batch, and so does
+    /// evaluation then.
+    pub domain_statistics: bool,
 }
 
 /// What a pass gives.
@@ -70,8 +64,10 @@ impl DeepLab {
     /// Adds the network's parameters, initialised from `seed`.
     pub fn new(parameters: &mut Parameters, config: &DeepLabConfig, seed: u64) -> Result<Self> {
         let rng = &mut Rng::new(seed);
-        let stem = Stem::new(parameters, rng, "", config.backbone, config.width)?;
-        let backbone = ResNet::new(parameters, rng, config.backbone, config.width)?;
+        let DeepLabConfig { backbone, width, domain_statistics, .. } = *config;
+        let shape = Shape { backbone, width, domain_statistics };
+        let stem = Stem::new(parameters, rng, "", shape)?;
+        let backbone = ResNet::new(parameters, rng, shape)?;
         let mut branches = Vec::new();
         for (i, dilation) in RATES.into_iter().enumerate() {
             let (input, output) = (backbone.channels(), config.classes);
@@ -79,7 +75,7 @@ impl DeepLab {
             branches.push(Conv2d::head(parameters, rng, &format!("classifier.convs.{i}"), shape)?);
         }
         let target_stem = match config.domain_stem {
-            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, config.backbone, config.width)?),
+            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
             false => None,
         };
         Ok(Self { stem, target_stem, backbone, branches, feature: config.feature })
@@ -87,6 +83,7 @@ impl DeepLab {
 
     /// Images [N,H,W,3], normalised -> features and logits at stride 8.
     pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domain: Domain) -> Result<Output> {
+        pass.enter(domain);
         let images = pass.input(images)?;
         let stem = match (&self.target_stem, domain) {
             (Some(target), Domain::Target) => target,
@@ -106,8 +103,8 @@ impl DeepLab {
         Ok(Output { features, logits })
     }
 
-    /// Starts the target's own stem from the source's, where there is one.
-    pub fn copy_stem_to_target(parameters: &mut Parameters) -> Result<()> {
+    /// Starts what the target has of its own from the source's.
+    pub fn copy_source_to_target(parameters: &mut Parameters) -> Result<()> {
         let pairs: Vec<_> = parameters
             .ids()
             .filter_map(|id| {
@@ -122,6 +119,3 @@ impl DeepLab {
         Ok(())
     }
 }
-
-/// Names of the target's own stem begin so.
-const TARGET_PREFIX: &str = "target.";

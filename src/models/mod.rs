@@ -3,5 +3,5 @@
 mod deeplab;
 mod resnet;
 
-pub use deeplab::{DeepLab, DeepLabConfig, Domain, FeatureKind, Output};
-pub use resnet::{Backbone, ResNet, Stem};
+pub use deeplab::{DeepLab, DeepLabConfig, FeatureKind, Output};
+pub use resnet::{Backbone, ResNet, Shape, Stem};

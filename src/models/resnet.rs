@@ -62,6 +62,17 @@ impl FromStr for Backbone {
     }
 }
 
+/// What all stages share.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Depth.
+    pub backbone: Backbone,
+    /// Channels of the stem: 64 in the published networks.
+    pub width: usize,
+    /// Batch norms keep running statistics per domain.
+    pub domain_statistics: bool,
+}
+
 /// A residual block; one with three convolutions is a bottleneck.
 struct Block {
     convs: Vec<(Conv2d, BatchNorm)>,
@@ -99,14 +110,9 @@ pub struct ResNet {
     channels: usize,
 }
 
-fn blocks(
-    parameters: &mut Parameters,
-    rng: &mut Rng,
-    name: &str,
-    backbone: Backbone,
-    stage: usize,
-    width: usize,
-) -> Result<Vec<Block>> {
+fn blocks(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, stage: usize, net: Shape) -> Result<Vec<Block>> {
+    let Shape { backbone, width, .. } = net;
+    let name = format!("{prefix}layer{}", stage + 1);
     let inner = width << stage;
     let output = inner * backbone.expansion();
     // Stages 3 and 4 trade their stride for dilation; a stage's first block still has its predecessor's dilation.
@@ -129,12 +135,15 @@ fn blocks(
         for (i, &(input, output, kernel, stride, dilation)) in plan.iter().enumerate() {
             let shape = ConvShape { input, output, kernel, stride, dilation };
             let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.conv{}", i + 1), shape)?;
-            convs.push((conv, BatchNorm::new(parameters, &format!("{prefix}.bn{}", i + 1), output)?));
+            convs.push((
+                conv,
+                BatchNorm::new(parameters, &format!("{prefix}.bn{}", i + 1), output, net.domain_statistics)?,
+            ));
         }
         let downsample = if index == 0 && (stride != 1 || input != output) {
             let shape = ConvShape { input, output, kernel: 1, stride, dilation: 1 };
             let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.downsample.0"), shape)?;
-            Some((conv, BatchNorm::new(parameters, &format!("{prefix}.downsample.1"), output)?))
+            Some((conv, BatchNorm::new(parameters, &format!("{prefix}.downsample.1"), output, net.domain_statistics)?))
         } else {
             None
         };
@@ -145,36 +154,33 @@ fn blocks(
 }
 
 impl Stem {
-    /// Adds its parameters under `prefix` (empty, or `target.`); `width` is 64 in the published networks.
-    pub fn new(
-        parameters: &mut Parameters,
-        rng: &mut Rng,
-        prefix: &str,
-        backbone: Backbone,
-        width: usize,
-    ) -> Result<Self> {
+    /// Adds its parameters under `prefix` (empty, or [`TARGET_PREFIX`](crate::nn::TARGET_PREFIX)).
+    pub fn new(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, net: Shape) -> Result<Self> {
+        let width = net.width;
         let shape = ConvShape { input: 3, output: width, kernel: 7, stride: 2, dilation: 1 };
         Ok(Self {
             conv: Conv2d::backbone(parameters, rng, &format!("{prefix}conv1"), shape)?,
-            norm: BatchNorm::new(parameters, &format!("{prefix}bn1"), width)?,
-            layer1: blocks(parameters, rng, &format!("{prefix}layer1"), backbone, 0, width)?,
+            norm: BatchNorm::new(parameters, &format!("{prefix}bn1"), width, net.domain_statistics)?,
+            layer1: blocks(parameters, rng, prefix, 0, net)?,
         })
     }
 
     /// [N,H,W,3] -> [N,H/4,W/4,width * expansion].
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
         let x = self.norm.forward_relu(pass, &self.conv.forward(pass, x)?)?;
-        let x = ops::max_pool2d(&x, &ops::MaxPool2dSpec { kernel: [3; 2], stride: [2; 2], padding: [1; 2], ceil_mode: true })?;
+        let x = ops::max_pool2d(
+            &x,
+            &ops::MaxPool2dSpec { kernel: [3; 2], stride: [2; 2], padding: [1; 2], ceil_mode: true },
+        )?;
         self.layer1.iter().try_fold(x, |x, block| block.forward(pass, &x))
     }
 }
 
 impl ResNet {
     /// Adds the parameters of stages 2 to 4.
-    pub fn new(parameters: &mut Parameters, rng: &mut Rng, backbone: Backbone, width: usize) -> Result<Self> {
-        let mut stage =
-            |number: usize| blocks(parameters, rng, &format!("layer{}", number + 1), backbone, number, width);
-        Ok(Self { layers: [stage(1)?, stage(2)?, stage(3)?], channels: (width << 3) * backbone.expansion() })
+    pub fn new(parameters: &mut Parameters, rng: &mut Rng, net: Shape) -> Result<Self> {
+        let mut stage = |number: usize| blocks(parameters, rng, "", number, net);
+        Ok(Self { layers: [stage(1)?, stage(2)?, stage(3)?], channels: (net.width << 3) * net.backbone.expansion() })
     }
 
     /// Channels of its output: 2048 for ResNet-50 and -101 of width 64.

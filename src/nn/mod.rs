@@ -4,6 +4,6 @@ mod forward;
 mod layers;
 mod parameters;
 
-pub use forward::{Forward, Normalization};
-pub use layers::{BatchNorm, Conv2d, ConvShape};
+pub use forward::{Domain, Forward, Normalization};
+pub use layers::{BatchNorm, Conv2d, ConvShape, TARGET_PREFIX};
 pub use parameters::{ParameterId, Parameters, Role};

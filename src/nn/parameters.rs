@@ -94,8 +94,7 @@ impl Parameters {
 
     /// Several tensors to be changed together, in the order of `ids`, each named once.
     pub fn get_many_mut(&mut self, ids: &[ParameterId]) -> Result<Vec<&mut Tensor>> {
-        let mut slots: Vec<Option<&mut Tensor>> =
-            self.entries.iter_mut().map(|entry| Some(&mut entry.value)).collect();
+        let mut slots: Vec<Option<&mut Tensor>> = self.entries.iter_mut().map(|entry| Some(&mut entry.value)).collect();
         let twice = || Error::Internal("a parameter was asked for twice".into());
         ids.iter().map(|id| slots[id.0].take().ok_or_else(twice)).collect()
     }

@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc};
 pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
 pub(crate) use launch::address_of;
-pub use rng::Rng;
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Val};
+pub use rng::Rng;
 
 use crate::{Device, Error, Result, device::Buffer};
 

@@ -195,7 +195,8 @@ impl Checkpoint {
         }
         let calibration = if tensors.tensor("calibration").is_ok() { Some(load("calibration")?) } else { None };
         let field = |key: &str| {
-            text.get(key).ok_or_else(|| Error::data(path, format!("the entry {key} is missing; use another checkpoint")))
+            text.get(key)
+                .ok_or_else(|| Error::data(path, format!("the entry {key} is missing; use another checkpoint")))
         };
         let damaged = |error| Error::data(path, format!("a damaged entry ({error}); use another checkpoint"));
         Ok(Self {

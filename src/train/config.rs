@@ -152,7 +152,8 @@ impl DataConfig {
 
     /// The transform of whole images.
     pub fn eval_transform(&self) -> EvalTransform {
-        let size = if self.eval_short_side == 0 { EvalSize::Original } else { EvalSize::ShortSide(self.eval_short_side) };
+        let size =
+            if self.eval_short_side == 0 { EvalSize::Original } else { EvalSize::ShortSide(self.eval_short_side) };
         EvalTransform { size, normalize: self.normalize }
     }
 }
@@ -245,7 +246,8 @@ impl Config {
     }
 
     fn from_table(table: toml::Table) -> Result<Self> {
-        let config: Self = table.try_into().map_err(|error: toml::de::Error| Error::Config(one_line(&error.to_string())))?;
+        let config: Self =
+            table.try_into().map_err(|error: toml::de::Error| Error::Config(one_line(&error.to_string())))?;
         config.validate()?;
         Ok(config)
     }

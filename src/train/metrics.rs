@@ -74,7 +74,11 @@ impl Confusion {
             miou: mean(&|_| true),
             miou_16: mean(&|class| Subset::Synthia16.contains(class)),
             miou_13: mean(&|class| Subset::Synthia13.contains(class)),
-            pixel_accuracy: if total == 0 { 0.0 } else { (0..self.classes).map(hit).sum::<u64>() as f64 / total as f64 },
+            pixel_accuracy: if total == 0 {
+                0.0
+            } else {
+                (0..self.classes).map(hit).sum::<u64>() as f64 / total as f64
+            },
             iou,
             images,
         }

@@ -2,8 +2,8 @@
 
 use crate::{
     DType, Device, Result, Tensor,
-    models::{DeepLab, DeepLabConfig, Domain},
-    nn::{Forward, Parameters},
+    models::{DeepLab, DeepLabConfig},
+    nn::{Domain, Forward, Parameters},
 };
 
 /// DeepLab and its parameters on a device.

@@ -55,6 +55,7 @@ fn paper() -> Config {
             classes: 19,
             feature: FeatureKind::Aspp,
             domain_stem: false,
+            domain_statistics: false,
         },
         batch_norm: BatchNormConfig { statistics: Statistics::Batch, trainable: false },
         data: DataConfig {
@@ -98,6 +99,7 @@ fn scratch() -> Config {
     let mut config = paper();
     config.model.backbone = Backbone::ResNet18;
     config.batch_norm.trainable = true;
+    config.model.domain_statistics = true;
     config.data = DataConfig {
         crop: [192, 256],
         short_side: 240,

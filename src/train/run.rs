@@ -115,18 +115,7 @@ impl<'a> Run<'a> {
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
         let log = Log::open(&options.out.join("metrics.jsonl"), position.total, options.quiet)?;
-        Ok(Self {
-            config,
-            options,
-            network,
-            state,
-            position,
-            evaluations,
-            source,
-            target,
-            validation,
-            log,
-        })
+        Ok(Self { config, options, network, state, position, evaluations, source, target, validation, log })
     }
 
     fn execute(mut self) -> Result<Outcome> {
@@ -169,10 +158,8 @@ impl<'a> Run<'a> {
             run.state.warmup(&mut run.network, run.config, loader.next()?, rate)
         })?;
         if matches!(stage, Stage::Complete) {
+            DeepLab::copy_source_to_target(&mut self.network.parameters)?;
             self.evaluate("source only")?;
-            if self.config.model.domain_stem {
-                DeepLab::copy_stem_to_target(&mut self.network.parameters)?;
-            }
             self.enter(Phase::Round(0));
             self.save()?;
             self.save_to("source-only.safetensors")?;

@@ -10,7 +10,8 @@ use crate::{
 
 /// The colours of a label map in Cityscapes' palette; ignored pixels are black.
 pub fn colorize(labels: &LabelMap) -> Result<RgbImage> {
-    let color = |&id: &u8| if id == IGNORE { [0; 3] } else { classes::COLORS.get(usize::from(id)).copied().unwrap_or([0; 3]) };
+    let color =
+        |&id: &u8| if id == IGNORE { [0; 3] } else { classes::COLORS.get(usize::from(id)).copied().unwrap_or([0; 3]) };
     RgbImage::new(labels.width(), labels.height(), labels.ids().iter().flat_map(color).collect())
 }
 
@@ -46,7 +47,8 @@ pub(super) fn write(
         let predicted = predict_image(network, &input, (full_height, full_width))?.labels.to_vec::<u8>()?;
         let predicted = colorize(&LabelMap::new(full_width, full_height, predicted)?)?;
         let truth = example.labels.as_ref().map(colorize).transpose()?;
-        let images: Vec<&RgbImage> = [Some(&example.image), truth.as_ref(), Some(&predicted)].into_iter().flatten().collect();
+        let images: Vec<&RgbImage> =
+            [Some(&example.image), truth.as_ref(), Some(&predicted)].into_iter().flatten().collect();
         write::image_png(&folder.join(format!("{}.png", example.name)), &in_a_row(&images)?)?;
     }
     Ok(())

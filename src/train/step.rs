@@ -7,8 +7,7 @@ use crate::{
     DType, Device, Error, Result, Tensor,
     adapt::{self, LossParts},
     data::Batch,
-    models::Domain,
-    nn::{Forward, Normalization, ParameterId, Role},
+    nn::{Domain, Forward, Normalization, ParameterId, Role},
     ops::{self, SgdItem},
 };
 

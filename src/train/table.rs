@@ -38,7 +38,8 @@ pub fn scores_table(scores: &Scores) -> String {
 /// Two evaluations with the gain of the second over the first, in points.
 pub fn side_by_side(names: [&str; 2], before: &Scores, after: &Scores) -> String {
     let width = names.map(|name| name.chars().count().max(7));
-    let mut text = format!("{:<18} {:>a$} {:>b$} {:>7}\n", "IoU %", names[0], names[1], "gain", a = width[0], b = width[1]);
+    let mut text =
+        format!("{:<18} {:>a$} {:>b$} {:>7}\n", "IoU %", names[0], names[1], "gain", a = width[0], b = width[1]);
     let mut row = |name: &str, before: Option<f64>, after: Option<f64>| {
         let gain = before.zip(after).map_or_else(|| "-".into(), |(b, a)| format!("{:+.1}", 100.0 * (a - b)));
         let (before, after) = (percent(before), percent(after));

@@ -27,9 +27,9 @@ fn permute(values: &[f32], shape: [usize; 4], from: [usize; 4]) -> Vec<f32> {
     for a in 0..extent[0] {
         for b in 0..extent[1] {
             for c in 0..extent[2] {
-                permuted.extend((0..extent[3]).map(|d| {
-                    values[a * stride[0] + b * stride[1] + c * stride[2] + d * stride[3]]
-                }));
+                permuted.extend(
+                    (0..extent[3]).map(|d| values[a * stride[0] + b * stride[1] + c * stride[2] + d * stride[3]]),
+                );
             }
         }
     }

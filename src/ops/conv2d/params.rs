@@ -82,7 +82,9 @@ fn output_extent(axis: &str, extent: usize, taps: usize, spec: &Conv2dSpec, i: u
     if window > padded {
         return Err(Error::shape(
             OP,
-            format!("the filter covers {window} pixels (dilation {dilation}) of an input of {axis} {extent} padded to {padded}; enlarge the input or the padding"),
+            format!(
+                "the filter covers {window} pixels (dilation {dilation}) of an input of {axis} {extent} padded to {padded}; enlarge the input or the padding"
+            ),
         ));
     }
     Ok((padded - window) / stride + 1)

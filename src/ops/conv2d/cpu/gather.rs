@@ -80,9 +80,8 @@ impl Gather {
             let hits = (0..count).rev().filter(|&index| distance(index).rem_euclid(stride) == 0);
             hits.map(|index| Tap { offset: distance(index).div_euclid(stride), index }).collect::<Vec<_>>()
         };
-        let extent = |extent: usize, axis: usize| {
-            extent.saturating_sub(phase[axis]).div_ceil(params.stride[axis] as usize)
-        };
+        let extent =
+            |extent: usize, axis: usize| extent.saturating_sub(phase[axis]).div_ceil(params.stride[axis] as usize);
         Self::new([n, extent(h, 0), extent(w, 1)], [1, 1], [p, q, k], [taps(0, r), taps(1, s)])
     }
 
