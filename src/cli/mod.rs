@@ -1,9 +1,17 @@
 //! The command line: one file per subcommand. Exit status 0 done, 1 failed, 2 wrong usage; an error is one line.
 
+mod check;
 mod demo;
+mod eval;
+mod export;
+mod import_weights;
+mod predict;
 mod train;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -26,7 +34,18 @@ struct Args {
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {}
+enum Command {
+    /// Read every file of the data sets that a run would use, and say what is wrong or how the classes are spread.
+    Check(check::CheckArgs),
+    /// Score a checkpoint on labelled images: IoU of each class, means, pixel accuracy.
+    Eval(eval::EvalArgs),
+    /// Predict images: a colour map and an overlay for each.
+    Predict(predict::PredictArgs),
+    /// Turn weights with torchvision's names into a checkpoint to evaluate or predict with.
+    ImportWeights(import_weights::ImportArgs),
+    /// Write a checkpoint's network as safetensors with torchvision's names and layouts.
+    Export(export::ExportArgs),
+}
 
 /// What decides a training run.
 #[derive(clap::Args, Debug, Default)]
@@ -86,7 +105,7 @@ struct TrainArgs {
 
 impl TrainArgs {
     fn device(&self) -> crate::Result<Device> {
-        self.device.as_deref().map_or_else(|| Ok(Device::best()), str::parse)
+        device(self.device.as_deref())
     }
 
     /// Preset, file, assignments, then the options of their own.
@@ -114,11 +133,30 @@ impl TrainArgs {
     }
 }
 
+/// Where a subcommand computes.
+fn device(name: Option<&str>) -> crate::Result<Device> {
+    name.map_or_else(|| Ok(Device::best()), str::parse)
+}
+
+/// The checkpoint that a path names: a file, or the best one in a run folder.
+fn checkpoint(path: &Path) -> crate::Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let candidates = ["adapted.safetensors", "checkpoint.safetensors"].map(|file| path.join(file));
+    let found = candidates.into_iter().find(|candidate| candidate.is_file());
+    found.ok_or_else(|| crate::Error::data(path, "holds no checkpoint; name a run folder or a .safetensors file"))
+}
+
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.command {
-        Some(command) => match command {},
+        Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Predict(args)) => predict::run(&args),
+        Some(Command::ImportWeights(args)) => import_weights::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
         None if args.train.demo => demo::run(&args.train),
         None => train::run(&args.train),
     };

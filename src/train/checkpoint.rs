@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs, io::Write, path::Path};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::Scores;
+use super::{Config, Scores};
 use crate::{Device, Error, Result, Tensor, nn::Parameters};
 
 /// Marks our files and their version.
@@ -151,6 +151,17 @@ pub(super) fn values(path: &Path, name: &str, view: &TensorView<'_>) -> Result<V
 }
 
 impl Checkpoint {
+    /// A checkpoint of weights alone, with nothing left to train.
+    pub fn of_weights(config: &Config) -> Result<Self> {
+        Ok(Self {
+            position: Position { phase: Phase::Done, step: 0, total: 0 },
+            evaluations: Vec::new(),
+            momentum: HashMap::new(),
+            calibration: None,
+            config: config.to_toml()?,
+        })
+    }
+
     /// Writes the checkpoint of `parameters` at this place.
     pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
         let mut tensors: Vec<(String, Tensor)> =

@@ -240,7 +240,11 @@ impl Config {
 
     /// The configuration that a run folder holds.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        Self::parse(path, &std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?)
+    }
+
+    /// The configuration in `text`, which comes from the file `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let table = text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
         Self::from_table(table).map_err(|error| Error::data(path, error.to_string()))
     }

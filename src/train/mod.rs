@@ -26,5 +26,6 @@ pub use metrics::{Confusion, Scores};
 pub use network::Network;
 pub use presets::Preset;
 pub use run::{Outcome, RunOptions, train};
+pub use samples::colorize;
 pub use schedule::Schedule;
 pub use table::{scores_table, side_by_side};

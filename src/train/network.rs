@@ -1,5 +1,8 @@
 //! A model with its numbers, ready to train or to predict.
 
+use std::path::Path;
+
+use super::{Checkpoint, Config};
 use crate::{
     DType, Device, Result, Tensor,
     models::{DeepLab, DeepLabConfig},
@@ -22,6 +25,14 @@ impl Network {
         let mut parameters = Parameters::new(device);
         let model = DeepLab::new(&mut parameters, config, seed)?;
         Ok(Self { model, parameters, precision })
+    }
+
+    /// The network of a checkpoint, with the configuration it was trained by.
+    pub fn open(path: &Path, device: &Device) -> Result<(Self, Config)> {
+        let config = Config::parse(path, &Checkpoint::read_config(path)?)?;
+        let mut network = Self::new(&config.model, config.precision.dtype(), config.seed, device)?;
+        Checkpoint::read(path, &mut network.parameters, device)?;
+        Ok((network, config))
     }
 
     /// Logits [N,h,w,C] in f32 of normalised target images [N,H,W,3], with running statistics.

@@ -1,0 +1,62 @@
+//! `eval`: the scores of a checkpoint on labelled images.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::json;
+
+use crate::{
+    data::{Dataset, DatasetKind, LabelSource, Split},
+    train::{self, Network},
+};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct EvalArgs {
+    /// A checkpoint, or a run folder.
+    checkpoint: PathBuf,
+    /// Folder with cityscapes/ and so on; by default the folders of the run.
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// The data set: by default the run's target.
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<DatasetKind>,
+    /// train or val.
+    #[arg(long, default_value = "val")]
+    split: String,
+    /// cpu, cuda or cuda:N.
+    #[arg(long)]
+    device: Option<String>,
+    /// Print the scores as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let split = match args.split.as_str() {
+        "train" => Split::Train,
+        "val" => Split::Val,
+        other => anyhow::bail!("unknown split {other:?}; use train or val"),
+    };
+    let path = super::checkpoint(&args.checkpoint)?;
+    let (network, config) = Network::open(&path, &super::device(args.device.as_deref())?)?;
+    let kind = args.dataset.unwrap_or(config.data.target);
+    let root = match &args.data_root {
+        Some(root) => kind.root_in(root),
+        None if kind == config.data.source => config.data.source_root.clone(),
+        None => config.data.target_root.clone(),
+    };
+    let dataset = Arc::new(Dataset::open(kind, &root, split, &LabelSource::Truth)?);
+    let (transform, threads) = (config.data.eval_transform(), config.data.threads);
+    let scores = train::evaluate(&network, &dataset, transform, threads, config.model.classes, |_| Ok(()))?;
+    if args.json {
+        println!("{}", json!({ "checkpoint": path, "dataset": kind, "split": args.split, "scores": scores }));
+    } else {
+        print!(
+            "{} on {} images of {}\n\n{}",
+            path.display(),
+            scores.images,
+            root.display(),
+            train::scores_table(&scores)
+        );
+    }
+    Ok(())
+}

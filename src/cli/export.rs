@@ -1,0 +1,34 @@
+//! `export`: a checkpoint's network for other programs.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::{
+    Device,
+    train::{Network, weights},
+};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct ExportArgs {
+    /// A checkpoint, or a run folder.
+    checkpoint: PathBuf,
+    /// The safetensors file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    let (network, _) = Network::open(&super::checkpoint(&args.checkpoint)?, &Device::cpu())?;
+    weights::export(&network.parameters, &args.out)?;
+    let (tensors, numbers) = (network.parameters.ids().count(), network.parameters.count());
+    if args.json {
+        println!("{}", json!({ "out": args.out, "tensors": tensors, "numbers": numbers }));
+    } else {
+        println!("{}: {tensors} tensors, {numbers} numbers", args.out.display());
+    }
+    Ok(())
+}
