@@ -81,12 +81,12 @@ pub enum Error {
     #[error("autograd: {0}")]
     Autograd(String),
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file whose content is not what it must be.
     #[error("{}: {message}", path.display())]
@@ -128,7 +128,7 @@ impl Error {
     }
 
     /// A file could not be read or written.
-    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_owned(), source }
+    pub fn io(path: impl AsRef<Path>, reason: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), reason }
     }
 }
