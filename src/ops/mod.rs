@@ -16,9 +16,6 @@ pub mod masked_average_pool;
 pub mod max_pool2d;
 pub mod pixel_prototype_similarity;
 pub mod predict;
-mod cosine;
-pub mod masked_average_pool;
-pub mod pixel_prototype_similarity;
 pub mod reduce;
 pub mod relu;
 pub mod resize_labels;
@@ -31,11 +28,6 @@ pub mod weighted_sum;
 
 pub use add::{add, add_relu};
 pub use argmax::argmax;
-pub mod sgd;
-pub mod transfer_labels;
-pub mod weighted_sum;
-
-pub use add::{add, add_relu};
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
 pub use calibration::{calibrate, update_calibration};
 pub use cast::cast;
@@ -50,10 +42,6 @@ pub use masked_average_pool::{
 pub use max_pool2d::{MaxPool2dSpec, max_pool2d};
 pub use pixel_prototype_similarity::pixel_prototype_similarity;
 pub use predict::{PredictSpec, Prediction, predict};
-pub use masked_average_pool::{
-    PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,
-};
-pub use pixel_prototype_similarity::pixel_prototype_similarity;
 pub use reduce::{mean, sum};
 pub use relu::relu;
 pub use resize_labels::resize_labels_nearest;
