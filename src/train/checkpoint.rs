@@ -12,6 +12,8 @@ use crate::{Device, Error, Result, Tensor, nn::Parameters};
 
 /// Marks our files and their version.
 const FORMAT: &str = "bicl-checkpoint-1";
+/// Name of the text entry.
+const ABOUT: &str = "bicl";
 
 /// A stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,12 +54,25 @@ pub struct Checkpoint {
     pub position: Position,
     /// Evaluations so far.
     pub evaluations: Vec<Evaluation>,
+    /// Lines of the log that belong to the run up to here.
+    pub log_lines: usize,
     /// Momentum by parameter name.
     pub momentum: HashMap<String, Tensor>,
     /// xi [C,d]; none before the first adaptation step.
     pub calibration: Option<Tensor>,
     /// The configuration as TOML.
     pub config: String,
+}
+
+/// The text of a checkpoint. It is one entry, since safetensors writes several in no fixed order, and equal runs shall
+/// give equal files.
+#[derive(Serialize, Deserialize)]
+struct About {
+    format: String,
+    position: Position,
+    evaluations: Vec<Evaluation>,
+    log_lines: usize,
+    config: String,
 }
 
 struct Stored {
@@ -156,6 +171,7 @@ impl Checkpoint {
         Ok(Self {
             position: Position { phase: Phase::Done, step: 0, total: 0 },
             evaluations: Vec::new(),
+            log_lines: 0,
             momentum: HashMap::new(),
             calibration: None,
             config: config.to_toml()?,
@@ -170,15 +186,15 @@ impl Checkpoint {
         momentum.sort_by_key(|(name, _)| *name);
         tensors.extend(momentum.into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor.clone())));
         tensors.extend(self.calibration.iter().map(|xi| ("calibration".to_owned(), xi.clone())));
-        let unwritable = |error| Error::Internal(format!("checkpoint: {error}"));
-        let position = serde_json::to_string(&self.position).map_err(unwritable)?;
-        let evaluations = serde_json::to_string(&self.evaluations).map_err(unwritable)?;
-        let text = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("position".to_owned(), position),
-            ("evaluations".to_owned(), evaluations),
-            ("config".to_owned(), self.config.clone()),
-        ]);
+        let about = About {
+            format: FORMAT.to_owned(),
+            position: self.position,
+            evaluations: self.evaluations.clone(),
+            log_lines: self.log_lines,
+            config: self.config.clone(),
+        };
+        let about = serde_json::to_string(&about).map_err(|error| Error::Internal(format!("checkpoint: {error}")))?;
+        let text = HashMap::from([(ABOUT.to_owned(), about)]);
         write_tensors(path, &tensors, text)
     }
 
@@ -186,7 +202,7 @@ impl Checkpoint {
     pub fn read(path: &Path, parameters: &mut Parameters, device: &Device) -> Result<Self> {
         let file = TensorFile::read(path)?;
         let (tensors, text) = file.parse(path)?;
-        Self::check_format(path, &text)?;
+        let about = About::of(path, &text)?;
         let load = |name: &str| -> Result<Tensor> {
             let view = tensors.tensor(name).map_err(|_| {
                 Error::data(path, format!("holds no tensor {name}: it was made with another network; check the model"))
@@ -205,36 +221,27 @@ impl Checkpoint {
             }
         }
         let calibration = if tensors.tensor("calibration").is_ok() { Some(load("calibration")?) } else { None };
-        let field = |key: &str| {
-            text.get(key)
-                .ok_or_else(|| Error::data(path, format!("the entry {key} is missing; use another checkpoint")))
-        };
-        let damaged = |error| Error::data(path, format!("a damaged entry ({error}); use another checkpoint"));
-        Ok(Self {
-            position: serde_json::from_str(field("position")?).map_err(damaged)?,
-            evaluations: serde_json::from_str(field("evaluations")?).map_err(damaged)?,
-            config: field("config")?.clone(),
-            momentum,
-            calibration,
-        })
+        let About { position, evaluations, log_lines, config, .. } = about;
+        Ok(Self { position, evaluations, log_lines, config, momentum, calibration })
     }
 
     /// The configuration inside a checkpoint, to build the network before reading the rest.
     pub fn read_config(path: &Path) -> Result<String> {
         let file = TensorFile::read(path)?;
         let (_, text) = file.parse(path)?;
-        Self::check_format(path, &text)?;
-        text.get("config").cloned().ok_or_else(|| Error::data(path, "holds no configuration; use another checkpoint"))
+        Ok(About::of(path, &text)?.config)
     }
+}
 
-    fn check_format(path: &Path, text: &HashMap<String, String>) -> Result<()> {
-        match text.get("format").map(String::as_str) {
-            Some(FORMAT) => Ok(()),
-            Some(other) => Err(Error::data(path, format!("has format {other}, this program reads {FORMAT}"))),
-            None => Err(Error::data(
-                path,
-                "is a safetensors file but no checkpoint of this program; weights are read with --init-weights",
-            )),
+impl About {
+    fn of(path: &Path, text: &HashMap<String, String>) -> Result<Self> {
+        let foreign = "is a safetensors file but no checkpoint of this program; weights are read with --init-weights";
+        let about = text.get(ABOUT).ok_or_else(|| Error::data(path, foreign))?;
+        let damaged = |error| Error::data(path, format!("a damaged entry ({error}); use another checkpoint"));
+        let about: Self = serde_json::from_str(about).map_err(damaged)?;
+        if about.format != FORMAT {
+            return Err(Error::data(path, format!("has format {}, this program reads {FORMAT}", about.format)));
         }
+        Ok(about)
     }
 }

@@ -19,32 +19,36 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Log {
     path: PathBuf,
     file: File,
+    lines: usize,
     quiet: bool,
 }
 
 impl Log {
-    /// Opens metrics.jsonl, dropping the lines of steps after `total`: a killed run may have logged steps that its
+    /// Opens metrics.jsonl, dropping what follows the first `lines` lines: a killed run may have logged steps that its
     /// checkpoint does not hold, and will do them again.
-    pub fn open(path: &Path, total: u64, quiet: bool) -> Result<Self> {
+    pub fn open(path: &Path, lines: usize, quiet: bool) -> Result<Self> {
         let failed = |error| Error::io(path, error);
         if path.exists() {
             let old = fs::read_to_string(path).map_err(failed)?;
-            let keep = |line: &&str| {
-                let value: Option<Value> = serde_json::from_str(line).ok();
-                value.and_then(|value| value.get("step")?.as_u64()).is_some_and(|step| step <= total)
-            };
-            let kept: String = old.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
+            let kept: String = old.split_inclusive('\n').take(lines).collect();
             if kept != old {
                 super::checkpoint::write_atomically(path, kept.as_bytes())?;
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, quiet })
+        Ok(Self { path: path.to_owned(), file, lines, quiet })
     }
 
     /// One line of metrics.jsonl.
     pub fn record(&mut self, value: &Value) -> Result<()> {
-        writeln!(self.file, "{value}").map_err(|error| Error::io(&self.path, error))
+        self.lines += 1;
+        // One write a line: a kill leaves whole lines.
+        self.file.write_all(format!("{value}\n").as_bytes()).map_err(|error| Error::io(&self.path, error))
+    }
+
+    /// Lines so far, for a checkpoint.
+    pub fn lines(&self) -> usize {
+        self.lines
     }
 
     /// A line for the reader.

@@ -130,11 +130,16 @@ fn miniature() -> Config {
     config.data.crop = [96, 128];
     config.data.short_side = 0;
     config.data.eval_short_side = 0;
-    config.warmup.crop = [96, 128];
-    config.warmup.short_side = 0;
-    config.warmup.batch = 8;
-    config.warmup.steps = 400;
-    config.adapt = AdaptConfig { rounds: 3, steps: 100, learning_rate: 0.005, round_decay: 0.5 };
+    // The head is a large part of so narrow a network: at ten times the rate it diverges.
+    config.optimizer.head_multiplier = 1.0;
+    config.warmup =
+        WarmupConfig { steps: 700, learning_rate: 0.015, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
+    config.adapt = AdaptConfig { rounds: 3, steps: 200, learning_rate: 0.015, round_decay: 0.7 };
+    // Few steps and many mistakes: more labels, and those that the prototypes agree with, teach more than entropy.
+    config.method.hybrid_ce = true;
+    config.method.cb_prop = 0.3;
+    config.method.target_weight = 0.5;
+    config.method.entropy_weight = 0.1;
     config
 }
 

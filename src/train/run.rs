@@ -96,11 +96,13 @@ impl<'a> Run<'a> {
         let mut state = State::new();
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
         let mut evaluations = Vec::new();
+        let mut log_lines = 0;
         let checkpoint = options.out.join("checkpoint.safetensors");
         if options.resume {
             let saved = Checkpoint::read(&checkpoint, &mut network.parameters, device)?;
             position = saved.position;
             evaluations = saved.evaluations;
+            log_lines = saved.log_lines;
             state.calibration = saved.calibration;
             state.restore_momentum(&network, saved.momentum);
         } else {
@@ -114,7 +116,7 @@ impl<'a> Run<'a> {
             fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
-        let log = Log::open(&options.out.join("metrics.jsonl"), position.total, options.quiet)?;
+        let log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet)?;
         Ok(Self { config, options, network, state, position, evaluations, source, target, validation, log })
     }
 
@@ -184,10 +186,7 @@ impl<'a> Run<'a> {
                     let step = self.position.total;
                     self.log.record(&json!({ "step": step, "round": round, "static_label_share": share }))?;
                 }
-                None => {
-                    self.save()?;
-                    return Ok(Stage::Stopped);
-                }
+                None => return Ok(Stage::Stopped),
             }
         }
         let (adapt, data) = (&self.config.adapt, &self.config.data);
@@ -224,7 +223,10 @@ impl<'a> Run<'a> {
             let limit = self.options.max_steps.is_some_and(|limit| self.position.total >= limit);
             if self.options.interrupt.is_set() || limit {
                 progress.finish();
-                self.save()?;
+                // At a stage's beginning the checkpoint is that of the last stage's end.
+                if self.position.step > 0 {
+                    self.save()?;
+                }
                 return Ok(Stage::Stopped);
             }
             let rate = schedule.rate(self.position.step);
@@ -287,6 +289,7 @@ impl<'a> Run<'a> {
         let checkpoint = Checkpoint {
             position: self.position,
             evaluations: self.evaluations.clone(),
+            log_lines: self.log.lines(),
             momentum: self.state.momentum_by_name(&self.network),
             calibration: self.state.calibration.clone(),
             config: self.config.to_toml()?,
