@@ -130,8 +130,9 @@ impl<'a> Run<'a> {
                 Phase::Round(round) if round < self.config.adapt.rounds => self.round(round)?,
                 Phase::Round(_) => {
                     self.enter(Phase::Done);
-                    self.save()?;
+                    // The checkpoint last: it says that the rest is there.
                     self.save_to("adapted.safetensors")?;
+                    self.save()?;
                     continue;
                 }
                 Phase::Done => {
@@ -163,8 +164,8 @@ impl<'a> Run<'a> {
             DeepLab::copy_source_to_target(&mut self.network.parameters)?;
             self.evaluate("source only")?;
             self.enter(Phase::Round(0));
-            self.save()?;
             self.save_to("source-only.safetensors")?;
+            self.save()?;
         }
         Ok(stage)
     }
