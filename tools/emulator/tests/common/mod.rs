@@ -69,7 +69,7 @@ pub fn to_bf16(x: f32) -> u16 {
         return below;
     }
     let (down, up) = ((f64::from(x) - value(below)).abs(), (value(above) - f64::from(x)).abs());
-    if down < up || (down == up && below % 2 == 0) { below } else { above }
+    if down < up || (down == up && below.is_multiple_of(2)) { below } else { above }
 }
 
 pub fn from_bf16(bits: u16) -> f32 {
