@@ -174,7 +174,7 @@ bool Block::run(uint64_t index) {
   MEMORY_POISON(arena, SHARED_LIMIT + 1024);
   MEMORY_UNPOISON(arena, dynamic_bytes);
   memset(arena, 0xFF, dynamic_bytes);
-  arena_used = (dynamic_bytes + 127) / 128 * 128;
+  arena_used = dynamic_bytes ? (dynamic_bytes + SHARED_GAP + 15) / 16 * 16 : 0;
   for (unsigned t = 0; t < threads; t++) {
     Lane& lane = lanes[t];
     lane.linear = t, lane.lane = t % WARP, lane.warp = t / WARP;

@@ -5,7 +5,7 @@
 //! file that its tests would notice the loss of any barrier. See `README.md` beside this crate.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     fmt,
 };
 
@@ -95,7 +95,12 @@ pub fn barriers_seen() -> Vec<Barrier> {
 
 /// A device whose kernels run without this barrier, as if the call were not there.
 pub fn device_skipping(barrier: &Barrier, schedule: Schedule) -> Device {
-    device_with(Schedule { skipped_site: new_skip(barrier), ..schedule })
+    device_with(schedule_skipping(barrier, schedule))
+}
+
+/// The schedule with which kernels run without this barrier.
+pub fn schedule_skipping(barrier: &Barrier, schedule: Schedule) -> Schedule {
+    Schedule { skipped_site: new_skip(barrier), ..schedule }
 }
 
 fn new_skip(barrier: &Barrier) -> u32 {
@@ -106,27 +111,30 @@ fn new_skip(barrier: &Barrier) -> u32 {
 /// Proves that a kernel's test notices the loss of any barrier.
 ///
 /// `run` launches kernels of `file` (as in [`Barrier::file`]) on the given device and returns all output bits. It runs
-/// under all [`schedules`], which must agree; then again without each barrier of `file` that it passes, which must change the
-/// bits or end in an error under one schedule at least. Shapes should be small but take every path: more than one tile in
-/// every loop.
+/// under all [`schedules`], which must agree; then again without each barrier of `file` that it passes, which must
+/// change the bits or end in an error under one schedule at least. Shapes should be small but take every path: more
+/// than one tile in every loop.
 ///
-/// Errors, as one line: the schedules disagree, `run` fails, `run` passes no barrier of the file, or barriers whose loss goes
-/// unnoticed. Such a barrier is superfluous, or the run too small to need it.
+/// Errors, as one line: the schedules disagree, `run` fails, `run` passes no barrier of the file, or barriers whose
+/// loss goes unnoticed. Such a barrier is superfluous, or the run too small to need it.
 pub fn check_barriers(file: &str, run: impl Fn(&Device) -> Result<Vec<u8>>) -> Result<(), String> {
-    let run_under = |schedule| run(&device_with(schedule)).map_err(|error| format!("{file}: {schedule:?}: {error}"));
-    let want = run_under(DEFAULT)?;
+    check_barriers_with(file, |schedule| run(&device_with(schedule)).map_err(|error| error.to_string()))
+}
+
+/// [`check_barriers`] for kernels that are launched with [`launch`].
+pub fn check_barriers_with(file: &str, run: impl Fn(Schedule) -> Result<Vec<u8>, String>) -> Result<(), String> {
+    let run_sound = |schedule| run(schedule).map_err(|error| format!("{file}: {schedule:?}: {error}"));
+    let want = run_sound(DEFAULT)?;
     for schedule in schedules() {
-        if run_under(schedule)? != want {
+        if run_sound(schedule)? != want {
             return Err(format!("{file}: the output differs between the default schedule and {schedule:?}"));
         }
     }
     let (mut passed, mut unnoticed) = (0, Vec::new());
-    // Other tests of this process may have passed barriers that `run` does not: those were never skipped, and do not count.
     for barrier in barriers_seen().into_iter().filter(|barrier| barrier.file == file) {
         let skipped_site = new_skip(&barrier);
-        let noticed = schedules()
-            .into_iter()
-            .any(|schedule| run(&device_with(Schedule { skipped_site, ..schedule })).map_or(true, |got| got != want));
+        let noticed = schedules().into_iter().any(|s| run(Schedule { skipped_site, ..s }).as_ref() != Ok(&want));
+        // Barriers that only other tests of this process passed were never skipped here, and do not count.
         // SAFETY: any number may be asked for.
         if unsafe { emu_times_skipped(skipped_site) } > 0 {
             passed += 1;
@@ -140,6 +148,28 @@ pub fn check_barriers(file: &str, run: impl Fn(&Device) -> Result<Vec<u8>>) -> R
         [] => Ok(()),
         _ => Err(format!("nothing changes without {}", unnoticed.join(", or without "))),
     }
+}
+
+/// Launches a kernel by name, without a device or typed arguments; the error is one line.
+///
+/// # Safety
+/// `args` point to values of the kernel's parameter types, in order, and the kernel stays inside the buffers behind
+/// its pointers.
+pub unsafe fn launch(
+    kernel: &str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: usize,
+    args: &mut [*mut c_void],
+    schedule: Schedule,
+) -> Result<(), String> {
+    let entry = find(kernel).ok_or_else(|| format!("no emulated kernel {kernel}"))?;
+    let mut error = [0u8; 1024];
+    let (text, capacity) = (error.as_mut_ptr().cast(), error.len());
+    // SAFETY: the caller's promise; the error's size is passed along.
+    let code = unsafe { entry(&grid, &block, shared_bytes, args.as_mut_ptr(), &schedule, text, capacity) };
+    let line = CStr::from_bytes_until_nul(&error).unwrap_or_default();
+    if code == 0 { Ok(()) } else { Err(line.to_string_lossy().into_owned()) }
 }
 
 fn find(kernel: &str) -> Option<EmulatedEntry> {

@@ -118,13 +118,7 @@ void* shared_variable(const void* key, size_t bytes, const char* name) {
   MEMORY_UNPOISON(block.arena + offset, bytes);
   memset(block.arena + offset, 0xFF, bytes);
   block.variables.push_back({key, offset, bytes});
-  // No gap in the ordinary build, so that what fits here fits on the device.
-#if defined(__SANITIZE_ADDRESS__)
-  constexpr size_t gap = 32;
-#else
-  constexpr size_t gap = 0;
-#endif
-  block.arena_used = (offset + bytes + gap + 15) / 16 * 16;
+  block.arena_used = (offset + bytes + SHARED_GAP + 15) / 16 * 16;
   return block.arena + offset;
 }
 

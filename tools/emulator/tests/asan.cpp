@@ -1,0 +1,53 @@
+// Run by asan.sh: `asan sound` must succeed, the others must be stopped by AddressSanitizer.
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "runtime.h"
+
+extern "C" emu::Entry emu_find(const char* name);
+
+static bool run(const std::string& kernel, dim3 grid, dim3 block, size_t shared_bytes, std::vector<void*> args) {
+  for (auto order : {emu::FORWARD, emu::REVERSE, emu::RANDOM}) {
+    char error[512] = "";
+    emu::Schedule schedule{order, order != emu::REVERSE, 7, 2, 0};
+    emu::Entry entry = emu_find(kernel.c_str());
+    if (!entry || entry(&grid.x, &block.x, shared_bytes, args.data(), &schedule, error, sizeof error)) {
+      fprintf(stderr, "%s: %s\n", kernel.c_str(), entry ? error : "no such kernel");
+      return false;
+    }
+  }
+  return true;
+}
+
+static bool overrun(const std::string& kernel, int at) {
+  std::vector<float> out(64);
+  float* p = out.data();
+  return run("test_overrun_" + kernel, 1, 64, 256, {&p, &at});
+}
+
+static bool sound() {
+  int m = 64, n = 32, k = 64;
+  std::vector<float> x(m * k, 1.0f), w(k * n, 1.0f), c(m * n);
+  std::vector<uint16_t> xh(m * k, 0x3f80), wh(n * k, 0x3f80);
+  float *px = x.data(), *pw = w.data(), *pc = c.data();
+  uint16_t *pxh = xh.data(), *pwh = wh.data();
+  bool ok = run("test_gemm_f32", dim3(n / 16, m / 16), dim3(16, 16), 0, {&px, &pw, &pc, &m, &n, &k});
+  for (float v : c) ok = ok && v == 64;
+  ok = ok && run("test_gemm_mma", dim3(n / 32, m / 32), 128, 4 * 32 * 40 * 2, {&pxh, &pwh, &pc, &m, &n, &k});
+  for (float v : c) ok = ok && v == 64;
+  // An error abandons stacks and poisoned memory: both must serve again.
+  char error[512] = "";
+  uint32_t grid[3] = {2, 1, 1}, block[3] = {64, 1, 1};
+  emu::Schedule schedule{emu::FORWARD, 1, 1, 1, 0};
+  int* trap_out = reinterpret_cast<int*>(pc);
+  void* args[] = {&trap_out};
+  ok = ok && emu_find("test_trap")(grid, block, 0, args, &schedule, error, sizeof error) == 1;
+  return ok && overrun("buffer", 0) && overrun("dynamic", 0) && overrun("variable", 0);
+}
+
+int main(int, char** argv) {
+  const std::string what = argv[1];
+  return (what == "sound" ? sound() : overrun(what, what == "variable" ? 4 : 1)) ? 0 : 1;
+}
