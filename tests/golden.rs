@@ -41,11 +41,8 @@ fn conv2d() {
         let tape = tape();
         let [x, w, b] = ["x", "w", "b"].map(|name| tape.variable(case.real(name, dtype)));
         let spec: Vec<usize> = case.numbers("spec").iter().map(|&v| v as usize).collect();
-        let spec = ops::Conv2dSpec {
-            stride: [spec[0], spec[1]],
-            padding: [spec[2], spec[3]],
-            dilation: [spec[4], spec[5]],
-        };
+        let spec =
+            ops::Conv2dSpec { stride: [spec[0], spec[1]], padding: [spec[2], spec[3]], dilation: [spec[4], spec[5]] };
         let y = ops::conv2d(&x, &w, Some(&b), &spec).unwrap();
         case.expect("y", y.value());
         let gradients = tape.backward_with(&y, case.real("seed", dtype)).unwrap();
@@ -139,8 +136,7 @@ fn contrastive_loss() {
         let tape = tape();
         let [features, vectors] = ["features", "vectors"].map(|name| tape.variable(case.real(name, dtype)));
         let (labels, overlap) = (case.bytes("labels"), case.bytes("overlap"));
-        let loss =
-            ops::contrastive_loss(&features, &labels, &prototypes(case, &vectors), &overlap, 0.1).unwrap();
+        let loss = ops::contrastive_loss(&features, &labels, &prototypes(case, &vectors), &overlap, 0.1).unwrap();
         case.expect("loss", loss.value());
         let gradients = tape.backward(&loss).unwrap();
         case.expect("dfeatures", &gradient(&gradients, &features));
@@ -290,8 +286,7 @@ fn static_labels() {
         let confidence = image.real("confidence", DType::F32).to_vec::<f32>().unwrap();
         let mut labels = image.bytes("predicted").to_vec::<u8>().unwrap();
         let pixels = image.numbers("probability").chunks_exact(thresholds.len());
-        let reaches: Vec<u8> =
-            pixels.map(|p| u8::from(p.iter().zip(thresholds).any(|(p, t)| p >= t))).collect();
+        let reaches: Vec<u8> = pixels.map(|p| u8::from(p.iter().zip(thresholds).any(|(p, t)| p >= t))).collect();
         let kept = Selection { image_value }.apply(&mut labels, &confidence, &reaches);
         assert_eq!(labels, image.bytes("labels").to_vec::<u8>().unwrap());
         assert_eq!(kept, labels.iter().filter(|&&label| label != 255).count());
