@@ -52,7 +52,7 @@ class Golden:
                 value = value.to(torch.uint8 if value.numel() == 0 or int(value.max()) < 256 else torch.int32)
             elif value.dtype == torch.float64 and torch.equal(value.float().double(), value):
                 value = value.float()
-            array = np.ascontiguousarray(value.numpy())
+            array = np.array(value.numpy(), order="C")  # keeps the shape [] of scalars
             self.tensors[f"{case}/{name}"] = array.astype(np.uint32) if array.dtype == np.int32 else array
 
 
@@ -165,6 +165,9 @@ def entropy(g):
         x = g.real(2, 7, 5, 6, scale=scale).requires_grad_()
         loss = peer.entropy(x)
         (dx,) = gradients(loss, None, x)
+        if case == "flat":
+            assert float(dx.abs().max()) < 1e-15
+            dx = torch.zeros_like(x)  # the maximum: what PyTorch leaves is rounding
         g.put(case, x=rows(x), loss=loss, dx=rows(dx))
 
 
