@@ -6,6 +6,7 @@ full-resolution maps, as the definitions read; no code is shared with the Rust l
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +142,20 @@ def contrastive_loss(features, labels, prototypes, present, overlap, tau=0.1):
     return torch.stack(terms).mean()
 
 
+def contrastive_operators(features, labels, prototypes, present, overlap, tau=0.1):
+    """The same loss as one would write it with PyTorch's operators, and as the published code does in substance: the
+    similarities as a full-resolution map, a weighted cross entropy per pair. The peer in benchmarks."""
+    s = F.interpolate(similarity(features, prototypes, present), size=labels.shape[1:], mode="nearest")
+    terms = []
+    for n in range(features.shape[0]):
+        weight = overlap[n].to(s.dtype)
+        y = labels[n : n + 1].long()
+        total = F.cross_entropy(s[n : n + 1] / tau, y, weight=weight, ignore_index=IGNORE, reduction="sum")
+        mass = (weight[y.clamp(max=len(weight) - 1)] * (y != IGNORE)).sum()
+        terms.append(total / mass.clamp(min=1))
+    return torch.stack(terms).mean()
+
+
 def transfer_labels(features, prototypes, present, tau=0.1, threshold=0.8):
     """Labels u8 [N,h,w] from the similarity to (calibrated) prototypes; 255 where not certain. No gradient."""
     with torch.no_grad():
@@ -169,9 +184,8 @@ def upsample(logits, size):
 
 def cross_entropy(logits, labels):
     """Mean over the pixels whose label is not 255; 0 where there is none."""
-    if not bool((labels != IGNORE).any()):
-        return (logits * 0).sum()
-    return F.cross_entropy(logits, labels.long(), ignore_index=IGNORE)
+    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
 
 
 def entropy(logits):
@@ -201,10 +215,12 @@ class Method:
     hybrid_ce: bool = False
 
 
-def adapt_losses(model, method, xs, ys, xt, yf, bias):
-    """One adaptation step's losses. -> (terms by name, the new calibration bias [C,d], what the labels hung on)."""
-    logits_s, features_s = model(xs)
-    logits_t, features_t = model(xt)
+def adapt_losses(model, method, xs, ys, xt, yf, bias, contrast=contrastive_loss, precision=nullcontext):
+    """One adaptation step's losses. -> (terms by name, the new calibration bias [C,d], what the labels hung on).
+    `precision` gives the context of the network's passes; the losses run in the weights' own type."""
+    with precision():
+        outputs = [*model(xs), *model(xt)]
+    logits_s, features_s, logits_t, features_t = (x.to(bias.dtype) for x in outputs)
     size = features_s.shape[2:]
     low_s = resize_nearest(ys, size)
     rho_s, counts_s = masked_average_pool(features_s, low_s, method.classes)
@@ -224,8 +240,8 @@ def adapt_losses(model, method, xs, ys, xt, yf, bias):
         "target_ce": cross_entropy(up_t, hybrid if method.hybrid_ce else yf),
         "source_entropy": entropy(up_s),
         "target_entropy": entropy(up_t),
-        "forward_contrast": contrastive_loss(features_t, hybrid, rho_s, present_s, overlap, method.tau),
-        "backward_contrast": contrastive_loss(features_s, ys, rho_t, present_t, overlap, method.tau),
+        "forward_contrast": contrast(features_t, hybrid, rho_s, present_s, overlap, method.tau),
+        "backward_contrast": contrast(features_s, ys, rho_t, present_t, overlap, method.tau),
     }
     m = method
     terms["loss"] = (

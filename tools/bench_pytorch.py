@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""PyTorch's time for what benches/kernels.rs and benches/step.rs measure: the peer of every ratio that is stated.
+
+    python tools/bench_pytorch.py --device cpu --threads 2 --json theirs.jsonl
+    python tools/bench_pytorch.py --device cuda --dtype bf16 --compile --json theirs.jsonl
+    python tools/join_bench.py ours.jsonl theirs.jsonl
+
+One JSON line a row. The key is (op, shape, direction, dtype, device):
+    conv2d               "2x92x92x256 256x3x3x256 s1 d2" (input NHWC, filter KRSC)   forward | data | weight
+    contrastive          "2x92x92x76 730x730 C19" (features, labels, classes)        both
+        the prototypes of both domains, both terms, and the gradients of both features
+    contrastive_labels   the same with label transfer, hybrid labels and calibration
+    segmentation_loss    "2x92x92x19 730x730" (logits, labels)                       both
+    training_step        "resnet18 w16 C19 4+4x96x128"                               step
+and beside it: peer (eager or compile), ms (median), least_ms, reps, threads, peak_mib on cuda. CUDA is timed by events,
+the CPU by wall time; every row is warmed up first. Whether the peer computes the definition is checked before anything
+is timed. On busy cores the CPU rows mean nothing: PyTorch's threads wait for the slowest of them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import bicl_torch as peer  # noqa: E402
+
+# input N,H,W,C; filter K,R,S; stride; dilation
+STEP_CONVOLUTIONS = [
+    ((2, 92, 92, 256), (256, 3, 3), 1, 2),
+    ((2, 92, 92, 512), (512, 3, 3), 1, 4),
+    ((2, 92, 92, 256), (1024, 1, 1), 1, 1),
+    ((2, 92, 92, 1024), (256, 1, 1), 1, 1),
+    ((2, 92, 92, 512), (2048, 1, 1), 1, 1),
+    ((2, 92, 92, 1024), (2048, 1, 1), 1, 1),
+    ((2, 92, 92, 2048), (512, 1, 1), 1, 1),
+    ((2, 92, 92, 128), (128, 3, 3), 1, 1),
+    *(((2, 92, 92, 2048), (19, 3, 3), 1, rate) for rate in peer.RATES),
+    ((2, 730, 730, 3), (64, 7, 7), 2, 1),
+]
+MINIATURE_CONVOLUTIONS = [
+    ((4, 96, 128, 3), (16, 7, 7), 2, 1),
+    ((4, 25, 33, 16), (16, 3, 3), 1, 1),
+    ((4, 25, 33, 16), (32, 3, 3), 2, 1),
+    ((4, 13, 17, 32), (32, 3, 3), 1, 1),
+    ((4, 13, 17, 64), (64, 3, 3), 1, 2),
+    ((4, 13, 17, 128), (128, 3, 3), 1, 4),
+    *(((4, 13, 17, 128), (19, 3, 3), 1, rate) for rate in peer.RATES),
+]
+# features N,h,w,d; labels H,W; classes
+CONTRASTS = [((2, 92, 92, 76), (730, 730), 19), ((4, 13, 17, 76), (96, 128), 19)]
+SEGMENTATIONS = [((2, 92, 92, 19), (730, 730)), ((4, 13, 17, 19), (96, 128))]
+# depth, width, batch, crop
+STEPS = {
+    "miniature": (18, 16, 4, (96, 128)),
+    "resnet50": (50, 64, 2, (256, 256)),
+    "paper": (101, 64, 2, (730, 730)),
+}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def by(numbers):
+    return "x".join(str(n) for n in numbers)
+
+
+class Bench:
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.device = torch.device(arguments.device)
+        self.dtype = DTYPES[arguments.dtype]
+        self.file = open(arguments.json, "a") if arguments.json else None
+
+    def seconds(self, run):
+        """Seconds of one call."""
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def row(self, op, shape, direction, run, name="eager", dtype=None, **more):
+        """Times `run` for at least --seconds and 5 calls after warming up, and writes the row."""
+        for _ in range(3):
+            run()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        times, spent = [], time.perf_counter()
+        while len(times) < 5 or time.perf_counter() - spent < self.arguments.seconds:
+            times.append(self.seconds(run))
+        if self.device.type == "cuda":
+            more["peak_mib"] = torch.cuda.max_memory_allocated() >> 20
+        milliseconds = statistics.median(times) * 1e3
+        row = {
+            "op": op, "shape": shape, "direction": direction, "dtype": dtype or self.arguments.dtype,
+            "device": self.device.type, "peer": name, "ms": milliseconds, "least_ms": min(times) * 1e3, "reps": len(times),
+            "threads": torch.get_num_threads(), "torch": torch.__version__, **more,
+        }  # fmt: skip
+        if "flop" in more:
+            row["gflops"] = more["flop"] / milliseconds / 1e6
+        line = json.dumps(row)
+        print(line, flush=True)
+        if self.file:
+            self.file.write(line + "\n")
+            self.file.flush()
+
+    def variants(self, function):
+        """The function itself, and compiled where that was asked for."""
+        yield "eager", function
+        if self.arguments.compile:
+            yield "compile", torch.compile(function)
+
+    def randn(self, *shape, dtype=torch.float32):
+        return torch.randn(*shape, device=self.device).to(dtype)
+
+    def labels(self, count, size, classes):
+        """Regions, not noise: a coarse grid of classes, upsampled, a tenth ignored."""
+        coarse = torch.randint(classes, (count, 9, 9), device=self.device)
+        coarse[torch.rand(coarse.shape, device=self.device) < 0.1] = peer.IGNORE
+        return peer.resize_nearest(coarse, size)
+
+
+def convolutions(bench):
+    shapes = MINIATURE_CONVOLUTIONS + STEP_CONVOLUTIONS
+    for (n, h, w, c), (k, r, s), stride, dilation in shapes:
+        padding = dilation * (r // 2)
+        x = bench.randn(n, c, h, w, dtype=bench.dtype).contiguous(memory_format=torch.channels_last)
+        f = bench.randn(k, c, r, s, dtype=bench.dtype).contiguous(memory_format=torch.channels_last)
+        y = torch.conv2d(x, f, None, stride, padding, dilation)
+        dy = torch.randn_like(y)
+        flop = 2 * y.numel() * c * r * s
+        shape = f"{by((n, h, w, c))} {by((k, r, s, c))} s{stride} d{dilation}"
+
+        def backward(data, weight, x=x, f=f, dy=dy, stride=stride, padding=padding, dilation=dilation):
+            geometry = [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [data, weight, False]
+            return torch.ops.aten.convolution_backward(dy, x, f, None, *geometry)
+
+        def forward(x=x, f=f, stride=stride, padding=padding, dilation=dilation):
+            return torch.conv2d(x, f, None, stride, padding, dilation)
+
+        bench.row("conv2d", shape, "forward", forward, flop=flop)
+        bench.row("conv2d", shape, "data", lambda: backward(True, False), flop=flop)
+        bench.row("conv2d", shape, "weight", lambda: backward(False, True), flop=flop)
+
+
+def contrast(bench):
+    for (n, h, w, d), full, classes in CONTRASTS:
+        fs, ft = (bench.randn(n, d, h, w).requires_grad_() for _ in range(2))
+        ys, yt = (bench.labels(n, full, classes) for _ in range(2))
+        bias = torch.zeros(classes, d, device=bench.device)
+
+        def terms(fs, ft, ys, yt, bias, transfer):
+            low_s = peer.resize_nearest(ys, (h, w))
+            rho_s, count_s = peer.masked_average_pool(fs, low_s, classes)
+            present_s = count_s > 0
+            if transfer:
+                dynamic = peer.transfer_labels(ft.detach(), (rho_s + bias).detach(), present_s)
+                yt = torch.where(yt != peer.IGNORE, yt, peer.resize_nearest(dynamic, full))
+            rho_t, count_t = peer.masked_average_pool(ft, peer.resize_nearest(yt, (h, w)), classes)
+            present_t = count_t > 0
+            overlap = present_s & present_t
+            forward = peer.contrastive_operators(ft, yt, rho_s, present_s, overlap)
+            backward = peer.contrastive_operators(fs, ys, rho_t, present_t, overlap)
+            if transfer:
+                bias = peer.update_calibration(bias, rho_s.detach(), rho_t.detach(), present_s, present_t)
+            return forward + backward, bias
+
+        shape = f"{by((n, h, w, d))} {by(full)} C{classes}"
+        for op, transfer in (("contrastive", False), ("contrastive_labels", True)):
+            for name, run in bench.variants(terms):
+                def step(run=run, transfer=transfer):
+                    loss, _ = run(fs, ft, ys, yt, bias, transfer)
+                    return torch.autograd.grad(loss, (fs, ft))
+
+                bench.row(op, shape, "both", step, name, dtype="f32")
+
+
+def segmentation(bench):
+    for (n, h, w, c), full in SEGMENTATIONS:
+        x = bench.randn(n, c, h, w).requires_grad_()
+        y = bench.labels(n, full, c)
+
+        def loss(x, y, full=full):
+            up = peer.upsample(x, full)
+            return peer.cross_entropy(up, y) + 0.4 * peer.entropy(up)
+
+        for name, run in bench.variants(loss):
+            def step(run=run):
+                return torch.autograd.grad(run(x, y), x)
+
+            bench.row("segmentation_loss", f"{by((n, h, w, c))} {by(full)}", "both", step, name, dtype="f32")
+
+
+def training_steps(bench):
+    wanted = bench.arguments.steps or (["paper"] if bench.device.type == "cuda" else ["miniature", "resnet50"])
+    for which in wanted:
+        depth, width, batch, crop = STEPS[which]
+        method = peer.Method()
+        images = [bench.randn(batch, 3, *crop).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+        labels = [bench.labels(batch, crop, method.classes) for _ in range(2)]
+        precision = nullcontext
+        if bench.dtype == torch.bfloat16:
+            def precision():
+                return torch.autocast(bench.device.type, dtype=torch.bfloat16)
+
+        def build():
+            model = peer.DeepLab(depth, width).to(bench.device, memory_format=torch.channels_last).train()
+            return model, peer.optimiser(model, 1e-4, affine=width < 64)
+
+        model, _ = build()
+        for name, _ in bench.variants(model):
+            model, sgd = build()
+            passes, losses = model, peer.contrastive_operators
+            if name == "compile":
+                passes, losses = torch.compile(model), torch.compile(peer.contrastive_operators)
+            bias = torch.zeros(method.classes, 4 * method.classes, device=bench.device)
+
+            def step(model=passes, losses=losses, sgd=sgd):
+                nonlocal bias
+                sgd.zero_grad(set_to_none=True)
+                terms, bias, _ = peer.adapt_losses(
+                    model, method, images[0], labels[0], images[1], labels[1], bias, losses, precision
+                )
+                terms["loss"].backward()
+                sgd.step()
+
+            shape = f"resnet{depth} w{width} C{method.classes} {batch}+{batch}x{by(crop)}"
+            bench.row("training_step", shape, "step", step, name)
+
+
+def verify(device):
+    """The operators' form of the contrastive terms against the literal definition; both gradients too."""
+    f = torch.randn(2, 12, 7, 9, dtype=torch.float64, device=device).requires_grad_()
+    p = torch.randn(2, 8, 12, dtype=torch.float64, device=device).requires_grad_()
+    y = torch.randint(8, (2, 56, 72), device=device)
+    y[:, :9] = peer.IGNORE
+    present = torch.rand(2, 8, device=device) < 0.8
+    overlap = present & (torch.rand(2, 8, device=device) < 0.8)
+    results = []
+    for loss in (peer.contrastive_loss, peer.contrastive_operators):
+        value = loss(f, y, p, present, overlap)
+        results.append([value.detach(), *torch.autograd.grad(value, (f, p))])
+    for a, b in zip(*results):
+        if not float((a - b).abs().max()) <= 1e-12 * max(1.0, float(a.abs().max())):
+            sys.exit("the benchmarked contrastive terms differ from the definition; nothing was timed")
+
+
+PARTS = {"conv2d": convolutions, "contrastive": contrast, "segmentation_loss": segmentation, "step": training_steps}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of convolutions and the training step")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager")
+    parser.add_argument("--json", metavar="FILE", help="append the rows to FILE")
+    parser.add_argument("--seconds", type=float, default=1.0, help="least time a row (default 1)")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="parts to run (default: all)")
+    parser.add_argument("--steps", choices=STEPS, nargs="+", help="training steps (default: by device)")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("PyTorch sees no GPU; use --device cpu")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    verify(arguments.device)
+    bench = Bench(arguments)
+    for part in arguments.only or PARTS:
+        PARTS[part](bench)
+
+
+if __name__ == "__main__":
+    main()
