@@ -134,7 +134,7 @@ fn miniature() -> Config {
     config.optimizer.head_multiplier = 1.0;
     config.warmup =
         WarmupConfig { steps: 700, learning_rate: 0.015, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
-    config.adapt = AdaptConfig { rounds: 3, steps: 200, learning_rate: 0.015, round_decay: 0.7 };
+    config.adapt = AdaptConfig { rounds: 3, steps: 400, learning_rate: 0.015, round_decay: 0.7 };
     // Few steps and many mistakes: more labels, and those that the prototypes agree with, teach more than entropy.
     config.method.hybrid_ce = true;
     config.method.cb_prop = 0.3;
