@@ -220,6 +220,29 @@ fn kernels_match_the_cpu() {
     }
 }
 
+/// Every barrier of the kernels is needed.
+#[test]
+fn barriers_are_needed() {
+    // More than one chunk of rows, channel group and row a thread; vector and scalar accesses.
+    let run = |device: &Device| {
+        let mut bytes = Vec::new();
+        for image in [[3, 20, 30, 40], [1, 40, 40, 37]] {
+            let mut rng = Rng(9);
+            let shapes = [&image[..], &image[3..], &image[3..], &image];
+            let mut draw = |shape: &[usize]| rng.reals(shape, DType::F32, &Device::cpu()).to_device(device);
+            let inputs = shapes.into_iter().map(&mut draw).collect::<Result<Vec<_>>>()?;
+            let tape = Tape::new(device);
+            let vars: Vec<Var> = inputs.into_iter().map(|input| tape.variable(input)).collect();
+            let y = fused(&vars, BATCH, true)?;
+            let gradients = tape.backward_with(&y, draw(&image)?)?;
+            let tensors = vars.iter().filter_map(|var| gradients.get(var)).chain([y.value()]);
+            tensors.for_each(|tensor| bytes.extend(wide(tensor).into_iter().flat_map(f64::to_le_bytes)));
+        }
+        Ok(bytes)
+    };
+    bicl_emulator::check_barriers("kernels/batch_norm.cu", run).unwrap();
+}
+
 #[test]
 fn one_value_a_channel_is_refused() {
     let device = Device::cpu();

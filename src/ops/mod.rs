@@ -63,8 +63,3 @@ pub fn kernel_declarations() -> Vec<Declaration> {
     all.extend(declarations_of_ops());
     all
 }
-
-/// Until the kernels of an operation are there.
-fn not_yet<T>(op: &'static str) -> crate::Result<T> {
-    Err(crate::Error::MissingKernel { kernel: op, image: op })
-}

@@ -22,6 +22,8 @@ fn main() {
 
     let sources: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
     let objects: Vec<PathBuf> = sources.iter().map(|source| object(&out, &root, source)).collect();
+    // Optimised in every profile: unoptimised kernels would take hours.
+    let compiler = cc::Build::new().cpp(true).opt_level(2).debug(true).warnings(false).get_compiler();
     // Kernel files do not depend on each other: as many at once as cargo grants.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
     let next = AtomicUsize::new(0);
@@ -33,7 +35,7 @@ fn main() {
                 if i >= sources.len() {
                     return failures;
                 }
-                failures.extend(compile(&root, &sources[i], &objects[i]).err());
+                failures.extend(compile(&compiler, &root, &sources[i], &objects[i]).err());
             }
         };
         let workers: Vec<_> = (0..jobs.clamp(1, sources.len())).map(|_| scope.spawn(work)).collect();
@@ -69,10 +71,9 @@ fn object(out: &Path, root: &Path, source: &Path) -> PathBuf {
     out.join(relative + ".o")
 }
 
-fn command(root: &Path, source: &Path, object: &Path) -> Command {
-    // Optimised in every profile: unoptimised kernels would take hours. No contraction: results do not depend on
-    // whether the host has fused multiply-add.
-    let mut command = cc::Build::new().cpp(true).opt_level(2).debug(true).warnings(false).get_compiler().to_command();
+fn command(compiler: &cc::Tool, root: &Path, source: &Path, object: &Path) -> Command {
+    let mut command = compiler.to_command();
+    // No contraction: results do not depend on whether the host has fused multiply-add.
     command.args(["-std=c++20", "-ffp-contract=off", "-ftls-model=initial-exec"]);
     command.arg(format!("-fmacro-prefix-map={}/=", root.display()));
     command.arg("-I").arg(root.join("tools/emulator/src")).arg("-I").arg(root.join("kernels/include"));
@@ -84,8 +85,8 @@ fn command(root: &Path, source: &Path, object: &Path) -> Command {
     command
 }
 
-fn compile(root: &Path, source: &Path, object: &Path) -> Result<(), String> {
-    let mut command = command(root, source, object);
+fn compile(compiler: &cc::Tool, root: &Path, source: &Path, object: &Path) -> Result<(), String> {
+    let mut command = command(compiler, root, source, object);
     let record = object.with_extension("command");
     let text = format!("{command:?}");
     if fs::read_to_string(&record).is_ok_and(|old| old == text) && up_to_date(object) {

@@ -12,15 +12,15 @@ const OP: &str = "add";
 ///
 /// Errors: shapes, dtypes or devices that differ.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    let y = checked_sum(a.value(), b.value())?;
+    let y = checked_sum(a.value(), b.value(), false)?;
     Var::record(OP, y, [a, b], |dy, wanted| Ok(wanted.map(|wanted| wanted.then(|| dy.clone()))))
 }
 
-/// y = max(a + b, 0), as [`add`] followed by [`super::relu`]. Both gradients are dy where y > 0.
+/// y = max(a + b, 0), as [`add`] followed by [`fn@super::relu`], in one pass. Both gradients are dy where y > 0.
 ///
 /// Errors: shapes, dtypes or devices that differ.
 pub fn add_relu(a: &Var, b: &Var) -> Result<Var> {
-    let y = relu::forward(&checked_sum(a.value(), b.value())?)?;
+    let y = checked_sum(a.value(), b.value(), true)?;
     let kept = y.clone();
     Var::record("add_relu", y, [a, b], move |dy, wanted| {
         let gradient = relu::backward(&kept, &dy)?;
@@ -28,21 +28,21 @@ pub fn add_relu(a: &Var, b: &Var) -> Result<Var> {
     })
 }
 
-fn checked_sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+fn checked_sum(x: &Tensor, y: &Tensor, relu: bool) -> Result<Tensor> {
     y.expect_shape(x.shape(), OP, "the second operand")?;
     x.expect_same_device(y, OP)?;
     if x.dtype() != y.dtype() {
         return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", x.dtype(), y.dtype())));
     }
-    forward(x, y)
+    forward(x, y, relu)
 }
 
-fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn forward(a: &Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
     if !a.device().is_cpu() {
-        return with_float!(a.dtype(), OP, T => cuda::forward::<T>(a, b));
+        return with_float!(a.dtype(), OP, T => cuda::forward::<T>(a, b, relu));
     }
     if a.dtype() == DType::Bf16 {
-        return forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
+        return forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, relu)?.to_dtype(DType::Bf16);
     }
-    with_real!(a.dtype(), OP, T => cpu::forward::<T>(a, b))
+    with_real!(a.dtype(), OP, T => cpu::forward::<T>(a, b, relu))
 }

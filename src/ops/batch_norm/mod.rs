@@ -15,8 +15,9 @@
 
 mod cpu;
 mod cpu_backward;
+pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "batch_norm";
 
@@ -199,7 +200,7 @@ fn widened(tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
 
 fn moments(x: &Tensor) -> Result<Moments> {
     if !x.device().is_cpu() {
-        return super::not_yet(OP);
+        return with_float!(x.dtype(), OP, T => cuda::moments::<T>(x));
     }
     if x.dtype() == DType::Bf16 {
         return moments(&x.to_dtype(DType::F32)?);
@@ -209,7 +210,7 @@ fn moments(x: &Tensor) -> Result<Moments> {
 
 fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
     if !x.device().is_cpu() {
-        return super::not_yet(OP);
+        return with_float!(x.dtype(), OP, T => cuda::normalise::<T>(x, residual, affine, relu));
     }
     if x.dtype() == DType::Bf16 {
         let residual = widened(&residual.cloned())?;
@@ -249,7 +250,7 @@ impl Saved {
 
     fn sums(&self, dy: &Tensor) -> Result<Sums> {
         if !dy.device().is_cpu() {
-            return super::not_yet(OP);
+            return with_float!(dy.dtype(), OP, T => cuda::sums::<T>(self, dy));
         }
         if dy.dtype() == DType::Bf16 {
             return self.widened()?.sums(&dy.to_dtype(DType::F32)?);
@@ -260,7 +261,7 @@ impl Saved {
     /// Gradients of x (through the statistics where `sums` is given) and of the residual.
     fn images(&self, dy: Tensor, sums: Option<&Sums>, wanted: Wanted) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if !dy.device().is_cpu() {
-            return super::not_yet(OP);
+            return with_float!(dy.dtype(), OP, T => cuda::images::<T>(self, dy, sums, wanted));
         }
         if dy.dtype() == DType::Bf16 {
             let (dx, dresidual) = self.widened()?.images(dy.to_dtype(DType::F32)?, sums, wanted)?;

@@ -1,8 +1,9 @@
 //! Concatenation of images along their channels, as of the ASPP branches.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+use crate::{Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "concat_channels";
 
@@ -38,22 +39,16 @@ pub fn concat_channels(parts: &[&Var]) -> Result<Var> {
 }
 
 fn forward(parts: &[&Tensor], shape: &[usize; 4]) -> Result<Tensor> {
-    if !parts[0].device().is_cpu() {
-        return super::not_yet(OP);
+    if parts[0].device().is_cpu() {
+        return with_float!(parts[0].dtype(), OP, T => cpu::forward::<T>(parts, shape));
     }
-    if parts[0].dtype() == DType::Bf16 {
-        return cpu::forward::<half::bf16>(parts, shape);
-    }
-    with_real!(parts[0].dtype(), OP, T => cpu::forward::<T>(parts, shape))
+    with_float!(parts[0].dtype(), OP, T => cuda::forward::<T>(parts, shape))
 }
 
 /// The channels `from..from + channels` of an image.
 fn slice(x: &Tensor, from: usize, channels: usize) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return super::not_yet(OP);
+    if x.device().is_cpu() {
+        return with_float!(x.dtype(), OP, T => cpu::slice::<T>(x, from, channels));
     }
-    if x.dtype() == DType::Bf16 {
-        return cpu::slice::<half::bf16>(x, from, channels);
-    }
-    with_real!(x.dtype(), OP, T => cpu::slice::<T>(x, from, channels))
+    with_float!(x.dtype(), OP, T => cuda::slice::<T>(x, from, channels))
 }

@@ -4,8 +4,9 @@
 //! bits on any number of threads. bf16 sums in f32 and gives an f32 scalar.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "reduce";
 
@@ -34,7 +35,7 @@ fn reduce(op: &'static str, x: &Var, factor: f64) -> Result<Var> {
 
 fn forward(x: &Tensor, factor: f64) -> Result<Tensor> {
     if !x.device().is_cpu() {
-        return super::not_yet(OP);
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, factor));
     }
     if x.dtype() == DType::Bf16 {
         return forward(&x.to_dtype(DType::F32)?, factor);
@@ -44,7 +45,7 @@ fn forward(x: &Tensor, factor: f64) -> Result<Tensor> {
 
 fn backward(dy: &Tensor, shape: &[usize], dtype: DType, factor: f64) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return super::not_yet(OP);
+        return with_float!(dtype, OP, T => cuda::backward::<T>(dy, shape, factor));
     }
     Tensor::full(shape, dy.item()? * factor, dtype, dy.device())
 }

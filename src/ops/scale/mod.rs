@@ -1,8 +1,9 @@
 //! A tensor times a number: y = factor * x.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::{DType, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "scale";
 
@@ -16,7 +17,7 @@ pub fn scale(x: &Var, factor: f64) -> Result<Var> {
 /// factor * x.
 pub(super) fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
     if !x.device().is_cpu() {
-        return super::not_yet(OP);
+        return with_float!(x.dtype(), OP, T => cuda::scaled::<T>(x, factor));
     }
     if x.dtype() == DType::Bf16 {
         return scaled(&x.to_dtype(DType::F32)?, factor)?.to_dtype(DType::Bf16);

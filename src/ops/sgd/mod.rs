@@ -5,6 +5,7 @@
 //! first step this is also PyTorch's first step, m = g'.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{DType, Error, Result, Tensor, with_real};
 
@@ -42,7 +43,8 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], momentum: f64) -> Result<()> {
     }
     for item in items {
         if !item.value.device().is_cpu() {
-            return super::not_yet(OP);
+            with_real!(item.value.dtype(), OP, T => cuda::step::<T>(item, momentum))?;
+            continue;
         }
         with_real!(item.value.dtype(), OP, T => cpu::step::<T>(item, momentum))?;
     }
@@ -51,12 +53,19 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], momentum: f64) -> Result<()> {
 
 /// Whether no element of any of the tensors (f32, f64 or bf16) is NaN or infinite.
 ///
-/// Errors: a dtype that is no float.
+/// Errors: a dtype that is no float; tensors on different devices.
 pub fn all_finite(tensors: &[&Tensor]) -> Result<bool> {
+    let Some(first) = tensors.first() else { return Ok(true) };
     for tensor in tensors {
-        if !tensor.device().is_cpu() {
-            return super::not_yet(FINITE);
+        first.expect_same_device(tensor, FINITE)?;
+        if !tensor.dtype().is_float() {
+            return Err(Error::DType { op: FINITE, got: tensor.dtype(), want: "f32, f64 or bf16" });
         }
+    }
+    if !first.device().is_cpu() {
+        return cuda::finite(tensors);
+    }
+    for tensor in tensors {
         let finite = match tensor.dtype() {
             DType::Bf16 => cpu::all_finite::<f32>(&tensor.to_dtype(DType::F32)?),
             dtype => with_real!(dtype, FINITE, T => cpu::all_finite::<T>(tensor)),

@@ -77,18 +77,18 @@ void fail(const char* format, ...) {
 
 Lane* Block::next() {
   if (!queued) return nullptr;
-  auto at = [&](size_t i) -> Lane*& { return ready[(head + i) % threads]; };
+  auto at = [&](size_t i) -> Lane*& { return ready[wrap(head + i)]; };
   if (schedule.order == RANDOM) std::swap(at(step(random) % queued), at(0));
   if (schedule.order == REVERSE) return at(--queued);
   Lane* lane = at(0);
-  head = (head + 1) % threads;
+  head = wrap(head + 1);
   queued--;
   return lane;
 }
 
 void Block::make_ready(Lane* lane) {
   lane->state = READY;
-  ready[(head + queued++) % threads] = lane;
+  ready[wrap(head + queued++)] = lane;
 }
 
 void Block::leave(Lane* me, bool last) {

@@ -87,6 +87,7 @@ struct Block {
   bool run(uint64_t index);
   void close();
 
+  size_t wrap(size_t i) const { return i < threads ? i : i - threads; }
   Lane* next();
   void make_ready(Lane*);
   void leave(Lane* me, bool last);

@@ -23,7 +23,7 @@ int barrier(const char* kind, bool vote, const char* file, int line) {
   if (block.left)
     fail("early exit: thread %u reaches %s at %s:%d, but thread %u has returned", me->linear, kind, file, line,
          block.left->linear);
-  if (b.arrived && (b.line != line || strcmp(b.file, file) || strcmp(b.kind, kind)))
+  if (b.arrived && (b.line != line || !same_text(b.file, file) || !same_text(b.kind, kind)))
     fail("divergent barrier: thread %u is in %s at %s:%d while thread %u waits in %s at %s:%d", me->linear, kind, file,
          line, b.waiting[0]->linear, b.kind, b.file, b.line);
   b.kind = kind, b.file = file, b.line = line;
@@ -76,8 +76,8 @@ void collective(unsigned mask, void* slot, Combine combine, const char* kind, co
     }
     meeting->mask = mask;
   }
-  if (meeting->arrived && (strcmp(meeting->kind, kind) ||
-                           (same_line && (meeting->line != line || strcmp(meeting->file, file)))))
+  if (meeting->arrived && (!same_text(meeting->kind, kind) ||
+                           (same_line && (meeting->line != line || !same_text(meeting->file, file)))))
     fail("divergent warp: lane %u is in %s at %s:%d while lane %d of the same mask waits in %s at %s:%d", me->lane, kind,
          file, line, __builtin_ctz(meeting->arrived), meeting->kind, meeting->file, meeting->line);
   meeting->kind = kind, meeting->file = file, meeting->line = line;

@@ -22,7 +22,7 @@ std::deque<Skip>& skips() {
 }  // namespace
 
 bool Site::is(const char* other_kind, const char* other_file, int other_line) const {
-  return line == other_line && strcmp(kind, other_kind) == 0 && strcmp(file, other_file) == 0;
+  return line == other_line && same_text(kind, other_kind) && same_text(file, other_file);
 }
 
 void note_site(const char* kind, const char* file, int line) {

@@ -2,8 +2,12 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 
 namespace emu {
+
+// Literals, so mostly one address.
+inline bool same_text(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
 
 // Remembers a site; cheap when this thread noted it before. Safe from any thread.
 void note_site(const char* kind, const char* file, int line);

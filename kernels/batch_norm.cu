@@ -1,0 +1,351 @@
+// Batch normalisation of images [rows = N*H*W, channels], with a fused residual and ReLU (src/ops/batch_norm):
+//   y = relu( (x - mean) * scale / sqrt(variance + epsilon) + shift + residual )
+// Vectors over the channels are of type Acc<T>; images of type T. Sums are written (=), in an order that depends on the
+// shape alone.
+//   batch_norm_moments         partial[chunk][2][channels] = mean of a chunk of rows, and squared deviations from it
+//   batch_norm_moments_finish  mean, biased and unbiased variance from the chunks
+//   batch_norm_forward         y
+//   batch_norm_sums            partial[chunk][2][channels] = sum g, sum g (x - mean), where g = dy where the ReLU passed
+//   batch_norm_sums_finish     d shift = sum g, d scale = sum g (x - mean) / sqrt(variance + epsilon)
+//   batch_norm_backward        dx and dresidual = g; either may be null
+// The ReLU's mask comes from y, or where y is null from x by the expression of the forward pass. x may be null in
+// batch_norm_sums (the second sum is then 0) and in batch_norm_backward without dscale and dshift.
+//
+// Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
+// groups, y the chunks of `span` rows. finish: blocks of 32 x 8, one thread in x a channel. forward, backward: blocks of
+// 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its parameters stay in
+// registers and a warp's accesses are contiguous; `span * groups` threads are needed.
+// W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
+#include "dev.cuh"
+
+struct BatchNormParams {
+  int rows, channels, span, flags;
+  double epsilon;
+};
+static_assert(sizeof(BatchNormParams) == 24, "src/ops/batch_norm/cuda.rs declares the same");
+constexpr int VECTOR = 1, RELU = 2;
+constexpr int THREADS = 256;
+// Rows that a thread holds in registers at one time.
+constexpr int HELD = 4;
+
+template <class T, int W>
+struct alignas(sizeof(T) * W) Pack {
+  T at[W];
+};
+
+template <class T, int W>
+__device__ __forceinline__ Pack<T, W> load(const T* p) {
+  return *reinterpret_cast<const Pack<T, W>*>(p);
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store(T* p, const Pack<T, W>& v) {
+  *reinterpret_cast<Pack<T, W>*>(p) = v;
+}
+
+// Joins the moments of n values to those of `count` others (Chan, Golub, LeVeque 1979).
+template <class A>
+__device__ __forceinline__ void join(A count, A& mean, A& squares, A n, A other_mean, A other_squares) {
+  A share = n / (count + n), delta = other_mean - mean;
+  mean += delta * share;
+  squares += other_squares + delta * delta * count * share;
+}
+
+__device__ __forceinline__ int rows_of(int thread_row, int step, int rows) {
+  return thread_row < rows ? (rows - thread_row + step - 1) / step : 0;
+}
+
+// One value of a channel's parameters, worked out once a thread.
+template <class A>
+struct Channel {
+  A mean, inverse, slope, shift;
+  __device__ __forceinline__ Channel(const A* mean_, const A* variance, const A* scale, const A* shift_, int c, A epsilon)
+      : mean(mean_[c]), inverse(A(1) / sqrt(variance[c] + epsilon)), slope(scale[c] * inverse), shift(shift_[c]) {}
+  // Explicit fma: the mask must come out alike in the forward and the backward pass.
+  __device__ __forceinline__ A operator()(A x) const { return fma(x - mean, slope, shift); }
+};
+
+template <class T, int W>
+__device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restrict__ partial, const BatchNormParams& p) {
+  using A = Acc<T>;
+  SHARED(A, shared, [2 * W][THREADS]);
+  int thread = block_thread(), step = blockDim.y;
+  int group = blockIdx.x * blockDim.x + threadIdx.x;
+  int first = blockIdx.y * p.span, rows = min(p.span, p.rows - first);
+  A mean[W] = {}, squares[W] = {};
+  if (group < p.channels / W) {
+    int count = 0;
+    const T* column = x + size_t(first) * p.channels + group * W;
+    for (int row = threadIdx.y; row < rows; row += HELD * step) {
+      int n = min(HELD, rows_of(row, step, rows));
+      Pack<T, W> held[HELD];
+#pragma unroll
+      for (int i = 0; i < HELD; i++) {
+        if (i < n) held[i] = load<T, W>(column + size_t(row + i * step) * p.channels);
+      }
+      A part = A(1) / n;
+#pragma unroll
+      for (int w = 0; w < W; w++) {
+        A sum = 0, deviation = 0;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) sum += i < n ? to_acc(held[i].at[w]) : A(0);
+        sum *= part;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+          A d = i < n ? to_acc(held[i].at[w]) - sum : A(0);
+          deviation += d * d;
+        }
+        join(A(count), mean[w], squares[w], A(n), sum, deviation);
+      }
+      count += n;
+    }
+  }
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    shared[2 * w][thread] = mean[w];
+    shared[2 * w + 1][thread] = squares[w];
+  }
+  __syncthreads();
+  // Now a thread serves one channel, and joins what the block's rows found.
+  int lane = thread % blockDim.x, w = thread / blockDim.x, channel = (blockIdx.x * blockDim.x + lane) * W + w;
+  if (w >= W || channel >= p.channels) return;
+  A total_mean = 0, total_squares = 0;
+  int count = 0;
+  for (int y = 0; y < step; y++) {
+    int n = rows_of(y, step, rows), at = y * blockDim.x + lane;
+    if (n > 0) join(A(count), total_mean, total_squares, A(n), shared[2 * w][at], shared[2 * w + 1][at]);
+    count += n;
+  }
+  A* out = partial + size_t(blockIdx.y) * 2 * p.channels + channel;
+  out[0] = total_mean;
+  out[p.channels] = total_squares;
+}
+
+template <class A>
+__device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A* __restrict__ mean, A* __restrict__ biased,
+                                               A* __restrict__ unbiased, const BatchNormParams& p) {
+  SHARED(A, means, [8][32]);
+  SHARED(A, squares, [8][32]);
+  SHARED(int, counts, [8][32]);
+  int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
+  int chunks = (p.rows + p.span - 1) / p.span;
+  A m = 0, s = 0;
+  int count = 0;
+  if (channel < p.channels) {
+    for (int chunk = y; chunk < chunks; chunk += 8) {
+      const A* in = partial + size_t(chunk) * 2 * p.channels + channel;
+      int n = min(p.span, p.rows - chunk * p.span);
+      join(A(count), m, s, A(n), in[0], in[p.channels]);
+      count += n;
+    }
+  }
+  means[y][x] = m;
+  squares[y][x] = s;
+  counts[y][x] = count;
+  __syncthreads();
+  if (y != 0 || channel >= p.channels) return;
+  for (int i = 1; i < 8; i++) {
+    int n = counts[i][x];
+    if (n > 0) join(A(count), m, s, A(n), means[i][x], squares[i][x]);
+    count += n;
+  }
+  mean[channel] = m;
+  biased[channel] = s / p.rows;
+  unbiased[channel] = s / (p.rows - 1);
+}
+
+template <class T, int W>
+__device__ __forceinline__ void forward(const T* __restrict__ x, const T* __restrict__ residual,
+                                        const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
+                                        const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
+                                        T* __restrict__ y, const BatchNormParams& p) {
+  using A = Acc<T>;
+  int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int channel = thread % groups * W, first = thread / groups;
+  if (first >= p.span) return;
+  A centre[W], slope[W], offset[W];
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    Channel<A> c(mean, variance, scale, shift, channel + w, A(p.epsilon));
+    centre[w] = c.mean, slope[w] = c.slope, offset[w] = c.shift;
+  }
+  for (int row = first; row < p.rows; row += p.span) {
+    size_t at = size_t(row) * p.channels + channel;
+    Pack<T, W> in = load<T, W>(x + at), out;
+    Pack<T, W> other = {};
+    if (residual) other = load<T, W>(residual + at);
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+      A z = fma(to_acc(in.at[w]) - centre[w], slope[w], offset[w]);
+      if (residual) z += to_acc(other.at[w]);
+      // NaN passes through.
+      if ((p.flags & RELU) && z < 0) z = 0;
+      out.at[w] = from_acc<T>(z);
+    }
+    store<T, W>(y + at, out);
+  }
+}
+
+template <class T, int W>
+__device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
+                                     const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
+                                     const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
+                                     Acc<T>* __restrict__ partial, const BatchNormParams& p) {
+  using A = Acc<T>;
+  SHARED(A, shared, [2 * W][THREADS]);
+  int thread = block_thread(), step = blockDim.y;
+  int group = blockIdx.x * blockDim.x + threadIdx.x;
+  int first = blockIdx.y * p.span, rows = min(p.span, p.rows - first);
+  A plain[W] = {}, weighted[W] = {};
+  if (group < p.channels / W) {
+    A centre[W], slope[W], offset[W];
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+      Channel<A> c(mean, variance, scale, shift, group * W + w, A(p.epsilon));
+      centre[w] = c.mean, slope[w] = c.slope, offset[w] = c.shift;
+    }
+    for (int row = threadIdx.y; row < rows; row += step) {
+      size_t at = size_t(first + row) * p.channels + group * W;
+      Pack<T, W> gradient = load<T, W>(dy + at), in = {}, out = {};
+      if (x) in = load<T, W>(x + at);
+      if (y) out = load<T, W>(y + at);
+#pragma unroll
+      for (int w = 0; w < W; w++) {
+        A centred = to_acc(in.at[w]) - centre[w];
+        A z = y ? to_acc(out.at[w]) : fma(centred, slope[w], offset[w]);
+        A g = !(p.flags & RELU) || z > 0 ? to_acc(gradient.at[w]) : A(0);
+        plain[w] += g;
+        if (x) weighted[w] += g * centred;
+      }
+    }
+  }
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    shared[2 * w][thread] = plain[w];
+    shared[2 * w + 1][thread] = weighted[w];
+  }
+  __syncthreads();
+  int lane = thread % blockDim.x, w = thread / blockDim.x, channel = (blockIdx.x * blockDim.x + lane) * W + w;
+  if (w >= W || channel >= p.channels) return;
+  A total_plain = 0, total_weighted = 0;
+  for (int i = 0; i < step; i++) {
+    total_plain += shared[2 * w][i * blockDim.x + lane];
+    total_weighted += shared[2 * w + 1][i * blockDim.x + lane];
+  }
+  A* out = partial + size_t(blockIdx.y) * 2 * p.channels + channel;
+  out[0] = total_plain;
+  out[p.channels] = total_weighted;
+}
+
+template <class A>
+__device__ __forceinline__ void sums_finish(const A* __restrict__ partial, const A* __restrict__ variance,
+                                            A* __restrict__ dscale, A* __restrict__ dshift, const BatchNormParams& p) {
+  SHARED(A, plain, [8][32]);
+  SHARED(A, weighted, [8][32]);
+  int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
+  int chunks = (p.rows + p.span - 1) / p.span;
+  A a = 0, b = 0;
+  if (channel < p.channels) {
+    for (int chunk = y; chunk < chunks; chunk += 8) {
+      const A* in = partial + size_t(chunk) * 2 * p.channels + channel;
+      a += in[0];
+      b += in[p.channels];
+    }
+  }
+  plain[y][x] = a;
+  weighted[y][x] = b;
+  __syncthreads();
+  if (y != 0 || channel >= p.channels) return;
+  for (int i = 1; i < 8; i++) {
+    a += plain[i][x];
+    b += weighted[i][x];
+  }
+  dshift[channel] = a;
+  dscale[channel] = b * (A(1) / sqrt(variance[channel] + A(p.epsilon)));
+}
+
+template <class T, int W>
+__device__ __forceinline__ void backward(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
+                                         const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
+                                         const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
+                                         const Acc<T>* __restrict__ dscale, const Acc<T>* __restrict__ dshift,
+                                         T* __restrict__ dx, T* __restrict__ dresidual, const BatchNormParams& p) {
+  using A = Acc<T>;
+  int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int channel = thread % groups * W, first = thread / groups;
+  if (first >= p.span) return;
+  // dx = slope g - constant - (x - mean) linear; the last two are 0 with running statistics.
+  A centre[W], slope[W], offset[W], constant[W], linear[W];
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    Channel<A> c(mean, variance, scale, shift, channel + w, A(p.epsilon));
+    centre[w] = c.mean, slope[w] = c.slope, offset[w] = c.shift;
+    A part = c.slope * (A(1) / p.rows);
+    constant[w] = dshift ? part * dshift[channel + w] : A(0);
+    linear[w] = dscale ? part * dscale[channel + w] * c.inverse : A(0);
+  }
+  for (int row = first; row < p.rows; row += p.span) {
+    size_t at = size_t(row) * p.channels + channel;
+    Pack<T, W> gradient = load<T, W>(dy + at), in = {}, out = {};
+    if (x) in = load<T, W>(x + at);
+    if (y) out = load<T, W>(y + at);
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+      A centred = x ? to_acc(in.at[w]) - centre[w] : A(0);
+      A z = y ? to_acc(out.at[w]) : fma(centred, slope[w], offset[w]);
+      A g = !(p.flags & RELU) || z > 0 ? to_acc(gradient.at[w]) : A(0);
+      gradient.at[w] = from_acc<T>(g);
+      in.at[w] = from_acc<T>(slope[w] * g - (constant[w] + centred * linear[w]));
+    }
+    if (dx) store<T, W>(dx + at, in);
+    if (dresidual) store<T, W>(dresidual + at, gradient);
+  }
+}
+
+#define DISPATCH(T, call, ...)                             \
+  if (p.flags & VECTOR) {                                  \
+    call<T, 16 / int(sizeof(T))>(__VA_ARGS__);             \
+  } else {                                                 \
+    call<T, 1>(__VA_ARGS__);                               \
+  }
+
+#define BATCH_NORM(T, suffix)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_moments_##suffix(const T* x, Acc<T>* partial, BatchNormParams p) {                                   \
+    DISPATCH(T, moments, x, partial, p)                                                                               \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_moments_##suffix)                                                                          \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_forward_##suffix(const T* x, const T* residual, const Acc<T>* mean, const Acc<T>* variance,          \
+                                  const Acc<T>* scale, const Acc<T>* shift, T* y, BatchNormParams p) {                \
+    DISPATCH(T, forward, x, residual, mean, variance, scale, shift, y, p)                                             \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_forward_##suffix)                                                                          \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_sums_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,       \
+                               const Acc<T>* scale, const Acc<T>* shift, Acc<T>* partial, BatchNormParams p) {        \
+    DISPATCH(T, sums, x, y, dy, mean, variance, scale, shift, partial, p)                                             \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_sums_##suffix)                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_backward_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,   \
+                                   const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* dscale,                    \
+                                   const Acc<T>* dshift, T* dx, T* dresidual, BatchNormParams p) {                    \
+    DISPATCH(T, backward, x, y, dy, mean, variance, scale, shift, dscale, dshift, dx, dresidual, p)                   \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_backward_##suffix)
+FOR_FLOATS(BATCH_NORM)
+
+#define FINISH(A, suffix)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_moments_finish_##suffix(const A* partial, A* mean, A* biased, A* unbiased, BatchNormParams p) {      \
+    moments_finish<A>(partial, mean, biased, unbiased, p);                                                            \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_moments_finish_##suffix)                                                                   \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+      batch_norm_sums_finish_##suffix(const A* partial, const A* variance, A* dscale, A* dshift, BatchNormParams p) { \
+    sums_finish<A>(partial, variance, dscale, dshift, p);                                                             \
+  }                                                                                                                   \
+  KERNEL_EXPORT(batch_norm_sums_finish_##suffix)
+FINISH(float, f32)
+FINISH(double, f64)
