@@ -86,9 +86,8 @@ __device__ __forceinline__ void loss_tile(const T* features, const Acc<T>* vecto
       largest = Max()(largest, term[slot]);
       m += n[slot];
     }
+    // No lane leaves this sum before all have read their counts, which it adds: the next cell's zeros come later.
     m = warp_sum(m);
-    // The next cell's zeros must not overtake these reads.
-    __syncwarp();
     if (m == 0) {
       for (int c = lane; c < classes; c += 32) s[c] = 0;
       if (lane == 0) along[p] = 0;
