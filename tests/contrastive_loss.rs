@@ -1,13 +1,20 @@
 //! The contrastive loss: against METHOD.md's definition at full resolution, known cases, gradients, kernels.
 
 mod common;
+#[path = "golden/file.rs"]
+mod golden;
 
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
     ops,
 };
-use common::{Rng, all_devices, assert_same_bits, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{
+    Rng, all_devices, assert_same_bits, bytes_of, check_devices_at, check_gradients, of_dtype, value_and_gradients,
+    wide,
+};
+use golden::Golden;
+use ops::Prototypes;
 use proptest::prelude::*;
 
 /// Features [N,h,w,d], the features' and the other domain's labels [N,H,W], and the other domain's features.
@@ -211,6 +218,114 @@ fn the_number_of_threads_does_not_matter() {
     let (other, others) = run(5);
     assert_same_bits(&loss, &other, "loss");
     gradients.iter().zip(&others).for_each(|(a, b)| assert_same_bits(a, b, "gradient"));
+}
+
+/// Runs a forward and a backward pass on any device; an error instead of a panic, as barrier checks want it.
+fn run_on(case: &Case, device: &Device, dtype: DType) -> Result<Vec<u8>> {
+    let tape = Tape::new(device);
+    let vars = case.inputs(dtype, device).map(|input| tape.variable(input));
+    let loss = case.loss(&vars)?;
+    let gradients = tape.backward(&loss)?;
+    let [a, b] = [0, 1].map(|i| gradients.get(&vars[i]).cloned().unwrap());
+    Ok(bytes_of(&[loss.value().clone(), a, b]))
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    // More than one tile of pixels, channels, classes and chunks; then less than one of each.
+    for (extents, classes) in [
+        ([2, 9, 17, 70, 30, 41], 40),
+        ([1, 17, 18, 33, 60, 70], 5),
+        ([2, 3, 4, 76, 25, 31], 19),
+        ([1, 1, 1, 1, 1, 1], 1),
+    ] {
+        let case = Case::random(11, extents, classes);
+        for dtype in [DType::F32, DType::F64, DType::Bf16] {
+            check_devices_at(|v| case.loss(v), &case.inputs(dtype, &Device::cpu()));
+        }
+    }
+    let many = Case::random(12, [1, 8, 9, 10, 33, 20], 255);
+    check_devices_at(|v| many.loss(v), &many.inputs(DType::F32, &Device::cpu()));
+}
+
+#[test]
+fn kernels_take_zero_and_huge_vectors() {
+    let mut case = Case::random(13, [2, 5, 7, 40, 11, 13], 4);
+    case.features.iter_mut().take(17 * 40).for_each(|x| *x *= 1e30);
+    case.features[..80].fill(0.0);
+    case.other_features.iter_mut().for_each(|x| *x *= 1e25);
+    // Sizes so far apart have no common scale: finite gradients of the CPU's, each within its own.
+    let [want, got] = [Device::cpu(), bicl_emulator::device()]
+        .map(|device| value_and_gradients(|v| case.loss(v), &case.inputs(DType::F32, &device), None));
+    assert!((wide(&want.0)[0] - wide(&got.0)[0]).abs() < 1e-5);
+    for (want, got) in want.1.iter().zip(&got.1) {
+        for (want, got) in wide(want).chunks(40).zip(wide(got).chunks(40)) {
+            let size = want.iter().fold(0.0f64, |size, x| size.max(x.abs()));
+            want.iter().zip(got).for_each(|(want, got)| assert!((want - got).abs() <= 1e-4 * size + 1e-42));
+        }
+    }
+}
+
+#[test]
+fn every_barrier_is_needed() {
+    let case = Case::random(14, [1, 9, 9, 40, 20, 23], 36);
+    for file in ["kernels/contrastive_loss.cu", "kernels/include/tile_product.cuh"] {
+        bicl_emulator::check_barriers(file, |device| run_on(&case, device, DType::F32)).unwrap();
+    }
+}
+
+#[test]
+fn pytorch_agrees() {
+    let golden = Golden::open("contrastive_loss");
+    for name in golden.cases() {
+        let case = golden.case(&name);
+        for (device, dtype) in all_devices().into_iter().flat_map(|d| [(d.clone(), DType::F64), (d, DType::F32)]) {
+            let tape = Tape::new(&device);
+            let variable = |name: &str| tape.variable(case.real(name, dtype).to_device(&device).unwrap());
+            let bytes = |name: &str| case.bytes(name).to_device(&device).unwrap();
+            let (features, vectors) = (variable("features"), variable("vectors"));
+            let counts = case.counts("present").to_device(&device).unwrap();
+            let prototypes = Prototypes { vectors: vectors.clone(), counts };
+            let loss = ops::contrastive_loss(&features, &bytes("labels"), &prototypes, &bytes("overlap"), 0.1).unwrap();
+            case.expect("loss", &loss.value().reshape(&[1]).unwrap());
+            let gradients = tape.backward(&loss).unwrap();
+            case.expect("dfeatures", gradients.get(&features).unwrap());
+            case.expect("dvectors", gradients.get(&vectors).unwrap());
+        }
+    }
+}
+
+#[test]
+fn pytorch_agrees_in_both_directions() {
+    let golden = Golden::open("bidirectional");
+    for name in golden.cases() {
+        let case = golden.case(&name);
+        for (device, dtype) in all_devices().into_iter().flat_map(|d| [(d.clone(), DType::F64), (d, DType::F32)]) {
+            let tape = Tape::new(&device);
+            let variable = |name: &str| tape.variable(case.real(name, dtype).to_device(&device).unwrap());
+            let bytes = |name: &str| case.bytes(name).to_device(&device).unwrap();
+            let vars = [variable("source"), variable("target")];
+            let labels = [bytes("source_labels"), bytes("target_labels")];
+            let [_, h, w, _] = vars[0].value().dims("test").unwrap();
+            let overlap = bytes("overlap");
+            let low = labels.each_ref().map(|labels| ops::resize_labels_nearest(labels, h, w).unwrap());
+            case.expect("source_low", &low[0]);
+            case.expect("target_low", &low[1]);
+            let prototypes = [0, 1].map(|i| ops::masked_average_pool(&vars[i], &low[i], overlap.shape()[1]).unwrap());
+            let shared = ops::class_overlap(&prototypes[0].counts, &prototypes[1].counts).unwrap();
+            case.expect("overlap", &shared);
+            let term =
+                |i: usize| ops::contrastive_loss(&vars[i], &labels[i], &prototypes[1 - i], &shared, 0.1).unwrap();
+            let (forward, backward) = (term(1), term(0));
+            case.expect("forward", &forward.value().reshape(&[1]).unwrap());
+            case.expect("backward", &backward.value().reshape(&[1]).unwrap());
+            let scaled = ops::weighted_sum(&[(&forward, 0.1), (&backward, 0.2)]).unwrap();
+            let gradients = tape.backward(&scaled).unwrap();
+            case.expect("total", &scaled.value().reshape(&[1]).unwrap());
+            case.expect("dsource", gradients.get(&vars[0]).unwrap());
+            case.expect("dtarget", gradients.get(&vars[1]).unwrap());
+        }
+    }
 }
 
 fn hold_against_reference(case: &Case, device: &Device, dtype: DType, tolerance: f64) {

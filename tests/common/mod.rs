@@ -250,3 +250,43 @@ pub fn check_devices(op: impl Fn(&[Var]) -> Result<Var>, shapes: &[&[usize]], dt
         }
     }
 }
+
+/// Runs `op` at `inputs` (on the CPU, of any float dtypes) there and on every device with kernels: value and gradients
+/// must agree within 2e-5 (f32), 1e-11 (f64) or 1e-2 (bf16) of their largest magnitude, and all schedules of the
+/// emulator bit for bit. `op` moves whatever else it needs to the device of the variables.
+#[track_caller]
+pub fn check_devices_at(op: impl Fn(&[Var]) -> Result<Var>, inputs: &[Tensor]) {
+    let all = |inputs: &[Tensor]| {
+        let (value, mut gradients) = value_and_gradients(&op, inputs, None);
+        gradients.push(value);
+        gradients
+    };
+    let want = all(inputs);
+    let mut first: Option<Vec<Tensor>> = None;
+    for device in kernel_devices() {
+        let moved: Vec<Tensor> = inputs.iter().map(|input| input.to_device(&device).unwrap()).collect();
+        let got = all(&moved);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let share = match want.dtype() {
+                DType::F64 => 1e-11,
+                DType::Bf16 => 1e-2,
+                _ => 2e-5,
+            };
+            let bound = share * wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));
+            let what = if i < inputs.len() { format!("gradient {i}") } else { "value".to_owned() };
+            assert_eq!(got.dtype(), want.dtype(), "{what}");
+            assert_close(got, want, Tolerance::new(bound, 0.0), &what);
+        }
+        if device.is_emulated() {
+            match &first {
+                None => first = Some(got),
+                Some(first) => first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, "schedules")),
+            }
+        }
+    }
+}
+
+/// The bytes of tensors in host memory, one after the other: what barrier checks compare.
+pub fn bytes_of(tensors: &[Tensor]) -> Vec<u8> {
+    tensors.iter().flat_map(|tensor| wide(tensor).into_iter().flat_map(f64::to_le_bytes)).collect()
+}

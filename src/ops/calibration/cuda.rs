@@ -1,22 +1,42 @@
-//! Kernel launches.
+//! Launches of `kernels/calibration.cu`.
 
+use super::OP;
 use crate::{
-    Error, Result, Tensor,
-    tensor::{Declaration, Element},
+    Result, Tensor,
+    device::Launch,
+    kernels,
+    tensor::{Element, In, Inout, Out, Real, Val},
 };
 
-pub(crate) fn declarations() -> Vec<Declaration> {
-    Vec::new()
+kernels! { "calibration";
+    /// rho + xi.
+    fn calibrate<T in f32 | f64>(xi: In<T>, rho: In<T>, out: Out<T>, block: Val<i32>, count: Val<i32>);
+    /// xi towards the difference of the prototypes.
+    fn update_calibration<T in f32 | f64>(
+        xi: Inout<T>, rho_s: In<T>, counts_s: In<u32>, rho_t: In<T>, counts_t: In<u32>, keep: Val<T>, take: Val<T>,
+        pairs: Val<i32>, classes: Val<i32>, depth: Val<i32>);
 }
-pub(super) fn calibrate<T: Element>(_: &Tensor, _: &Tensor, _: &mut Tensor, _: [usize; 3]) -> Result<()> {
-    Err(Error::NoKernels)
+
+pub(super) fn add<T: Element>(xi: &Tensor, rho: &Tensor, out: &mut Tensor) -> Result<()> {
+    let (launch, block, count) = (Launch::linear(OP, out.len())?, xi.len() as i32, out.len() as i32);
+    // SAFETY: rho and out hold `count` elements, a multiple of xi's `block`; the launch covers them.
+    unsafe { calibrate::<T>(xi.device(), launch, xi, rho, out, block, count) }
 }
-pub(super) fn update<T: Element>(
-    _: &mut Tensor,
-    _: [&Tensor; 2],
-    _: [&Tensor; 2],
-    _: [usize; 3],
-    _: f64,
+
+pub(super) fn update<T: Real>(
+    xi: &mut Tensor,
+    [rho_s, rho_t]: [&Tensor; 2],
+    [counts_s, counts_t]: [&Tensor; 2],
+    extents: [usize; 3],
+    momentum: f64,
 ) -> Result<()> {
-    Err(Error::NoKernels)
+    let (device, launch) = (xi.device().clone(), Launch::linear(OP, xi.len())?);
+    let [pairs, classes, depth] = extents.map(|extent| extent as i32);
+    let (keep, take) = (T::of(momentum), T::of(1.0 - momentum));
+    // SAFETY: the operation checked all shapes; a thread an element of xi.
+    unsafe {
+        update_calibration::<T>(
+            &device, launch, xi, rho_s, counts_s, rho_t, counts_t, keep, take, pairs, classes, depth,
+        )
+    }
 }

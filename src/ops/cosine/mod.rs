@@ -12,6 +12,7 @@
 //! its gradient is 0. Norms are computed with a scale where squares would overflow.
 
 mod cpu;
+pub(crate) mod cuda;
 
 pub(super) use cpu::{CELLS, Gradients, add_partials, gradients, inverse_norm, similarities, unit_rows};
 
@@ -49,6 +50,9 @@ impl Extents {
         if vectors.dtype() != accumulator || !accumulator.is_float() {
             let (got, want) = (vectors.dtype(), features.dtype());
             return Err(Error::shape(op, format!("prototypes of dtype {got} do not fit features of dtype {want}")));
+        }
+        if features.is_empty() {
+            return Err(Error::shape(op, format!("features {:?} are empty", features.shape())));
         }
         if classes == 0 || classes > 255 {
             return Err(Error::shape(op, format!("{classes} classes; there must be 1 to 255")));

@@ -84,6 +84,9 @@ pub fn masked_average_pool_scoped(
     if labels.dtype() != DType::U8 {
         return Err(Error::DType { op: OP, got: labels.dtype(), want: "u8 for the labels" });
     }
+    if x.is_empty() {
+        return Err(Error::shape(OP, format!("features {:?} are empty", x.shape())));
+    }
     if classes == 0 || classes > 255 {
         return Err(Error::shape(OP, format!("{classes} classes; there must be 1 to 255")));
     }

@@ -1,25 +1,88 @@
-//! Kernel launches.
+//! Launches of `kernels/pixel_prototype_similarity.cu`.
 
+use half::bf16;
+
+use super::OP;
 use crate::{
-    Error, Result, Tensor,
-    tensor::{Declaration, Element},
+    Result, Tensor,
+    device::Launch,
+    kernels,
+    ops::cosine::{
+        Extents,
+        cuda::{DeviceGradients, device_gradients, row_norms, tile_launch, tiles},
+    },
+    tensor::{Element, In, Out, Val},
 };
 
-pub(crate) fn declarations() -> Vec<Declaration> {
-    Vec::new()
+kernels! { "pixel_prototype_similarity";
+    /// Similarities.
+    fn pixel_similarity<T in f32 | f64 | bf16>(
+        features: In<T>, vectors: In<T::Accumulator>, inverse: In<T::Accumulator>, vector_inverse: In<T::Accumulator>,
+        counts: In<u32>, s: Out<T::Accumulator>, cells: Val<i32>, depth: Val<i32>, classes: Val<i32>);
+    /// g, a, and b by tiles.
+    fn similarity_sums<T in f32 | f64>(
+        s: In<T>, ds: In<T>, counts: In<u32>, g: Out<T>, a: Out<T>, part: Out<T>, cells: Val<i32>, classes: Val<i32>);
+    /// b from its tiles.
+    fn sum_tiles<T in f32 | f64>(
+        part: In<T>, total: Out<T>, classes: Val<i32>, tiles: Val<i32>, count: Val<i32>);
 }
-use crate::ops::cosine::Extents;
-pub(super) fn forward<T: Element>(_: &Tensor, _: &Tensor, _: &Tensor, _: Extents) -> Result<Tensor> {
-    Err(Error::NoKernels)
+
+pub(super) fn forward<T: Element>(features: &Tensor, vectors: &Tensor, counts: &Tensor, e: Extents) -> Result<Tensor> {
+    let device = features.device();
+    let mut s = Tensor::empty(&[e.pairs, e.height, e.width, e.classes], T::Accumulator::DTYPE, device)?;
+    let (inverse, vector_inverse) = (row_norms::<T>(OP, features)?, row_norms::<T::Accumulator>(OP, vectors)?);
+    let [cells, depth, classes] = [e.cells(), e.depth, e.classes].map(|extent| extent as i32);
+    let launch = tile_launch(OP, e)?;
+    // SAFETY: the shapes are those of `e`, which the operation checked; a block a tile.
+    unsafe {
+        pixel_similarity::<T>(
+            device,
+            launch,
+            features,
+            vectors,
+            &inverse,
+            &vector_inverse,
+            counts,
+            &mut s,
+            cells,
+            depth,
+            classes,
+        )?;
+    }
+    Ok(s)
 }
+
 pub(super) fn backward<T: Element>(
-    _: &Tensor,
-    _: &Tensor,
-    _: &Tensor,
-    _: &Tensor,
-    _: &Tensor,
-    _: Extents,
-    _: [bool; 2],
+    [features, vectors, counts, s]: [&Tensor; 4],
+    ds: &Tensor,
+    e: Extents,
+    wanted: [bool; 2],
 ) -> Result<[Option<Tensor>; 2]> {
-    Err(Error::NoKernels)
+    let (device, dtype) = (features.device(), T::Accumulator::DTYPE);
+    let mut g = ds.empty_like()?;
+    let mut a = Tensor::empty(&[e.pairs, e.height, e.width], dtype, device)?;
+    let mut part = Tensor::empty(&[e.pairs, tiles(e), e.classes], dtype, device)?;
+    let mut b = Tensor::empty(&[e.pairs, e.classes], dtype, device)?;
+    let [cells, classes, tiles] = [e.cells(), e.classes, tiles(e)].map(|extent| extent as i32);
+    // SAFETY: s, ds and g have shape [N,h,w,C] (the tape checks the gradient's); a block a tile.
+    unsafe {
+        similarity_sums::<T::Accumulator>(
+            device,
+            tile_launch(OP, e)?,
+            s,
+            ds,
+            counts,
+            &mut g,
+            &mut a,
+            &mut part,
+            cells,
+            classes,
+        )?;
+    }
+    let (launch, count) = (Launch::linear(OP, b.len())?, b.len() as i32);
+    // SAFETY: `part` holds a row of classes for every tile; a thread an element of b.
+    unsafe { sum_tiles::<T::Accumulator>(device, launch, &part, &mut b, classes, tiles, count)? };
+    let inverse = row_norms::<T>(OP, features)?;
+    let from = DeviceGradients { extents: e, features, vectors, inverse: &inverse, g: &g, a: &a, b: &b, scale: None };
+    device_gradients::<T>(OP, &from, wanted)
 }

@@ -47,7 +47,7 @@ fn backward(saved: &[Tensor; 4], ds: &Tensor, extents: Extents, wanted: [bool; 2
     let [features, vectors, counts, s] = saved;
     if !features.device().is_cpu() {
         return with_float!(features.dtype(), OP, T =>
-            cuda::backward::<T>(features, vectors, counts, s, ds, extents, wanted));
+            cuda::backward::<T>([features, vectors, counts, s], ds, extents, wanted));
     }
     if features.dtype() == DType::Bf16 {
         let saved = [features.to_dtype(DType::F32)?, vectors.clone(), counts.clone(), s.clone()];

@@ -78,7 +78,7 @@ pub fn hybrid_labels(fixed: &Tensor, dynamic: &Tensor) -> Result<Tensor> {
     fixed.expect_same_device(dynamic, OP)?;
     let mut hybrid = Tensor::empty(fixed.shape(), DType::U8, fixed.device())?;
     if !fixed.device().is_cpu() {
-        cuda::hybrid(fixed, dynamic, &mut hybrid)?;
+        cuda::hybrid_labels(fixed, dynamic, [rows, columns, height, width], &mut hybrid)?;
         return Ok(hybrid);
     }
     cpu::hybrid(fixed, dynamic, [rows, columns, height, width], &mut hybrid)?;

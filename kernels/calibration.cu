@@ -1,0 +1,38 @@
+// Class-wise domain bias (METHOD.md, "Calibration"; equations: src/ops/calibration/mod.rs).
+//   calibrate            out[n][i] = rho[n][i] + xi[i]                                                    writes (=)
+//   update_calibration   xi[c][k] = m xi + (1 - m) mean of (rho_t - rho_s) over the pairs with both       in place
+// Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d.
+// Launch: a thread an element of out, or of xi, blocks of 256 in x.
+#include "dev.cuh"
+
+template <class A>
+__device__ __forceinline__ void update(A* xi, const A* rho_s, const uint32_t* counts_s, const A* rho_t,
+                                       const uint32_t* counts_t, A keep, A take, int pairs, int classes, int depth) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x, block = classes * depth;
+  if (i >= block) return;
+  A sum = 0, both = 0;
+  for (int pair = 0; pair < pairs; pair++) {
+    int row = pair * classes + i / depth;
+    if (counts_s[row] == 0 || counts_t[row] == 0) continue;
+    sum += rho_t[pair * block + i] - rho_s[pair * block + i];
+    both += 1;
+  }
+  if (both > 0) xi[i] = keep * xi[i] + take * (sum / both);
+}
+
+#define CALIBRATION(A, suffix)                                                                                         \
+  extern "C" __global__ void calibrate_##suffix(const A* __restrict__ xi, const A* __restrict__ rho,                   \
+                                                A* __restrict__ out, int block, int count) {                           \
+    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                                     \
+    if (i < count) out[i] = rho[i] + xi[i % block];                                                                    \
+  }                                                                                                                    \
+  KERNEL_EXPORT(calibrate_##suffix)                                                                                    \
+  extern "C" __global__ void update_calibration_##suffix(                                                              \
+      A* __restrict__ xi, const A* __restrict__ rho_s, const uint32_t* __restrict__ counts_s,                          \
+      const A* __restrict__ rho_t, const uint32_t* __restrict__ counts_t, A keep, A take, int pairs, int classes,      \
+      int depth) {                                                                                                     \
+    update(xi, rho_s, counts_s, rho_t, counts_t, keep, take, pairs, classes, depth);                                   \
+  }                                                                                                                    \
+  KERNEL_EXPORT(update_calibration_##suffix)
+CALIBRATION(float, f32)
+CALIBRATION(double, f64)
