@@ -1,9 +1,10 @@
 //! The class of the largest logit at each pixel.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use super::cross_entropy::check_classes;
-use crate::{DType, Result, Tensor, with_real};
+use crate::{DType, Result, Tensor, with_float, with_real};
 
 const OP: &str = "argmax";
 
@@ -22,6 +23,9 @@ const OP: &str = "argmax";
 pub fn argmax(logits: &Tensor) -> Result<Tensor> {
     let [_, _, _, classes] = logits.dims(OP)?;
     check_classes(OP, classes)?;
+    if !logits.device().is_cpu() {
+        return with_float!(logits.dtype(), OP, T => cuda::labels::<T>(logits, classes));
+    }
     if logits.dtype() == DType::Bf16 {
         return argmax(&logits.to_dtype(DType::F32)?);
     }

@@ -4,8 +4,9 @@
 //! Over no pixel it is 0 with zero gradient, never NaN.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "cross_entropy";
 
@@ -34,6 +35,14 @@ pub fn cross_entropy(logits: &Var, labels: &Tensor) -> Result<Var> {
     check_classes(OP, classes)?;
     labels.expect_shape(&[n, h, w], OP, "labels")?;
     x.expect_same_device(labels, OP)?;
+    if !x.device().is_cpu() {
+        let (loss, labelled) = with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, labels, classes))?;
+        let (x, labels) = (x.clone(), labels.clone());
+        return Var::record(OP, loss, [logits], move |seed, _| {
+            let dx = cuda_backward(&x, &labels, &labelled, classes, &seed)?;
+            Ok([Some(dx)])
+        });
+    }
     let count = count_labels(OP, labels, classes)?;
     let wide = if x.dtype() == DType::Bf16 { x.to_dtype(DType::F32)? } else { x.clone() };
     let loss = with_real!(wide.dtype(), OP, T => cpu::forward::<T>(&wide, labels, classes, count))?;
@@ -42,6 +51,10 @@ pub fn cross_entropy(logits: &Var, labels: &Tensor) -> Result<Var> {
         let dx = with_real!(wide.dtype(), OP, T => cpu::backward::<T>(&wide, &labels, classes, count, &gradient))?;
         Ok([Some(dx.to_dtype(dtype)?)])
     })
+}
+
+fn cuda_backward(x: &Tensor, labels: &Tensor, labelled: &Tensor, classes: usize, seed: &Tensor) -> Result<Tensor> {
+    with_float!(x.dtype(), OP, T => cuda::backward::<T>(x, labels, labelled, classes, seed))
 }
 
 /// Errors unless labels u8 can name the classes, with 255 left for pixels to ignore.

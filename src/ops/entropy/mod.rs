@@ -4,8 +4,9 @@
 //! -p_c (x_c - m - u): no logarithm of a probability, so a probability of 0 does no harm.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, autograd::Var, with_real};
+use crate::{DType, Error, Result, autograd::Var, with_float, with_real};
 
 const OP: &str = "entropy";
 
@@ -27,6 +28,14 @@ pub fn entropy(logits: &Var) -> Result<Var> {
     let [_, _, _, classes] = x.dims(OP)?;
     if classes == 0 {
         return Err(Error::shape(OP, format!("logits of shape {:?} hold no classes", x.shape())));
+    }
+    if !x.device().is_cpu() {
+        let loss = with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, classes))?;
+        let x = x.clone();
+        return Var::record(OP, loss, [logits], move |seed, _| {
+            let dx = with_float!(x.dtype(), OP, T => cuda::backward::<T>(&x, classes, &seed))?;
+            Ok([Some(dx)])
+        });
     }
     let wide = if x.dtype() == DType::Bf16 { x.to_dtype(DType::F32)? } else { x.clone() };
     let loss = with_real!(wide.dtype(), OP, T => cpu::forward::<T>(&wide, classes))?;

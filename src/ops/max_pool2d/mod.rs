@@ -4,10 +4,11 @@
 //! The forward pass keeps each maximum's place in its window in one byte; the backward pass gathers with it.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use std::ops::Range;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "max_pool2d";
 
@@ -118,6 +119,9 @@ impl Problem {
 }
 
 fn forward(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
+    if !x.device().is_cpu() {
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, problem));
+    }
     if x.dtype() == DType::Bf16 {
         let (y, places) = forward(&x.to_dtype(DType::F32)?, problem)?;
         return Ok((y.to_dtype(DType::Bf16)?, places));
@@ -126,6 +130,9 @@ fn forward(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
 }
 
 fn backward(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, places, problem));
+    }
     if dy.dtype() == DType::Bf16 {
         return backward(&dy.to_dtype(DType::F32)?, places, problem)?.to_dtype(DType::Bf16);
     }

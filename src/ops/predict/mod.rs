@@ -2,9 +2,10 @@
 //! one pass, for evaluation and for the static pseudo labels (METHOD.md). No gradient, no logits of full resolution.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use super::{cross_entropy::check_classes, upsample_bilinear::Resize};
-use crate::{DType, Error, Result, Tensor, with_real};
+use crate::{DType, Error, Result, Tensor, with_float, with_real};
 
 const OP: &str = "predict";
 
@@ -48,6 +49,9 @@ pub fn predict(logits: &Tensor, height: usize, width: usize, spec: PredictSpec<'
     if let Some(thresholds) = spec.thresholds.filter(|thresholds| thresholds.len() != resize.channels) {
         let (got, want) = (thresholds.len(), resize.channels);
         return Err(Error::shape(OP, format!("{got} thresholds for {want} classes; give one a class")));
+    }
+    if !logits.device().is_cpu() {
+        return with_float!(logits.dtype(), OP, T => cuda::prediction::<T>(logits, &resize, spec));
     }
     if logits.dtype() == DType::Bf16 {
         return on_cpu(&logits.to_dtype(DType::F32)?, &resize, spec);

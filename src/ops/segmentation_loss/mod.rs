@@ -12,13 +12,14 @@
 //! four logits around it with the weights of the interpolation.
 
 mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod math;
 
 use super::{
     cross_entropy::{check_classes, count_labels},
     upsample_bilinear::Resize,
 };
-use crate::{DType, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "segmentation_loss";
 
@@ -77,13 +78,38 @@ pub fn segmentation_loss(logits: &Var, labels: &Tensor, weights: SegmentationWei
     labels.expect_shape(&[images, height, width], OP, "labels")?;
     x.expect_same_device(labels, OP)?;
     let resize = Resize::new(OP, x, height, width)?;
+    if !x.device().is_cpu() && !labels.is_empty() {
+        return on_kernels(logits, labels, &resize, weights);
+    }
     let outcome = on_cpu(x, labels, &resize, weights, logits.is_tracked())?;
     let gradient = outcome.gradient;
     let total = Var::record(OP, outcome.total, [logits], move |seed, _| {
-        let gradient = gradient.ok_or_else(|| crate::Error::Internal(format!("{OP}: no gradient was computed")))?;
+        let gradient = gradient.ok_or_else(no_gradient)?;
         Ok([Some(scale(gradient, &seed)?)])
     })?;
     Ok(SegmentationLoss { total, cross_entropy: outcome.cross_entropy, entropy: outcome.entropy })
+}
+
+fn on_kernels(
+    logits: &Var,
+    labels: &Tensor,
+    resize: &Resize,
+    weights: SegmentationWeights,
+) -> Result<SegmentationLoss> {
+    let (x, tracked) = (logits.value(), logits.is_tracked());
+    let (scalars, parts) = with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, labels, resize, weights, tracked))?;
+    let [total, cross_entropy, entropy] = scalars;
+    let (shape, dtype) = (x.shape().to_vec(), x.dtype());
+    let total = Var::record(OP, total, [logits], move |seed, _| {
+        let parts = parts.ok_or_else(no_gradient)?;
+        let dx = with_float!(dtype, OP, T => cuda::backward::<T>(&parts, &shape, &seed))?;
+        Ok([Some(dx)])
+    })?;
+    Ok(SegmentationLoss { total, cross_entropy, entropy })
+}
+
+fn no_gradient() -> Error {
+    Error::Internal(format!("{OP}: no gradient was computed"))
 }
 
 struct Outcome {

@@ -7,10 +7,11 @@
 mod axis;
 mod band;
 mod cpu;
+pub(crate) mod cuda;
 
 pub(crate) use axis::{Axis, lerp};
 
-use crate::{DType, Result, Tensor, autograd::Var, with_real};
+use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "upsample_bilinear";
 
@@ -59,6 +60,9 @@ pub fn upsample_bilinear(x: &Var, height: usize, width: usize) -> Result<Var> {
 }
 
 fn forward(x: &Tensor, resize: &Resize) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, resize));
+    }
     if x.dtype() == DType::Bf16 {
         return forward(&x.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16);
     }
@@ -66,6 +70,9 @@ fn forward(x: &Tensor, resize: &Resize) -> Result<Tensor> {
 }
 
 fn backward(dy: &Tensor, resize: &Resize) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, resize));
+    }
     if dy.dtype() == DType::Bf16 {
         return backward(&dy.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16);
     }
