@@ -50,7 +50,6 @@ pub use segmentation_loss::{SegmentationLoss, SegmentationWeights, segmentation_
 pub use sgd::{SgdItem, all_finite, sgd_step};
 pub use transfer_labels::{hybrid_labels, transfer_labels};
 pub use upsample_bilinear::upsample_bilinear;
-
 pub use weighted_sum::weighted_sum;
 
 use crate::tensor::Declaration;
