@@ -239,10 +239,10 @@ impl<'a> Run<'a> {
             self.position.step += 1;
             self.position.total += 1;
             let done = self.position.step;
-            if done % self.config.log.log_every == 0 || done == length {
+            if done.is_multiple_of(self.config.log.log_every) || done == length {
                 self.log.record(&step_line(name, self.position.total, rate, &losses))?;
             }
-            if done % self.config.log.checkpoint_every == 0 && done < length {
+            if done.is_multiple_of(self.config.log.checkpoint_every) && done < length {
                 self.save()?;
             }
             let speed = progress.rate(done) * images as f64;
