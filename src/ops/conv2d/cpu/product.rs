@@ -108,7 +108,7 @@ pub(super) fn gathered_by_panels<T: Microkernels>(
                 let packed = packed.as_mut_slice::<T>()?;
                 let any = gather.pack(source, rows.clone(), span.clone(), packed, widest);
                 // Nothing but padding adds nothing; the output is written all the same.
-                if !any && !(last && !started) {
+                if !any && (started || !last) {
                     continue;
                 }
                 (packed.as_ptr(), widest)

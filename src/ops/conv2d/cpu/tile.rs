@@ -67,6 +67,7 @@ impl<T> Kernels<T> {
 /// The pointers of `tile` cover `ROWS` rows, `VECTORS` vectors and `depth` products at the given distances, C apart
 /// from the rest; the processor has the vector's instructions.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // Rows and vectors index registers and addresses alike.
 unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(tile: &Tile<V::Scalar>) {
     // SAFETY: every access lies in the extents that the caller vouches for.
     unsafe {
