@@ -74,7 +74,6 @@ pub(super) mod x86 {
                 unsafe fn zero() -> Self {
                     Self(unsafe { $zero() })
                 }
-                // SAFETY (here and below): the caller's contract, and its instruction set.
                 #[inline(always)]
                 unsafe fn load(from: *const $scalar) -> Self {
                     Self(unsafe { $load(from) })
