@@ -103,11 +103,22 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) {
     command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels/include"]);
     command.args(targets.iter().map(|target| format!("-gencode={target}")));
     command.arg("-o").arg(out.join(format!("{name}.fatbin"))).arg(source);
+    // The PTX is on the way to the fatbin anyway; tests/abi.rs reads the kernels' parameters from it.
+    let kept = out.join(format!("{name}.keep"));
+    fs::create_dir_all(&kept).unwrap_or_else(|error| fail(&format!("{}: {error}", kept.display())));
+    command.arg("-keep").arg("-keep-dir").arg(&kept);
     let run = command.output().unwrap_or_else(|error| fail(&format!("{}: {error}", nvcc.display())));
     let log = String::from_utf8_lossy(&run.stderr);
     if !run.status.success() {
         fail(&format!("nvcc {} failed:\n{log}", source.display()));
     }
+    let architecture = if name.ends_with("_sm90") { "90a" } else { "80" };
+    let ptx = kept.join(format!("{name}.compute_{architecture}.ptx"));
+    if let Err(error) = fs::copy(&ptx, out.join(format!("{name}.ptx"))) {
+        fail(&format!("{}: {error}", ptx.display()));
+    }
+    // Only a saving of space: the next build writes the folder again.
+    let _ = fs::remove_dir_all(&kept);
     // Registers, spills and shared memory of every kernel, for tools/ptxas-table.sh.
     write(&out.join(format!("{name}.ptxas")), &log);
 }

@@ -7,7 +7,10 @@ use bicl::{
     autograd::{Tape, Var},
     ops::{self, Conv2dSpec},
 };
-use common::{Rng, Tolerance, assert_close, assert_same_bits, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{
+    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, of_dtype,
+    value_and_gradients, wide,
+};
 use proptest::prelude::*;
 
 /// A problem: shapes and spec.
@@ -156,16 +159,76 @@ proptest! {
 
 #[test]
 fn known_values() {
-    let device = Device::cpu();
-    let x = Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], &[1, 3, 3, 1], &device).unwrap();
-    let w = Tensor::from_vec(vec![1.0f32, 10.0, 100.0, 1000.0], &[1, 2, 2, 1], &device).unwrap();
-    let bias = Tensor::from_vec(vec![0.5f32], &[1], &device).unwrap();
+    all_devices().iter().for_each(known_values_on);
+}
+
+fn known_values_on(device: &Device) {
+    let x = Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], &[1, 3, 3, 1], device).unwrap();
+    let w = Tensor::from_vec(vec![1.0f32, 10.0, 100.0, 1000.0], &[1, 2, 2, 1], device).unwrap();
+    let bias = Tensor::from_vec(vec![0.5f32], &[1], device).unwrap();
     let dilated = Conv2dSpec { dilation: [2, 2], ..Conv2dSpec::default() };
     let (y, gradients) = value_and_gradients(|v| ops::conv2d(&v[0], &v[1], v.get(2), &dilated), &[x, w, bias], None);
     assert_eq!(wide(&y), [9731.5]);
     assert_eq!(wide(&gradients[0]), [1.0, 0.0, 10.0, 0.0, 0.0, 0.0, 100.0, 0.0, 1000.0]);
     assert_eq!(wide(&gradients[1]), [1.0, 3.0, 7.0, 9.0]);
     assert_eq!(wide(&gradients[2]), [1.0]);
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    for case in kinds() {
+        let (x, filter) = (case.x, case.filter());
+        let mut shapes: Vec<&[usize]> = vec![&x, &filter];
+        if case.bias {
+            shapes.push(&case.w[..1]);
+        }
+        check_devices(|v| case.run(v), &shapes, &[DType::F32, DType::F64, DType::Bf16], true);
+    }
+}
+
+/// Enough tiles for the wide kernels in every direction, and several ranges of the weight gradient.
+#[test]
+fn wide_kernels_match_the_cpu() {
+    let cases = [
+        case([4, 130, 66, 4], [64, 1, 1], 1, 0, 1, true),
+        case([4, 130, 66, 64], [4, 1, 1], 1, 0, 1, false),
+        case([2, 9, 8, 30], [40, 3, 3], 1, 1, 1, false),
+    ];
+    for case in cases {
+        let mut rng = Rng(11);
+        let inputs = case.inputs(|shape| rng.integers(shape, DType::F32, &Device::cpu()));
+        let dy = rng.integers(&case.output(), DType::F32, &Device::cpu());
+        let (y, gradients) = value_and_gradients(|v| case.run(v), &inputs, Some(&dy));
+        for device in all_devices().iter().filter(|device| !device.is_cpu()) {
+            let moved: Vec<_> = inputs.iter().map(|input| input.to_device(device).unwrap()).collect();
+            let seed = dy.to_device(device).unwrap();
+            let (got, got_gradients) = value_and_gradients(|v| case.run(v), &moved, Some(&seed));
+            assert_close(&got, &y, Tolerance::EXACT, "output");
+            got_gradients.iter().zip(&gradients).for_each(|(a, b)| assert_close(a, b, Tolerance::EXACT, "gradient"));
+        }
+    }
+}
+
+#[test]
+fn every_barrier_is_needed() {
+    let case = case([1, 12, 12, 20], [36, 3, 3], 1, 1, 1, true);
+    let run = |device: &Device| {
+        let mut rng = Rng(13);
+        let inputs = case.inputs(|shape| rng.reals(shape, DType::F32, device));
+        let dy = rng.reals(&case.output(), DType::F32, device);
+        let tape = Tape::new(device);
+        let vars: Vec<Var> = inputs.into_iter().map(|input| tape.variable(input)).collect();
+        let y = case.run(&vars)?;
+        let gradients = tape.backward_with(&y, dy)?;
+        let mut bits = Vec::new();
+        for tensor in std::iter::once(y.value()).chain(vars.iter().filter_map(|var| gradients.get(var))) {
+            bits.extend(tensor.to_vec::<f32>()?.iter().flat_map(|value| value.to_ne_bytes()));
+        }
+        Ok(bits)
+    };
+    for file in ["kernels/include/conv_simt.cuh", "kernels/conv2d.cu"] {
+        bicl_emulator::check_barriers(file, run).unwrap();
+    }
 }
 
 #[test]

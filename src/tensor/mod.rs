@@ -39,7 +39,7 @@ impl Tensor {
 
     /// As [`Tensor::from_vec`], from borrowed data.
     pub fn from_slice<T: Element>(data: &[T], shape: &[usize], device: &Device) -> Result<Self> {
-        if data.len() != shape.iter().product::<usize>() {
+        if Some(data.len()) != elements(shape) {
             return Err(Error::shape("tensor", format!("{} elements do not fill the shape {shape:?}", data.len())));
         }
         let mut tensor = Self::empty(shape, T::DTYPE, device)?;
@@ -56,7 +56,8 @@ impl Tensor {
 
     /// Every element `value`, of a float dtype.
     pub fn full(shape: &[usize], value: f64, dtype: DType, device: &Device) -> Result<Self> {
-        let count = shape.iter().product();
+        // Before the host's copy is made, whose size may be absurd.
+        let count = Self::bytes(shape, dtype)? / dtype.size();
         match dtype {
             DType::F64 => Self::from_vec(vec![value; count], shape, device),
             DType::F32 => Self::from_vec(vec![value as f32; count], shape, device),
@@ -67,11 +68,15 @@ impl Tensor {
 
     /// Memory to be written whole: its content is arbitrary, and NaN where kernels are under test.
     pub fn empty(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
-        let count = shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
-        let bytes = count.filter(|&bytes| bytes <= isize::MAX as usize / 2);
-        let bytes = bytes.ok_or_else(|| Error::shape("tensor", format!("shape {shape:?} does not fit memory")))?;
+        let bytes = Self::bytes(shape, dtype)?;
         let buffer = Arc::new(device.allocate(bytes)?);
         Ok(Self { buffer, shape: shape.to_vec(), dtype, device: device.clone() })
+    }
+
+    fn bytes(shape: &[usize], dtype: DType) -> Result<usize> {
+        let bytes = elements(shape).and_then(|count| count.checked_mul(dtype.size()));
+        let bytes = bytes.filter(|&bytes| bytes <= isize::MAX as usize / 2);
+        bytes.ok_or_else(|| Error::shape("tensor", format!("shape {shape:?} does not fit memory")))
     }
 
     /// An uninitialised tensor like this one.
@@ -112,7 +117,7 @@ impl Tensor {
 
     /// The same elements under another shape of the same size; shares the memory.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.len() {
+        if elements(shape) != Some(self.len()) {
             return Err(Error::shape("reshape", format!("{:?} cannot become {shape:?}", self.shape)));
         }
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
@@ -212,6 +217,11 @@ impl Tensor {
         }
         Arc::get_mut(&mut self.buffer).ok_or_else(|| Error::Internal("a fresh buffer is shared".into()))
     }
+}
+
+/// How many elements a shape has; `None` where the number does not fit.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent))
 }
 
 impl fmt::Debug for Tensor {

@@ -7,6 +7,7 @@
 //! dw[k,r,s,c] = sum over n,p,q of dy[n,p,q,k] x[..]; db[k] = sum over n,p,q of dy[n,p,q,k].
 //! Every sum runs in an order fixed by the shapes alone.
 
+mod algorithm;
 mod cpu;
 pub(crate) mod cuda;
 mod params;

@@ -67,7 +67,7 @@ impl<T> Kernels<T> {
 /// The pointers of `tile` cover `ROWS` rows, `VECTORS` vectors and `depth` products at the given distances, C apart
 /// from the rest; the processor has the vector's instructions.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "constant bounds unroll into registers; the indices are addresses too")]
+#[allow(clippy::needless_range_loop)] // Rows and vectors index registers and addresses alike.
 unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(tile: &Tile<V::Scalar>) {
     // SAFETY: every access lies in the extents that the caller vouches for.
     unsafe {

@@ -1,0 +1,28 @@
+//! Every operation, by shape: forward and each gradient, verified before it is timed.
+//!
+//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]] [--filter TEXT] [--json FILE]
+//!
+//! An operation adds its rows with one line in `main` and a file in benches/kernels/. On a GPU times come from events,
+//! on the CPU from the clock; inputs rotate through more memory than the last-level cache holds; the median is
+//! printed, with the rate and its share of the ceiling: the copy rate measured at the start, or the matrix rate
+//! (of one large product on the CPU; of the data sheet on an H200, dense, ordinary units for f32 and f64).
+
+#[path = "kernels/conv2d.rs"]
+mod conv2d;
+#[path = "kernels/harness.rs"]
+mod harness;
+
+fn main() -> std::process::ExitCode {
+    let run = || {
+        let mut bench = harness::Bench::from_arguments()?;
+        conv2d::rows(&mut bench)?;
+        Ok::<(), bicl::Error>(())
+    };
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What all rows share: arguments, verification, timing, ceilings, table and JSON lines.
+
+use std::{fs::File, hint::black_box, io::Write, time::Instant};
+
+use bicl::{
+    DType, Device, Error, Result, Tensor,
+    autograd::{Tape, Var},
+};
+use half::bf16;
+
+/// Inputs and results of one timing rotate through at least this many bytes: more than any last-level cache here.
+const ROTATION: usize = 192 << 20;
+const MOST_SETS: usize = 16;
+
+/// What is timed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// The operation, without a tape.
+    Forward,
+    /// The gradient of one input, by its index.
+    Gradient(usize),
+    /// The gradients of all inputs together.
+    Backward,
+}
+
+/// One operation at one shape.
+pub struct Problem<'a> {
+    pub op: &'a str,
+    /// As the table shows it.
+    pub shape: String,
+    /// Shapes of the operands.
+    pub inputs: Vec<Vec<usize>>,
+    pub dtype: DType,
+    /// What to time, with the name of the row.
+    pub passes: &'a [(&'a str, Pass)],
+    /// Floating-point operations of one pass; 0 for work bound by memory.
+    pub operations: f64,
+    pub run: &'a dyn Fn(&[Var]) -> Result<Var>,
+}
+
+pub struct Bench {
+    pub device: Device,
+    filter: String,
+    json: Option<(String, File)>,
+    /// Bytes per second of a copy, read and written.
+    copy_rate: f64,
+}
+
+/// Deterministic reals in [-1, 1).
+fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<Tensor> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        // Xorshift (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    let tensor = match dtype {
+        DType::F64 => Tensor::from_vec(values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), shape, device)?,
+        DType::Bf16 => Tensor::from_vec(values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>(), shape, device)?,
+        _ => Tensor::from_vec(values, shape, device)?,
+    };
+    Ok(tensor)
+}
+
+fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
+    tensor.to_device(&Device::cpu())?.to_dtype(DType::F64)?.to_vec()
+}
+
+impl Bench {
+    pub fn from_arguments() -> Result<Self> {
+        let mut arguments = std::env::args().skip(1);
+        let (mut device, mut filter, mut json) = (Device::best(), String::new(), None);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| Error::Config(format!("{argument} needs a value")));
+            match argument.as_str() {
+                "--device" => device = value()?.parse()?,
+                "--filter" => filter = value()?,
+                "--json" => {
+                    let path = value()?;
+                    let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
+                    json = Some((path, file));
+                }
+                // Cargo passes this one.
+                "--bench" => {}
+                other => {
+                    let known = "--device, --filter and --json";
+                    return Err(Error::Config(format!("unknown argument {other:?}; {known} are known")));
+                }
+            }
+        }
+        let mut bench = Self { device, filter, json, copy_rate: 0.0 };
+        bench.copy_rate = bench.measure_copy()?;
+        println!("device {}, copy {:.0} GB/s (read + write)", bench.name()?, bench.copy_rate / 1e9);
+        println!(
+            "{:<10} {:<9} {:<44} {:<5} {:>10} {:>9} {:>9} {:>6}",
+            "op", "pass", "shape", "dtype", "median us", "GB/s", "GFLOP/s", "of max"
+        );
+        Ok(bench)
+    }
+
+    fn name(&self) -> Result<String> {
+        self.device.as_cuda().map_or_else(|| Ok(self.device.to_string()), |cuda| cuda.name())
+    }
+
+    /// Seconds of `work` on the device.
+    fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        if let Some(cuda) = self.device.as_cuda() {
+            return Ok(f64::from(cuda.time(work)?) * 1e-3);
+        }
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn measure_copy(&self) -> Result<f64> {
+        let bytes = if self.device.is_cuda() { 1 << 30 } else { 256 << 20 };
+        let source = Tensor::zeros(&[bytes], DType::U8, &self.device)?;
+        let mut times = Vec::new();
+        for _ in 0..8 {
+            times.push(self.time(|| source.duplicate().map(|copy| drop(black_box(copy))))?);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(2.0 * bytes as f64 / times[times.len() / 2])
+    }
+
+    /// Floating-point operations a second at most, where they are known.
+    fn matrix_rate(&self, dtype: DType) -> Option<f64> {
+        // NVIDIA H200 Tensor Core GPU data sheet, SXM, dense; f32 and f64 without tensor cores.
+        let h200 = self.device.as_cuda().and_then(|cuda| cuda.name().ok()).is_some_and(|name| name.contains("H200"));
+        h200.then_some(match dtype {
+            DType::F64 => 34e12,
+            DType::F32 => 67e12,
+            _ => 989e12,
+        })
+    }
+
+    /// Verifies and times every pass of a problem.
+    pub fn problem(&mut self, problem: &Problem) -> Result<()> {
+        for &(name, pass) in problem.passes {
+            let label = format!("{} {name} {} {}", problem.op, problem.shape, problem.dtype);
+            if label.contains(&self.filter) {
+                self.verify(problem, pass, &label)?;
+                self.measure(problem, name, pass)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inputs of rotation `set` and, for gradients, the output's gradient.
+    fn inputs(&self, problem: &Problem, set: usize, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+        let draw = |(i, shape): (usize, &Vec<usize>)| {
+            // Drawn in the stored type, so that both sides of the comparison see the same numbers.
+            random(shape, problem.dtype, (set * 16 + i) as u64 + 1, &Device::cpu())?.to_dtype(dtype)?.to_device(device)
+        };
+        problem.inputs.iter().enumerate().map(draw).collect()
+    }
+
+    /// Everything before the pass; what comes back runs it.
+    fn prepare(
+        &self,
+        problem: &Problem,
+        pass: Pass,
+        inputs: &[Tensor],
+    ) -> Result<Box<dyn FnOnce() -> Result<Vec<Tensor>>>> {
+        let tape = Tape::new(inputs[0].device());
+        let tracked = |i: usize| pass == Pass::Backward || pass == Pass::Gradient(i);
+        let var = |(i, input): (usize, &Tensor)| {
+            if tracked(i) { tape.variable(input.clone()) } else { tape.constant(input.clone()) }
+        };
+        let vars: Vec<Var> = inputs.iter().enumerate().map(var).collect();
+        let output = (problem.run)(&vars)?;
+        let value = output.value();
+        let seed = random(value.shape(), problem.dtype, 99, &Device::cpu())?;
+        let seed = seed.to_dtype(value.dtype())?.to_device(value.device())?;
+        Ok(Box::new(move || {
+            let mut gradients = tape.backward_with(&output, seed)?;
+            Ok(vars.iter().filter_map(|var| gradients.take(var)).collect())
+        }))
+    }
+
+    fn forward(&self, problem: &Problem, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let tape = Tape::new(inputs[0].device());
+        let vars: Vec<Var> = inputs.iter().map(|input| tape.constant(input.clone())).collect();
+        Ok(vec![(problem.run)(&vars)?.value().clone()])
+    }
+
+    fn results(&self, problem: &Problem, pass: Pass, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        if pass == Pass::Forward { self.forward(problem, inputs) } else { self.prepare(problem, pass, inputs)?() }
+    }
+
+    /// Against the CPU in f32 (a GPU) or f64 (the CPU).
+    fn verify(&self, problem: &Problem, pass: Pass, label: &str) -> Result<()> {
+        let reference = if self.device.is_cpu() || problem.dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let got = self.results(problem, pass, &self.inputs(problem, 0, problem.dtype, &self.device)?)?;
+        let want = self.results(problem, pass, &self.inputs(problem, 0, reference, &Device::cpu())?)?;
+        let bound = if problem.dtype == DType::Bf16 { 1e-2 } else { 1e-4 };
+        for (got, want) in got.iter().zip(&want) {
+            let (got, want) = (wide(got)?, wide(want)?);
+            let scale = want.iter().fold(1e-30f64, |scale, value| scale.max(value.abs()));
+            let error = got
+                .iter()
+                .zip(&want)
+                .map(|(g, w)| (g - w).abs() / scale)
+                .fold(0.0, |a: f64, b| if b.is_nan() { f64::INFINITY } else { a.max(b) });
+            if error > bound {
+                return Err(Error::Internal(format!(
+                    "{label}: differs from the CPU by {error:.1e} of the largest value"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, problem: &Problem, name: &str, pass: Pass) -> Result<()> {
+        let first = self.inputs(problem, 0, problem.dtype, &self.device)?;
+        let output = self.forward(problem, &first)?[0].len() * problem.dtype.size();
+        let size = |shape: &Vec<usize>| shape.iter().product::<usize>() * problem.dtype.size();
+        // Every operand, and the output or its gradient, pass once.
+        let bytes = problem.inputs.iter().map(size).sum::<usize>() + output;
+        let sets = ROTATION.div_ceil(bytes).clamp(2, MOST_SETS);
+        let mut inputs = vec![first];
+        for set in 1..sets {
+            inputs.push(self.inputs(problem, set, problem.dtype, &self.device)?);
+        }
+        let mut times = Vec::new();
+        let start = Instant::now();
+        // The first two rounds warm up.
+        while times.len() < 12 || (start.elapsed().as_secs_f64() < 0.5 && times.len() < 200) {
+            let inputs = &inputs[times.len() % sets];
+            let mut results = Vec::new();
+            times.push(if pass == Pass::Forward {
+                self.time(|| self.forward(problem, inputs).map(|all| results = all))?
+            } else {
+                let work = self.prepare(problem, pass, inputs)?;
+                self.device.synchronize()?;
+                self.time(|| work().map(|all| results = all))?
+            });
+            black_box(results);
+        }
+        let mut times = times.split_off(2);
+        times.sort_by(f64::total_cmp);
+        self.report(problem, name, times[times.len() / 2], bytes as f64)
+    }
+
+    fn report(&mut self, problem: &Problem, name: &str, seconds: f64, bytes: f64) -> Result<()> {
+        let (bandwidth, rate) = (bytes / seconds, problem.operations / seconds);
+        let by_memory = bandwidth / self.copy_rate;
+        let by_rate = self.matrix_rate(problem.dtype).map_or(0.0, |most| rate / most);
+        let share = by_memory.max(by_rate);
+        println!(
+            "{:<10} {name:<9} {:<44} {:<5} {:>10.1} {:>9.1} {:>9.1} {:>5.0}%",
+            problem.op,
+            problem.shape,
+            problem.dtype.to_string(),
+            seconds * 1e6,
+            bandwidth / 1e9,
+            rate / 1e9,
+            share * 100.0,
+        );
+        if let Some((path, file)) = &mut self.json {
+            let line = serde_json::json!({
+                "op": problem.op, "pass": name, "shape": problem.shape, "dtype": problem.dtype.to_string(),
+                "device": self.device.to_string(), "seconds": seconds, "bytes_per_second": bandwidth,
+                "operations_per_second": rate, "share_of_ceiling": share,
+            });
+            writeln!(file, "{line}").map_err(|error| Error::io(&*path, error))?;
+        }
+        Ok(())
+    }
+}
