@@ -13,6 +13,7 @@ mod run;
 mod samples;
 mod schedule;
 mod step;
+mod stepper;
 mod table;
 pub mod weights;
 
@@ -28,4 +29,5 @@ pub use presets::Preset;
 pub use run::{Outcome, RunOptions, train};
 pub use samples::colorize;
 pub use schedule::Schedule;
+pub use stepper::Stepper;
 pub use table::{scores_table, side_by_side};

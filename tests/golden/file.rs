@@ -20,7 +20,8 @@ fn widen<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
 
 impl Golden {
     pub fn open(file: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{file}.safetensors"));
+        // Relative to the package, where cargo runs tests, so that a test binary works in a copy of the folder too.
+        let path = Path::new("tests/golden").join(format!("{file}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let views = SafeTensors::deserialize(&bytes).unwrap();
         let read = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Packs everything that a GPU host without Rust needs to test and measure the kernels into target/gpu-bundle/:
+# the kernel tests, the benchmarks and the trainer as stripped release binaries, the goldens, the peer scripts, and run.sh.
+# Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh there, and take figures.json home.
+#
+#   tools/gpu-bundle.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() { printf 'gpu-bundle: %s\n' "$*" >&2; exit 1; }
+
+limit_mib=64
+bundle=target/gpu-bundle
+# Kernel tests are those that ask for the devices with kernels; tests of the command line need the repository.
+tests=$(grep -lE 'kernel_devices|all_devices|check_devices' tests/*.rs | xargs -n1 basename | sed 's/\.rs$//')
+[ -n "$tests" ] || die "no file in tests/ uses kernel devices"
+benches=
+for bench in kernels step; do
+  if [ -f "benches/$bench.rs" ]; then benches+=" $bench"; fi
+done
+
+# Prints "NAME EXECUTABLE" for the artifacts of one kind that a cargo command builds.
+artifacts() {
+  local kind=$1
+  shift
+  "$@" --features require-nvcc --message-format=json |
+    sed -n 's/.*"kind":\["'"$kind"'"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p'
+}
+
+# Copies "NAME EXECUTABLE" lines into a folder, stripped.
+place() {
+  local folder=$1 name path count=0
+  mkdir -p "$folder"
+  while read -r name path; do
+    strip -o "$folder/$name" "$path"
+    count=$((count + 1))
+  done
+  [ "$count" = "$2" ] || die "$folder: $count binaries, expected $2; cargo's messages are above"
+}
+
+rm -rf "$bundle"
+mkdir -p "$bundle/tools"
+artifacts bin cargo build --release --bin trainer | place "$bundle/bin" 1
+# shellcheck disable=SC2086 # one word each
+artifacts bench cargo bench --no-run $(printf -- '--bench %s ' $benches) | place "$bundle/benches" "$(wc -w <<<"$benches")"
+# shellcheck disable=SC2086
+artifacts test cargo test --release --no-run $(printf -- '--test %s ' $tests) | place "$bundle/tests/bin" "$(wc -w <<<"$tests")"
+
+cp -r tests/golden "$bundle/tests/golden"
+for script in bench_pytorch.py bicl_torch.py; do
+  if [ -f "tools/$script" ]; then cp "tools/$script" "$bundle/tools/"; fi
+done
+cp tools/gpu-bundle-run.sh "$bundle/run.sh"
+chmod +x "$bundle/run.sh"
+commit=$(git rev-parse HEAD)
+if [ -n "$(git status --porcelain)" ]; then commit+=-modified; fi
+echo "$commit" >"$bundle/commit"
+
+bytes=$(du -sb "$bundle" | cut -f1)
+du -ah "$bundle" | sort -h | tail -n 40
+[ "$bytes" -le $((limit_mib << 20)) ] || die "$bundle holds $((bytes >> 20)) MiB, more than $limit_mib"
+echo "gpu-bundle: $bundle, $((bytes >> 20)) MiB, commit $commit"

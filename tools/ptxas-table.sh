@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# What ptxas says about every kernel, as a markdown table: registers, spilled bytes (stores + loads), static shared memory,
+# constant bytes; with --sass also how many 16-byte accesses to global and shared memory the machine code holds.
+#
+#   tools/ptxas-table.sh [--sass] [FOLDER]
+#
+# FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under target/.
+# Exits 1 if a hot kernel spills. Hot is every kernel but the f64 instances, which serve gradient checks alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() { printf 'ptxas-table: %s\n' "$*" >&2; exit 2; }
+
+sass=
+folder=
+for argument; do
+  case $argument in
+    --sass) sass=1 ;;
+    -*) die "unknown option '$argument'; usage: tools/ptxas-table.sh [--sass] [FOLDER]" ;;
+    *) folder=$argument ;;
+  esac
+done
+if [ -z "$folder" ]; then
+  newest=$(ls -t target/*/build/bicl-*/out/*.ptxas 2>/dev/null | head -n 1) || true
+  [ -n "$newest" ] || die "no .ptxas under target/: run tools/setup-cuda.sh, then cargo build"
+  folder=$(dirname "$newest")
+fi
+# A renamed kernel file leaves its old .ptxas in OUT_DIR: only those of today's sources count.
+files=()
+for source in kernels/*.cu; do
+  name=$(basename "$source" .cu)
+  [ -s "$folder/$name.ptxas" ] || die "$folder/$name.ptxas is missing: build once more with nvcc in place"
+  [ "$folder/$name.ptxas" -nt "$source" ] || die "$folder/$name.ptxas is older than $source: build once more"
+  files+=("$folder/$name.ptxas")
+done
+
+vectors=$(mktemp)
+trap 'rm -f "$vectors"' EXIT
+if [ -n "$sass" ]; then
+  cuobjdump=$(PATH=.cuda/bin:${CUDA_HOME:+$CUDA_HOME/bin:}$PATH command -v cuobjdump) ||
+    die "no cuobjdump in .cuda/bin, CUDA_HOME or PATH: run tools/setup-cuda.sh"
+  for file in "${files[@]}"; do
+    PATH=$(dirname "$cuobjdump"):$PATH "$cuobjdump" -sass "${file%.ptxas}.fatbin" | awk '
+      /code for sm_/ { arch = $3 }
+      /Function : / { kernel = $3; seen[arch " " kernel] = 1 }
+      /(LDG|LDGSTS|LDG\.E)[.A-Z0-9]*\.128/ { ldg[arch " " kernel]++ }
+      /STG[.A-Z0-9]*\.128/ { stg[arch " " kernel]++ }
+      /LDS[.A-Z0-9]*\.128/ && !/LDGSTS/ { lds[arch " " kernel]++ }
+      END { for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0 }'
+  done >"$vectors"
+fi
+
+awk -v sass="$sass" -v vectors="$vectors" '
+  function value(text, unit,    parts) {
+    # The number before a unit, as in "4096 bytes smem"; 0 where the line has none.
+    if (match(text, "[0-9]+ " unit)) { split(substr(text, RSTART, RLENGTH), parts, " "); return parts[1] + 0 }
+    return 0
+  }
+  function constants(text,    sum, rest, parts) {
+    rest = text
+    while (match(rest, /[0-9]+ bytes cmem/)) {
+      split(substr(rest, RSTART, RLENGTH), parts, " "); sum += parts[1]; rest = substr(rest, RSTART + RLENGTH)
+    }
+    return sum + 0
+  }
+  BEGIN {
+    while ((getline line < vectors) > 0) { split(line, f, " "); wide[f[1] " " f[2]] = f[3] " | " f[4] " | " f[5] }
+    head = "| file | kernel | arch | registers | spill bytes | static shared | constant |"
+    rule = "|---|---|---|--:|--:|--:|--:|"
+    if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads |"; rule = rule "--:|--:|--:|" }
+    print head; print rule
+  }
+  /Compiling entry function/ {
+    split($0, quoted, "\047"); kernel = quoted[2]; arch = quoted[4]; spill = 0
+    file = FILENAME; sub(/.*\//, "", file); sub(/\.ptxas$/, "", file)
+  }
+  /bytes spill stores/ { spill = value($0, "bytes spill stores") + value($0, "bytes spill loads") }
+  /Used [0-9]+ registers/ {
+    match($0, /Used [0-9]+/); registers = substr($0, RSTART + 5, RLENGTH - 5)
+    row = "| " file " | " kernel " | " arch " | " registers " | " spill " | " value($0, "bytes smem") " | " constants($0) " |"
+    if (sass) row = row " " ((arch " " kernel) in wide ? wide[arch " " kernel] : "? | ? | ?") " |"
+    print row; kernels++
+    if (spill > 0 && kernel !~ /f64/) { hot = hot "\nptxas-table: " kernel " (" arch ") spills " spill " bytes"; bad++ }
+  }
+  END {
+    if (!kernels) { print "ptxas-table: the files name no kernel" > "/dev/stderr"; exit 2 }
+    printf "\nKernel images: %d; hot ones that spill: %d.\n", kernels, bad + 0
+    if (bad) { print substr(hot, 2) > "/dev/stderr"; exit 1 }
+  }' "${files[@]}"
