@@ -1,8 +1,6 @@
 //! The operations on the CPU against PyTorch 2.13: files in tests/golden, made by tools/goldens.py.
 
-#[allow(dead_code)]
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod file;
 

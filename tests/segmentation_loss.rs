@@ -20,8 +20,8 @@ fn fused(x: &Var, labels: &Tensor) -> Result<Var> {
 fn composition(x: &Tensor, labels: &Tensor) -> (f64, f64, Tensor) {
     let size = labels.shape();
     let up = |v: &[Var]| ops::upsample_bilinear(&v[0], size[1], size[2]);
-    let (ce, d_ce) = value_and_gradients(|v| ops::cross_entropy(&up(v)?, labels), &[x.clone()], None);
-    let (h, d_h) = value_and_gradients(|v| ops::entropy(&up(v)?), &[x.clone()], None);
+    let (ce, d_ce) = value_and_gradients(|v| ops::cross_entropy(&up(v)?, labels), std::slice::from_ref(x), None);
+    let (h, d_h) = value_and_gradients(|v| ops::entropy(&up(v)?), std::slice::from_ref(x), None);
     let gradient: Vec<f64> = wide(&d_ce[0]).iter().zip(wide(&d_h[0])).map(|(a, b)| 0.7 * a + 0.4 * b).collect();
     (wide(&ce)[0], wide(&h)[0], of_dtype(&gradient, x.shape(), x.dtype(), x.device()))
 }
@@ -63,8 +63,11 @@ fn no_labelled_pixel_leaves_the_entropy() {
     let x = Rng(1).reals(&[1, 3, 3, 4], DType::F32, &device);
     let labels = Tensor::from_vec(vec![255u8; 63], &[1, 7, 9], &device).unwrap();
     let alone = SegmentationWeights { cross_entropy: 1.0, entropy: 0.0 };
-    let (loss, dx) =
-        value_and_gradients(|v| Ok(ops::segmentation_loss(&v[0], &labels, alone)?.total), &[x.clone()], None);
+    let (loss, dx) = value_and_gradients(
+        |v| Ok(ops::segmentation_loss(&v[0], &labels, alone)?.total),
+        std::slice::from_ref(&x),
+        None,
+    );
     assert_eq!(wide(&loss), [0.0]);
     assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
     let (loss, dx) = value_and_gradients(|v| fused(&v[0], &labels), &[x], None);
@@ -96,7 +99,7 @@ fn the_gradient_scales_with_its_seed() {
     let device = Device::cpu();
     let x = Rng(1).reals(&[1, 3, 3, 4], DType::F32, &device);
     let labels = Rng(2).labels(&[1, 7, 9], 4, 5, &device);
-    let (_, once) = value_and_gradients(|v| fused(&v[0], &labels), &[x.clone()], None);
+    let (_, once) = value_and_gradients(|v| fused(&v[0], &labels), std::slice::from_ref(&x), None);
     let seed = of_dtype(&[4.0], &[], DType::F32, &device);
     let (_, four) = value_and_gradients(|v| fused(&v[0], &labels), &[x], Some(&seed));
     let want: Vec<f64> = wide(&once[0]).iter().map(|g| 4.0 * g).collect();
@@ -110,7 +113,7 @@ fn the_number_of_threads_does_not_matter() {
     let labels = Rng(10).labels(&[2, 70, 83], 19, 6, &device);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| value_and_gradients(|v| fused(&v[0], &labels), &[x.clone()], None))
+        pool.install(|| value_and_gradients(|v| fused(&v[0], &labels), std::slice::from_ref(&x), None))
     };
     let (loss, dx) = run(1);
     for threads in [2, 3, 7] {

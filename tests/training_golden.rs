@@ -2,9 +2,7 @@
 //! dynamic labels, calibration, gradients, SGD and schedule. Weights and inputs come from the generator that the
 //! script states.
 
-#[allow(dead_code)]
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod file;
 

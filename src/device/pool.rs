@@ -80,7 +80,7 @@ mod tests {
     fn classes_waste_at_most_an_eighth() {
         for bytes in (1..100_000).step_by(37).chain([1 << 30, (1 << 30) + 1]) {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 64 == 0);
+            assert!(class >= bytes && class.is_multiple_of(64));
             assert!(bytes < 512 || class - bytes <= bytes / 8, "{bytes} -> {class}");
         }
     }

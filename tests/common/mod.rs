@@ -214,12 +214,8 @@ pub fn check_devices(op: impl Fn(&[Var]) -> Result<Var>, shapes: &[&[usize]], dt
         for integers in [true, false] {
             let mut rng = Rng(7);
             let mut draw = |shape: &[usize]| {
-                let wide = if integers {
-                    rng.integers(shape, dtype, &Device::cpu())
-                } else {
-                    rng.reals(shape, dtype, &Device::cpu())
-                };
-                wide
+                let cpu = Device::cpu();
+                if integers { rng.integers(shape, dtype, &cpu) } else { rng.reals(shape, dtype, &cpu) }
             };
             let inputs: Vec<Tensor> = shapes.iter().map(|shape| draw(shape)).collect();
             let tape = Tape::new(&Device::cpu());

@@ -1,4 +1,5 @@
 //! Reads a golden file: safetensors written by tools/goldens.py.
+#![allow(dead_code)] // Each test binary uses its own part.
 
 use std::{collections::BTreeMap, path::Path};
 
