@@ -35,9 +35,9 @@ fn known_values() {
         assert!(wide(&y)[2].is_nan(), "NaN must show");
         assert_eq!(wide(&d[1])[..2], [1.0, 0.0]);
 
-        let (y, d) = value_and_gradients(|v| ops::scale(&v[0], -3.0), &[b.clone()], None);
+        let (y, d) = value_and_gradients(|v| ops::scale(&v[0], -3.0), std::slice::from_ref(&b), None);
         assert_eq!((wide(&y), wide(&d[0])), (vec![-6.0, 9.0, -3.0], vec![-3.0; 3]));
-        let (y, d) = value_and_gradients(|v| ops::sum(&v[0]), &[b.clone()], None);
+        let (y, d) = value_and_gradients(|v| ops::sum(&v[0]), std::slice::from_ref(&b), None);
         assert_eq!((y.shape(), wide(&y), wide(&d[0])), (&[][..], vec![0.0], vec![1.0; 3]));
         let (y, d) = value_and_gradients(|v| ops::mean(&v[0]), &[tensor(&[1.0, 2.0, 3.0, 6.0], &[2, 2])], None);
         assert_eq!((wide(&y), wide(&d[0])), (vec![3.0], vec![0.25; 4]));
@@ -74,7 +74,7 @@ fn gradients_match_differences() {
     let mut rng = Rng(22);
     check_gradients(|v| ops::add(&v[0], &v[1]), &[a.clone(), b.clone()], &mut rng, 100);
     check_gradients(|v| ops::add_relu(&v[0], &v[1]), &[a.clone(), b.clone()], &mut rng, 200);
-    check_gradients(|v| ops::scale(&v[0], 0.37), &[a.clone()], &mut rng, 100);
+    check_gradients(|v| ops::scale(&v[0], 0.37), std::slice::from_ref(&a), &mut rng, 100);
     check_gradients(scalars, &[a.clone(), b.clone()], &mut rng, 100);
     check_gradients(concat, &[a, narrow, b], &mut rng, 100);
 }
@@ -114,7 +114,7 @@ fn threads_do_not_matter() {
     let x = rng.reals(&[123_457], DType::F32, &Device::cpu());
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| value_and_gradients(|v| ops::mean(&v[0]), &[x.clone()], None))
+        pool.install(|| value_and_gradients(|v| ops::mean(&v[0]), std::slice::from_ref(&x), None))
     };
     let (y, d) = run(1);
     for threads in [2, 7] {

@@ -26,7 +26,7 @@ fn known_values() {
 #[test]
 fn equal_size_is_the_identity() {
     let x = Rng(3).reals(&[2, 5, 7, 3], DType::F32, &Device::cpu());
-    let (y, dx) = value_and_gradients(|v| ops::upsample_bilinear(&v[0], 5, 7), &[x.clone()], Some(&x));
+    let (y, dx) = value_and_gradients(|v| ops::upsample_bilinear(&v[0], 5, 7), std::slice::from_ref(&x), Some(&x));
     assert_same_bits(&y, &x, "forward");
     assert_same_bits(&dx[0], &x, "backward");
 }
@@ -65,7 +65,7 @@ proptest! {
         let device = Device::cpu();
         let x = rng.reals(&[n, h, w, c], DType::F64, &device);
         let g = rng.reals(&[n, height, width, c], DType::F64, &device);
-        let (y, dx) = value_and_gradients(|v| ops::upsample_bilinear(&v[0], height, width), &[x.clone()], Some(&g));
+        let (y, dx) = value_and_gradients(|v| ops::upsample_bilinear(&v[0], height, width), std::slice::from_ref(&x), Some(&g));
         let dot = |a: &Tensor, b: &Tensor| wide(a).iter().zip(wide(b)).map(|(a, b)| a * b).sum::<f64>();
         let (left, right) = (dot(&y, &g), dot(&x, &dx[0]));
         prop_assert!((left - right).abs() <= 1e-9 * (1.0 + left.abs()), "{left} {right}");
