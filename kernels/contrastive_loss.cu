@@ -165,7 +165,7 @@ __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* 
 }
 
 #define TILES(T, suffix)                                                                                                \
-  extern "C" __global__ void __launch_bounds__(128) contrastive_tiles_##suffix(                                         \
+  extern "C" __global__ void __launch_bounds__(128, 3) contrastive_tiles_##suffix(                                         \
       const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ vector_inverse,    \
       const uint32_t* __restrict__ counts, const uint8_t* __restrict__ labels, const uint8_t* __restrict__ overlap,     \
       Acc<T>* inverse, Acc<T>* g, Acc<T>* __restrict__ along, Acc<T>* __restrict__ tile_loss,                           \
@@ -177,7 +177,7 @@ __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* 
 FOR_FLOATS(TILES)
 
 #define LOSS_FINISH(A, suffix)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256) contrastive_finish_##suffix(                                        \
+  extern "C" __global__ void __launch_bounds__(256, 2) contrastive_finish_##suffix(                                        \
       const A* __restrict__ tile_loss, const uint32_t* __restrict__ tile_mass, const A* __restrict__ tile_b,            \
       A* __restrict__ loss, A* __restrict__ scale, A* __restrict__ b, LossProblem problem) {                            \
     loss_finish(tile_loss, tile_mass, tile_b, loss, scale, b, problem);                                                 \

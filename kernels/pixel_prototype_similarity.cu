@@ -47,7 +47,7 @@ __device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* co
 }
 
 #define SIMILARITY(T, suffix)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(128) pixel_similarity_##suffix(                                          \
+  extern "C" __global__ void __launch_bounds__(128, 4) pixel_similarity_##suffix(                                          \
       const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ inverse,           \
       const Acc<T>* __restrict__ vector_inverse, const uint32_t* __restrict__ counts, Acc<T>* __restrict__ s,           \
       int cells, int depth, int classes) {                                                                              \

@@ -1,6 +1,7 @@
 //! Class-wise domain bias of the prototypes.
 
 mod common;
+#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

@@ -1,6 +1,7 @@
 //! Prototypes, class overlap, and nearest-neighbour resizing of labels.
 
 mod common;
+#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

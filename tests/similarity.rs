@@ -1,6 +1,7 @@
 //! Pixel-prototype similarity.
 
 mod common;
+#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

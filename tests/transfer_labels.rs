@@ -1,6 +1,7 @@
 //! Dynamic labels by similarity with prototypes, and hybrid labels.
 
 mod common;
+#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 
