@@ -6,12 +6,12 @@
 //! ... --threads 2 --filter contrastive --json figures.jsonl
 //! ```
 //!
-//! Every row is first verified (finite losses; the same bits from the same start twice), warmed up, then timed: medians.
-//! A JSON line holds op, shape (NxHxWxC, pairs as 2+2), direction, dtype, device, threads, median_ms; tools/bench_pytorch.py
-//! times the same work in PyTorch under the same keys. Inputs come from a seeded generator: normal pixels, and labels in
-//! squares of 16 x 16 pixels of a random class, one in ten of them 255 (static target labels: seven in ten).
-//! Steps are timed by the wall clock around the synchronised device, uploads of the batch included; on a GPU the losses
-//! are timed by events.
+//! Every row is first verified (finite losses; the same bits from the same start twice), warmed up, then timed.
+//! A JSON line holds op, shape, direction, dtype, device (the key that tools/bench_pytorch.py shares, so that
+//! tools/join_bench.py can set both side by side), and ms (the median), least_ms, reps, threads, peak_mib.
+//! Inputs come from a seeded generator: normal pixels and features; labels in 9 x 9 regions of a random class, one in ten
+//! of them 255. Steps are timed by the wall clock around the synchronised device, uploads of the batch included; on a GPU
+//! the losses are timed by events.
 
 use std::{io::Write, path::PathBuf, time::Instant};
 
@@ -28,8 +28,14 @@ use bicl::{
 use clap::Parser;
 use serde_json::json;
 
-/// Side of the squares that labels are made of, in pixels.
-const SQUARE: usize = 16;
+/// Regions of labels along each side of an image.
+const REGIONS: usize = 9;
+
+/// Classes of the losses alone.
+const CLASSES: usize = 19;
+
+/// Share of the regions that are 255.
+const IGNORED: f64 = 0.1;
 
 /// Times training steps and their losses.
 #[derive(Parser)]
@@ -109,8 +115,8 @@ impl Bench {
         if let Some(file) = &mut self.json {
             let line = json!({
                 "op": row.op, "shape": row.shape, "direction": row.direction, "dtype": row.dtype.to_string(),
-                "device": self.args.device, "threads": self.threads, "median_ms": median, "min_ms": times[0],
-                "runs": times.len(), "peak_mib": peak,
+                "device": if device.is_cuda() { "cuda" } else { "cpu" }, "ms": median, "least_ms": times[0],
+                "reps": times.len(), "threads": self.threads, "peak_mib": peak,
             });
             writeln!(file, "{line}")?;
         }
@@ -121,15 +127,16 @@ impl Bench {
     fn step(&mut self, op: &'static str, config: &Config, [height, width]: [usize; 2], adapt: bool) -> Result<()> {
         let images = if adapt { config.data.batch } else { config.warmup.batch };
         let count = if adapt { format!("{images}+{images}") } else { images.to_string() };
-        let shape = format!("{} w{} {count}x{height}x{width}x3", config.model.backbone, config.model.width);
+        let model = &config.model;
+        let shape = format!("{} w{} C{} {count}x{height}x{width}", model.backbone, model.width, model.classes);
         let row = Row { op, shape, direction: "step", dtype: config.precision.dtype() };
         if !self.wants(&row) {
             return Ok(());
         }
         let device = self.device()?;
         let rng = &mut Rng::new(1);
-        let source = batch(rng, [images, height, width], config.model.classes, 0.1);
-        let target = batch(rng, [images, height, width], config.model.classes, 0.7);
+        let source = batch(rng, [images, height, width], config.model.classes);
+        let target = batch(rng, [images, height, width], config.model.classes);
         let start = || Network::new(&config.model, config.precision.dtype(), config.seed, &device);
         let once = |network: &mut Network, stepper: &mut Stepper| -> Result<Vec<(&'static str, f64)>> {
             // A small rate: the weights stay near their start for as long as the measurement takes.
@@ -160,15 +167,15 @@ impl Bench {
 
     /// Prototypes of both domains, label transfer where `labels`, both contrastive terms, and the gradients of all features.
     fn contrastive(&mut self, [n, h, w, d]: [usize; 4], full: usize, dtype: DType, labels: bool) -> Result<()> {
-        let op = if labels { "contrastive_terms_and_labels" } else { "contrastive_terms" };
-        let row = Row { op, shape: format!("{n}x{h}x{w}x{d} {full}x{full}"), direction: "forward+backward", dtype };
+        let op = if labels { "contrastive_labels" } else { "contrastive" };
+        let row = Row { op, shape: format!("{n}x{h}x{w}x{d} {full}x{full} C{CLASSES}"), direction: "both", dtype };
         if !self.wants(&row) {
             return Ok(());
         }
         let device = self.device()?;
-        let (rng, classes, temperature) = (&mut Rng::new(2), 19, 0.1);
+        let (rng, classes, temperature) = (&mut Rng::new(2), CLASSES, 0.1);
         let features = [floats(rng, &[n, h, w, d], dtype, &device)?, floats(rng, &[n, h, w, d], dtype, &device)?];
-        let [ys, yt] = [0.1, 0.7].map(|ignored| labels_of(rng, [n, full, full], classes, ignored));
+        let [ys, yt] = [(); 2].map(|()| labels_of(rng, [n, full, full], classes));
         let ys = Tensor::from_vec(ys, &[n, full, full], &device)?;
         let yt = Tensor::from_vec(yt, &[n, full, full], &device)?;
         let bias = Tensor::zeros(&[classes, d], DType::F32, &device)?;
@@ -208,14 +215,14 @@ impl Bench {
     /// Upsampling, cross entropy, entropy and the gradient of the logits, of one domain.
     fn segmentation(&mut self, [n, h, w, c]: [usize; 4], full: usize, dtype: DType) -> Result<()> {
         let shape = format!("{n}x{h}x{w}x{c} {full}x{full}");
-        let row = Row { op: "segmentation_loss", shape, direction: "forward+backward", dtype };
+        let row = Row { op: "segmentation_loss", shape, direction: "both", dtype };
         if !self.wants(&row) {
             return Ok(());
         }
         let device = self.device()?;
         let rng = &mut Rng::new(3);
         let logits = floats(rng, &[n, h, w, c], dtype, &device)?;
-        let labels = Tensor::from_vec(labels_of(rng, [n, full, full], c, 0.1), &[n, full, full], &device)?;
+        let labels = Tensor::from_vec(labels_of(rng, [n, full, full], c), &[n, full, full], &device)?;
         let run = || -> Result<[Tensor; 2]> {
             let tape = Tape::new(&device);
             let logits = tape.variable(logits.clone());
@@ -261,25 +268,24 @@ fn floats(rng: &mut Rng, shape: &[usize], dtype: DType, device: &Device) -> Resu
     Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
 }
 
-/// Labels [N,H,W] in squares of one class, the share `ignored` of them 255.
-fn labels_of(rng: &mut Rng, [n, height, width]: [usize; 3], classes: usize, ignored: f64) -> Vec<u8> {
-    let [rows, columns] = [height, width].map(|side| side.div_ceil(SQUARE));
-    let mut square = || match rng.uniform() < ignored {
+/// Labels [N,H,W] in regions of one class each.
+fn labels_of(rng: &mut Rng, [n, height, width]: [usize; 3], classes: usize) -> Vec<u8> {
+    let mut region = || match rng.uniform() < IGNORED {
         true => 255,
         false => (rng.next_u64() % classes as u64) as u8,
     };
-    let squares: Vec<u8> = (0..n * rows * columns).map(|_| square()).collect();
+    let regions: Vec<u8> = (0..n * REGIONS * REGIONS).map(|_| region()).collect();
     let mut labels = Vec::with_capacity(n * height * width);
     for (image, y) in (0..n).flat_map(|image| (0..height).map(move |y| (image, y))) {
-        let row = (image * rows + y / SQUARE) * columns;
-        labels.extend((0..width).map(|x| squares[row + x / SQUARE]));
+        let row = (image * REGIONS + y * REGIONS / height) * REGIONS;
+        labels.extend((0..width).map(|x| regions[row + x * REGIONS / width]));
     }
     labels
 }
 
-fn batch(rng: &mut Rng, [count, height, width]: [usize; 3], classes: usize, ignored: f64) -> Batch {
+fn batch(rng: &mut Rng, [count, height, width]: [usize; 3], classes: usize) -> Batch {
     let images = (0..count * height * width * 3).map(|_| rng.normal() as f32).collect();
-    let labels = labels_of(rng, [count, height, width], classes, ignored);
+    let labels = labels_of(rng, [count, height, width], classes);
     Batch { images, labels, count, height, width, names: Vec::new(), position: 0 }
 }
 
@@ -298,16 +304,16 @@ fn main() -> Result<()> {
 
     let miniature = Preset::Miniature.config();
     bench.step("warmup_step", &miniature, miniature.warmup.crop, false)?;
-    bench.step("adaptation_step", &miniature, miniature.data.crop, true)?;
+    bench.step("training_step", &miniature, miniature.data.crop, true)?;
     let mut published = Preset::Paper.config();
     if device.is_cuda() {
         for precision in [Precision::Fp32, Precision::Bf16] {
             published.precision = precision;
-            bench.step("adaptation_step", &published, published.data.crop, true)?;
+            bench.step("training_step", &published, published.data.crop, true)?;
         }
     } else {
         published.model.backbone = Backbone::ResNet50;
-        bench.step("adaptation_step", &published, [256, 256], true)?;
+        bench.step("training_step", &published, [256, 256], true)?;
     }
     let dtypes: &[DType] = if device.is_cuda() { &[DType::F32, DType::Bf16] } else { &[DType::F32] };
     for &dtype in dtypes {

@@ -104,7 +104,11 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
 elif [ ! -f tools/bench_pytorch.py ]; then
   skip peer:pytorch "the bundle holds no tools/bench_pytorch.py"
 else
-  part peer:pytorch "$python" tools/bench_pytorch.py --device cuda --json "$out/bench_pytorch.jsonl"
+  # It appends, so that both precisions end in one file.
+  rm -f "$out/bench_pytorch.jsonl"
+  for dtype in bf16 f32; do
+    part "peer:pytorch-$dtype" "$python" tools/bench_pytorch.py --device cuda --dtype "$dtype" --json "$out/bench_pytorch.jsonl"
+  done
 fi
 
 rm -rf "$out/demo"

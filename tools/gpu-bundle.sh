@@ -47,7 +47,7 @@ artifacts bench cargo bench --no-run $(printf -- '--bench %s ' $benches) | place
 artifacts test cargo test --release --no-run $(printf -- '--test %s ' $tests) | place "$bundle/tests/bin" "$(wc -w <<<"$tests")"
 
 cp -r tests/golden "$bundle/tests/golden"
-for script in bench_pytorch.py bicl_torch.py; do
+for script in bench_pytorch.py bicl_torch.py join_bench.py; do
   if [ -f "tools/$script" ]; then cp "tools/$script" "$bundle/tools/"; fi
 done
 cp tools/gpu-bundle-run.sh "$bundle/run.sh"
