@@ -2,12 +2,23 @@
 
 mod common;
 
-use bicl::{DType, Device, Tensor, autograd::Tape, ops};
-use common::{Rng, check_gradients, of_dtype, value_and_gradients, wide};
+use bicl::{
+    DType, Device, Result, Tensor,
+    autograd::{Tape, Var},
+    ops,
+};
+use common::{
+    Rng, Tolerance, all_devices, assert_close, check_devices, check_gradients, of_dtype, value_and_gradients, wide,
+};
 use proptest::prelude::*;
 
 fn labels(data: &[u8], shape: &[usize]) -> Tensor {
     Tensor::from_vec(data.to_vec(), shape, &Device::cpu()).unwrap()
+}
+
+/// The loss of logits on any device against labels on the CPU.
+fn loss_of(x: &Var, labels: &Tensor) -> Result<Var> {
+    ops::cross_entropy(x, &labels.to_device(x.value().device())?)
 }
 
 #[test]
@@ -27,19 +38,23 @@ fn known_values() {
 
 #[test]
 fn no_labelled_pixel_gives_zero() {
-    let x = Rng(1).reals(&[1, 2, 3, 4], DType::F32, &Device::cpu());
-    let y = labels(&[255; 6], &[1, 2, 3]);
-    let (loss, dx) = value_and_gradients(|v| ops::cross_entropy(&v[0], &y), &[x], None);
-    assert_eq!(wide(&loss), [0.0]);
-    assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
+    for device in all_devices() {
+        let x = Rng(1).reals(&[1, 2, 3, 4], DType::F32, &device);
+        let y = labels(&[255; 6], &[1, 2, 3]);
+        let (loss, dx) = value_and_gradients(|v| loss_of(&v[0], &y), &[x], None);
+        assert_eq!(wide(&loss), [0.0]);
+        assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
+    }
 }
 
 #[test]
 fn huge_logits_stay_finite() {
-    let x = of_dtype(&[1e4, -1e4, 0.0, 1e4], &[1, 1, 2, 2], DType::F32, &Device::cpu());
-    let (loss, dx) = value_and_gradients(|v| ops::cross_entropy(&v[0], &labels(&[1, 1], &[1, 1, 2])), &[x], None);
-    assert_eq!(wide(&loss), [1e4]);
-    assert_eq!(wide(&dx[0]), [0.5, -0.5, 0.0, 0.0]);
+    for device in all_devices() {
+        let x = of_dtype(&[1e4, -1e4, 0.0, 1e4], &[1, 1, 2, 2], DType::F32, &device);
+        let (loss, dx) = value_and_gradients(|v| loss_of(&v[0], &labels(&[1, 1], &[1, 1, 2])), &[x], None);
+        assert_eq!(wide(&loss), [1e4]);
+        assert_eq!(wide(&dx[0]), [0.5, -0.5, 0.0, 0.0]);
+    }
 }
 
 #[test]
@@ -48,6 +63,30 @@ fn gradients_match_differences() {
     let x = rng.reals(&[2, 3, 5, 7], DType::F64, &Device::cpu());
     let y = rng.labels(&[2, 3, 5], 7, 4, &Device::cpu());
     check_gradients(|v| ops::cross_entropy(&v[0], &y), &[x], &mut rng, 1000);
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    for (shape, classes) in [([2, 7, 9], 19), ([1, 1, 1], 1), ([1, 30, 29], 3), ([1, 2, 3], 255)] {
+        let y = Rng(3).labels(&shape, classes, 3, &Device::cpu());
+        let scale = y.len() as f64;
+        let [n, h, w] = shape;
+        let op = |v: &[Var]| ops::scale(&loss_of(&v[0], &y)?, scale);
+        check_devices(op, &[&[n, h, w, classes]], &[DType::F32, DType::F64, DType::Bf16], false);
+    }
+}
+
+#[test]
+fn kernels_ignore_labels_that_name_no_class() {
+    let x = Rng(1).reals(&[1, 2, 2, 3], DType::F32, &Device::cpu());
+    let (want, d_want) =
+        value_and_gradients(|v| loss_of(&v[0], &labels(&[0, 255, 2, 255], &[1, 2, 2])), &[x.clone()], None);
+    for device in all_devices().into_iter().filter(|device| !device.is_cpu()) {
+        let x = x.to_device(&device).unwrap();
+        let (got, d_got) = value_and_gradients(|v| loss_of(&v[0], &labels(&[0, 3, 2, 254], &[1, 2, 2])), &[x], None);
+        assert_close(&got, &want, Tolerance::of(DType::F32), "loss");
+        assert_close(&d_got[0], &d_want[0], Tolerance::of(DType::F32), "gradient");
+    }
 }
 
 #[test]

@@ -2,8 +2,12 @@
 
 mod common;
 
-use bicl::{DType, Device, Tensor, autograd::Tape, ops};
-use common::{Rng, check_gradients, of_dtype, value_and_gradients, wide};
+use bicl::{
+    DType, Device, Tensor,
+    autograd::{Tape, Var},
+    ops,
+};
+use common::{Rng, all_devices, check_devices, check_gradients, of_dtype, value_and_gradients, wide};
 use proptest::prelude::*;
 
 #[test]
@@ -22,10 +26,12 @@ fn known_values() {
 
 #[test]
 fn certain_pixels_have_none() {
-    let x = of_dtype(&[1e4, -1e4, 0.0, 1e4], &[1, 1, 2, 2], DType::F32, &Device::cpu());
-    let (loss, dx) = value_and_gradients(|v| ops::entropy(&v[0]), &[x], None);
-    assert_eq!(wide(&loss), [0.0]);
-    assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
+    for device in all_devices() {
+        let x = of_dtype(&[1e4, -1e4, 0.0, 1e4], &[1, 1, 2, 2], DType::F32, &device);
+        let (loss, dx) = value_and_gradients(|v| ops::entropy(&v[0]), &[x], None);
+        assert_eq!(wide(&loss), [0.0]);
+        assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
+    }
 }
 
 #[test]
@@ -33,6 +39,15 @@ fn gradients_match_differences() {
     let mut rng = Rng(2);
     let x = rng.reals(&[2, 3, 5, 7], DType::F64, &Device::cpu());
     check_gradients(|v| ops::entropy(&v[0]), &[x], &mut rng, 1000);
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    for shape in [[2, 7, 9, 19], [1, 1, 1, 1], [1, 30, 29, 3], [1, 2, 3, 255]] {
+        let pixels = (shape[0] * shape[1] * shape[2]) as f64;
+        let op = |v: &[Var]| ops::scale(&ops::entropy(&v[0])?, pixels);
+        check_devices(op, &[&shape], &[DType::F32, DType::F64, DType::Bf16], false);
+    }
 }
 
 #[test]

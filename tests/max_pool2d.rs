@@ -7,7 +7,7 @@ use bicl::{
     autograd::Tape,
     ops::{self, MaxPool2dSpec},
 };
-use common::{Rng, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{Rng, all_devices, check_devices, check_gradients, of_dtype, value_and_gradients, wide};
 use proptest::prelude::*;
 
 fn spec(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2], ceil_mode: bool) -> MaxPool2dSpec {
@@ -15,19 +15,25 @@ fn spec(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2], ceil_mode: 
 }
 
 /// The output of one row and the gradient of its sum.
-fn row(data: &[f64], spec: MaxPool2dSpec) -> (Vec<f64>, Vec<f64>) {
-    let x = of_dtype(data, &[1, 1, data.len(), 1], DType::F32, &Device::cpu());
+fn row(data: &[f64], spec: MaxPool2dSpec, device: &Device) -> (Vec<f64>, Vec<f64>) {
+    let x = of_dtype(data, &[1, 1, data.len(), 1], DType::F32, device);
     let (y, dx) = value_and_gradients(|v| ops::max_pool2d(&v[0], &spec), &[x], None);
     (wide(&y), wide(&dx[0]))
 }
 
 #[test]
 fn known_values() {
+    for device in all_devices() {
+        known_values_on(&device);
+    }
+}
+
+fn known_values_on(device: &Device) {
     let overlapping = spec([1, 3], [1, 1], [0, 1], false);
-    assert_eq!(row(&[1.0, 5.0, 2.0, 3.0], overlapping), (vec![5.0, 5.0, 5.0, 3.0], vec![0.0, 3.0, 0.0, 1.0]));
+    assert_eq!(row(&[1.0, 5.0, 2.0, 3.0], overlapping, device), (vec![5.0, 5.0, 5.0, 3.0], vec![0.0, 3.0, 0.0, 1.0]));
     // Padding never wins, and of equal values the first does.
-    assert_eq!(row(&[-4.0, -4.0, -7.0], overlapping), (vec![-4.0; 3], vec![2.0, 1.0, 0.0]));
-    let nan = row(&[1.0, f64::NAN, 9.0, 2.0], spec([1, 2], [1, 2], [0, 0], false));
+    assert_eq!(row(&[-4.0, -4.0, -7.0], overlapping, device), (vec![-4.0; 3], vec![2.0, 1.0, 0.0]));
+    let nan = row(&[1.0, f64::NAN, 9.0, 2.0], spec([1, 2], [1, 2], [0, 0], false), device);
     assert!(nan.0[0].is_nan() && nan.0[1] == 9.0);
     assert_eq!(nan.1, [0.0, 1.0, 1.0, 0.0]);
 }
@@ -68,6 +74,26 @@ fn gradients_match_differences() {
     for spec in specs {
         let x = rng.reals(&[2, 7, 6, 3], DType::F64, &Device::cpu());
         check_gradients(|v| ops::max_pool2d(&v[0], &spec), &[x], &mut rng, 300);
+    }
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    let specs = [
+        spec([3, 3], [2, 2], [1, 1], true),
+        spec([3, 2], [1, 2], [1, 0], false),
+        spec([2, 5], [3, 1], [0, 2], true),
+        spec([16, 16], [1, 3], [8, 8], false),
+        spec([1, 1], [2, 2], [0, 0], false),
+    ];
+    for spec in specs {
+        // Integers have ties, which must go to the same pixel.
+        check_devices(
+            |v| ops::max_pool2d(&v[0], &spec),
+            &[&[2, 9, 8, 5]],
+            &[DType::F32, DType::F64, DType::Bf16],
+            true,
+        );
     }
 }
 

@@ -7,12 +7,18 @@ use bicl::{
     autograd::Tape,
     ops::{self, PredictSpec},
 };
-use common::{Rng, assert_same_bits, of_dtype, wide};
+use common::{Rng, Tolerance, all_devices, assert_close, assert_same_bits, kernel_devices, of_dtype, wide};
 use proptest::prelude::*;
 
 #[test]
 fn known_values() {
-    let x = of_dtype(&[3f64.ln(), 0.0, 0.0, 3f64.ln()], &[1, 1, 2, 2], DType::F32, &Device::cpu());
+    for device in all_devices() {
+        known_values_on(&device);
+    }
+}
+
+fn known_values_on(device: &Device) {
+    let x = of_dtype(&[3f64.ln(), 0.0, 0.0, 3f64.ln()], &[1, 1, 2, 2], DType::F32, device);
     let spec = PredictSpec { confidence: true, thresholds: Some(&[0.9, 0.7]) };
     let got = ops::predict(&x, 2, 3, spec).unwrap();
     assert_eq!(wide(&got.labels), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
@@ -24,6 +30,25 @@ fn known_values() {
     let plain = ops::predict(&x, 2, 3, PredictSpec::default()).unwrap();
     assert!(plain.confidence.is_none() && plain.reaches.is_none());
     assert_same_bits(&plain.labels, &got.labels, "labels");
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    for dtype in [DType::F32, DType::F64, DType::Bf16] {
+        for (h, w, height, width, classes) in [(3, 4, 9, 13, 19), (5, 5, 2, 3, 3), (1, 1, 3, 2, 255), (4, 1, 4, 1, 1)] {
+            let x = Rng(4).reals(&[2, h, w, classes], dtype, &Device::cpu());
+            let thresholds = vec![0.06f32; classes];
+            let spec = PredictSpec { confidence: true, thresholds: Some(&thresholds) };
+            let want = ops::predict(&x, height, width, spec).unwrap();
+            for device in kernel_devices() {
+                let got = ops::predict(&x.to_device(&device).unwrap(), height, width, spec).unwrap();
+                assert_same_bits(&got.labels, &want.labels, "labels");
+                assert_same_bits(got.reaches.as_ref().unwrap(), want.reaches.as_ref().unwrap(), "reaches");
+                let (got, want) = (got.confidence.unwrap(), want.confidence.as_ref().unwrap());
+                assert_close(&got, want, Tolerance::of(DType::F32), "confidence");
+            }
+        }
+    }
 }
 
 #[test]

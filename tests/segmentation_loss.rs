@@ -7,13 +7,17 @@ use bicl::{
     autograd::{Tape, Var},
     ops::{self, SegmentationWeights},
 };
-use common::{Rng, Tolerance, assert_close, assert_same_bits, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{
+    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, of_dtype,
+    value_and_gradients, wide,
+};
 use proptest::prelude::*;
 
 const BOTH: SegmentationWeights = SegmentationWeights { cross_entropy: 0.7, entropy: 0.4 };
 
+/// The loss of logits on any device against labels on the CPU.
 fn fused(x: &Var, labels: &Tensor) -> Result<Var> {
-    Ok(ops::segmentation_loss(x, labels, BOTH)?.total)
+    Ok(ops::segmentation_loss(x, &labels.to_device(x.value().device())?, BOTH)?.total)
 }
 
 /// The same function by the separate operations: value and gradient of the logits.
@@ -121,6 +125,65 @@ fn the_number_of_threads_does_not_matter() {
         assert_same_bits(&other, &loss, "loss");
         assert_same_bits(&d_other[0], &dx[0], "gradient");
     }
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    let cases = [
+        // Two tiles a row, a ragged last one; the paper's classes.
+        ([2, 3, 9, 19], [11, 150]),
+        // Cells wider than a block; then fewer labels than logits; single pixels.
+        ([1, 2, 2, 4], [3, 300]),
+        ([1, 9, 11, 5], [4, 3]),
+        ([1, 1, 1, 3], [5, 7]),
+        ([2, 4, 3, 1], [1, 1]),
+        // Too many classes for a thread's registers.
+        ([1, 2, 3, 25], [5, 9]),
+        ([1, 2, 2, 255], [3, 3]),
+    ];
+    for ([n, h, w, classes], [height, width]) in cases {
+        let labels = Rng(3).labels(&[n, height, width], classes, 3, &Device::cpu());
+        let op = |v: &[Var]| ops::scale(&fused(&v[0], &labels)?, (n * h * w) as f64);
+        check_devices(op, &[&[n, h, w, classes]], &[DType::F32, DType::F64, DType::Bf16], false);
+    }
+}
+
+#[test]
+fn kernels_give_the_unweighted_terms() {
+    let x = Rng(5).reals(&[1, 3, 4, 6], DType::F32, &Device::cpu());
+    let labels = Rng(6).labels(&[1, 10, 14], 6, 3, &Device::cpu());
+    let (ce, entropy, _) = composition(&x, &labels);
+    for device in all_devices() {
+        // A constant: no gradient is computed.
+        let x = Tape::new(&device).constant(x.to_device(&device).unwrap());
+        let loss = ops::segmentation_loss(&x, &labels.to_device(&device).unwrap(), BOTH).unwrap();
+        assert!((loss.cross_entropy.item().unwrap() - ce).abs() < 1e-5, "{device}");
+        assert!((loss.entropy.item().unwrap() - entropy).abs() < 1e-5, "{device}");
+    }
+}
+
+#[test]
+fn kernels_take_every_label_ignored() {
+    for device in all_devices() {
+        let x = Rng(1).reals(&[1, 3, 3, 4], DType::F32, &device);
+        let labels = Tensor::from_vec(vec![255u8; 63], &[1, 7, 9], &device).unwrap();
+        let alone = SegmentationWeights { cross_entropy: 1.0, entropy: 0.0 };
+        let (loss, dx) = value_and_gradients(|v| Ok(ops::segmentation_loss(&v[0], &labels, alone)?.total), &[x], None);
+        assert_eq!(wide(&loss), [0.0]);
+        assert!(wide(&dx[0]).iter().all(|&g| g == 0.0));
+    }
+}
+
+#[test]
+fn every_barrier_is_needed() {
+    // Ten classes pass shared memory in two groups; cells of 300 columns take three turns of a block.
+    let x = Rng(7).reals(&[1, 2, 2, 10], DType::F32, &Device::cpu());
+    let labels = Rng(8).labels(&[1, 3, 300], 10, 3, &Device::cpu());
+    bicl_emulator::check_barriers("kernels/segmentation_loss.cu", |device| {
+        let (loss, dx) = value_and_gradients(|v| fused(&v[0], &labels), &[x.to_device(device)?], None);
+        Ok([loss, dx[0].clone()].iter().flat_map(|t| t.to_vec::<f32>().unwrap()).flat_map(f32::to_le_bytes).collect())
+    })
+    .unwrap();
 }
 
 #[test]

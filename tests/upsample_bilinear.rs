@@ -3,7 +3,10 @@
 mod common;
 
 use bicl::{DType, Device, Tensor, autograd::Tape, ops};
-use common::{Rng, Tolerance, assert_close, assert_same_bits, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{
+    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, of_dtype,
+    value_and_gradients, wide,
+};
 use proptest::prelude::*;
 
 fn resized(x: &Tensor, height: usize, width: usize) -> Tensor {
@@ -12,14 +15,20 @@ fn resized(x: &Tensor, height: usize, width: usize) -> Tensor {
 
 #[test]
 fn known_values() {
-    let x = of_dtype(&[0.0, 4.0, 8.0, 12.0], &[1, 2, 2, 1], DType::F32, &Device::cpu());
+    for device in all_devices() {
+        known_values_on(&device);
+    }
+}
+
+fn known_values_on(device: &Device) {
+    let x = of_dtype(&[0.0, 4.0, 8.0, 12.0], &[1, 2, 2, 1], DType::F32, device);
     assert_eq!(wide(&resized(&x, 3, 3)), [0.0, 2.0, 4.0, 4.0, 6.0, 8.0, 8.0, 10.0, 12.0]);
     assert_eq!(wide(&resized(&x, 1, 1)), [0.0]);
     assert_eq!(wide(&resized(&x, 1, 2)), [0.0, 4.0]);
-    let one = of_dtype(&[3.0], &[1, 1, 1, 1], DType::F32, &Device::cpu());
+    let one = of_dtype(&[3.0], &[1, 1, 1, 1], DType::F32, device);
     assert_eq!(wide(&resized(&one, 2, 3)), [3.0; 6]);
     // Downwards: every other pixel.
-    let ramp = of_dtype(&(0..5).map(f64::from).collect::<Vec<_>>(), &[1, 1, 5, 1], DType::F32, &Device::cpu());
+    let ramp = of_dtype(&(0..5).map(f64::from).collect::<Vec<_>>(), &[1, 1, 5, 1], DType::F32, device);
     assert_eq!(wide(&resized(&ramp, 1, 3)), [0.0, 2.0, 4.0]);
 }
 
@@ -38,6 +47,17 @@ fn gradients_match_differences() {
     {
         let x = rng.reals(&[2, h, w, 3], DType::F64, &Device::cpu());
         check_gradients(|v| ops::upsample_bilinear(&v[0], height, width), &[x], &mut rng, 200);
+    }
+}
+
+#[test]
+fn kernels_match_the_cpu() {
+    let dtypes = [DType::F32, DType::F64, DType::Bf16];
+    // Steps of 1/2 and 1/4 are exact in every type.
+    check_devices(|v| ops::upsample_bilinear(&v[0], 5, 9), &[&[2, 3, 3, 3]], &dtypes, true);
+    for (h, w, height, width) in [(4, 5, 13, 17), (9, 7, 4, 3), (1, 3, 5, 1), (3, 1, 1, 6), (4, 4, 4, 4), (1, 1, 1, 1)]
+    {
+        check_devices(|v| ops::upsample_bilinear(&v[0], height, width), &[&[2, h, w, 3]], &dtypes, false);
     }
 }
 

@@ -213,15 +213,15 @@ pub fn check_devices(op: impl Fn(&[Var]) -> Result<Var>, shapes: &[&[usize]], dt
     for &dtype in dtypes {
         for integers in [true, false] {
             let mut rng = Rng(7);
-            let mut draw = |shape: &[usize]| {
-                let cpu = Device::cpu();
-                if integers { rng.integers(shape, dtype, &cpu) } else { rng.reals(shape, dtype, &cpu) }
+            let mut draw = |shape: &[usize], dtype| match integers {
+                true => rng.integers(shape, dtype, &Device::cpu()),
+                false => rng.reals(shape, dtype, &Device::cpu()),
             };
-            let inputs: Vec<Tensor> = shapes.iter().map(|shape| draw(shape)).collect();
+            let inputs: Vec<Tensor> = shapes.iter().map(|shape| draw(shape, dtype)).collect();
             let tape = Tape::new(&Device::cpu());
             let vars: Vec<Var> = inputs.iter().map(|input| tape.constant(input.clone())).collect();
-            let shape = op(&vars).unwrap().value().shape().to_vec();
-            let seed = draw(&shape);
+            let output = op(&vars).unwrap().value().clone();
+            let seed = draw(output.shape(), output.dtype());
             let (want, want_gradients) = value_and_gradients(&op, &inputs, Some(&seed));
             let tolerance = if integers && exact_integers { Tolerance::EXACT } else { Tolerance::of(dtype) };
             let mut first: Option<(Tensor, Vec<Tensor>)> = None;

@@ -88,6 +88,7 @@ pub(super) mod x86 {
                 }
                 #[inline(always)]
                 unsafe fn store(self, to: *mut $scalar) {
+                    // SAFETY: as above.
                     unsafe { $store(to, self.0) }
                 }
             }
