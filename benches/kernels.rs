@@ -11,11 +11,14 @@
 mod conv2d;
 #[path = "kernels/harness.rs"]
 mod harness;
+#[path = "kernels/norm.rs"]
+mod norm;
 
 fn main() -> std::process::ExitCode {
     let run = || {
         let mut bench = harness::Bench::from_arguments()?;
         conv2d::rows(&mut bench)?;
+        norm::rows(&mut bench)?;
         Ok::<(), bicl::Error>(())
     };
     match run() {

@@ -1,0 +1,54 @@
+//! Work bound by memory: batch norm with and without what is fused into it, and the small operations.
+
+use bicl::{
+    DType, Result,
+    autograd::Var,
+    ops::{self, BatchNormMode, BatchNormSpec},
+};
+
+use super::harness::{Bench, Pass, Problem};
+
+/// Images of DeepLab-V2 with ResNet-101 on two crops of 730 x 730.
+const LARGE: [[usize; 4]; 4] = [[2, 365, 365, 64], [2, 92, 92, 256], [2, 92, 92, 1024], [2, 92, 92, 2048]];
+/// Images of a narrow network, and of ResNet-50 at 256 x 256.
+const SMALL: [[usize; 4]; 5] =
+    [[4, 96, 160, 16], [4, 24, 40, 32], [4, 12, 20, 256], [2, 128, 128, 64], [2, 32, 32, 1024]];
+const PASSES: [(&str, Pass); 2] = [("forward", Pass::Forward), ("backward", Pass::Backward)];
+
+/// x, scale, shift and perhaps a residual.
+fn batch_norm(v: &[Var], relu: bool) -> Result<Var> {
+    let accumulator = v[0].value().dtype().accumulator();
+    let (scale, shift) = (ops::cast(&v[1], accumulator)?, ops::cast(&v[2], accumulator)?);
+    let mode = BatchNormMode::Batch { epsilon: 1e-5 };
+    Ok(ops::batch_norm_with(&v[0], &scale, &shift, &BatchNormSpec { mode, residual: v.get(3), relu })?.y)
+}
+
+/// A name and what it computes from the problem's inputs.
+type Row = (&'static str, fn(&[Var]) -> Result<Var>);
+
+pub fn rows(bench: &mut Bench) -> Result<()> {
+    let cpu = bench.device.is_cpu();
+    let (images, dtypes): (&[[usize; 4]], &[DType]) =
+        if cpu { (&SMALL, &[DType::F32]) } else { (&LARGE, &[DType::F32, DType::Bf16]) };
+    for image in images {
+        let (image, vector) = (image.to_vec(), vec![image[3]]);
+        let normalised = vec![image.clone(), vector.clone(), vector, image.clone()];
+        let rows: [(Row, Vec<Vec<usize>>); 7] = [
+            (("batch_norm", |v| batch_norm(v, false)), normalised[..3].to_vec()),
+            (("bn_relu", |v| batch_norm(v, true)), normalised[..3].to_vec()),
+            (("bn_add_relu", |v| batch_norm(v, true)), normalised),
+            (("relu", |v| ops::relu(&v[0])), vec![image.clone()]),
+            (("add_relu", |v| ops::add_relu(&v[0], &v[1])), vec![image.clone(); 2]),
+            (("concat", |v| ops::concat_channels(&[&v[0], &v[1]])), vec![image.clone(); 2]),
+            (("mean", |v| ops::mean(&v[0])), vec![image.clone()]),
+        ];
+        for ((op, run), inputs) in rows {
+            for &dtype in dtypes {
+                let shape = format!("{image:?}").replace(", ", "x");
+                let inputs = inputs.clone();
+                bench.problem(&Problem { op, shape, inputs, dtype, passes: &PASSES, operations: 0.0, run: &run })?;
+            }
+        }
+    }
+    Ok(())
+}
