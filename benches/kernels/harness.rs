@@ -242,10 +242,10 @@ impl Bench {
         }
         let mut times = times.split_off(2);
         times.sort_by(f64::total_cmp);
-        self.report(problem, name, times[times.len() / 2], bytes as f64)
+        self.report(problem, name, times[times.len() / 2], times[0], bytes as f64)
     }
 
-    fn report(&mut self, problem: &Problem, name: &str, seconds: f64, bytes: f64) -> Result<()> {
+    fn report(&mut self, problem: &Problem, name: &str, seconds: f64, least: f64, bytes: f64) -> Result<()> {
         let (bandwidth, rate) = (bytes / seconds, problem.operations / seconds);
         let by_memory = bandwidth / self.copy_rate;
         let by_rate = self.matrix_rate(problem.dtype).map_or(0.0, |most| rate / most);
@@ -263,7 +263,7 @@ impl Bench {
         if let Some((path, file)) = &mut self.json {
             let line = serde_json::json!({
                 "op": problem.op, "pass": name, "shape": problem.shape, "dtype": problem.dtype.to_string(),
-                "device": self.device.to_string(), "seconds": seconds, "bytes_per_second": bandwidth,
+                "device": self.device.to_string(), "seconds": seconds, "least_seconds": least, "bytes_per_second": bandwidth,
                 "operations_per_second": rate, "share_of_ceiling": share,
             });
             writeln!(file, "{line}").map_err(|error| Error::io(&*path, error))?;

@@ -63,60 +63,56 @@ impl<T> Kernels<T> {
     }
 }
 
+/// Repeats a block for the rows and vectors of a tile with constant indices. A loop would do, but then the compiler keeps
+/// the sums in memory: it decides on registers before it unrolls.
+macro_rules! each_row {
+    ($rows:expr, $i:ident => $body:block) => { each_row!(@ $rows, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
+    (@ $rows:expr, $i:ident, $body:block, $($n:literal)*) => {{ $( if $n < $rows { let $i: usize = $n; $body } )* }};
+}
+macro_rules! each_sum {
+    ($rows:expr, $vectors:expr, $i:ident, $j:ident => $body:block) => {
+        each_row!($rows, $i => {
+            { let $j: usize = 0; $body }
+            if $vectors > 1 { let $j: usize = 1; $body }
+        })
+    };
+}
+
 /// # Safety
 /// The pointers of `tile` cover `ROWS` rows, `VECTORS` vectors and `depth` products at the given distances, C apart
 /// from the rest; the processor has the vector's instructions.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // Rows and vectors index registers and addresses alike.
 unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(tile: &Tile<V::Scalar>) {
     // SAFETY: every access lies in the extents that the caller vouches for.
     unsafe {
-        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        // Those beyond `ROWS` and `VECTORS` are never touched and vanish.
+        let mut sums = [[V::zero(); 2]; MAX_ROWS];
         match tile.start {
             Start::Zero => {}
-            Start::Row(row) => {
-                for i in 0..ROWS {
-                    for j in 0..VECTORS {
-                        sums[i][j] = V::load(row.add(j * V::LANES));
-                    }
-                }
-            }
-            Start::Old => {
-                for i in 0..ROWS {
-                    for j in 0..VECTORS {
-                        sums[i][j] = V::load(tile.c.add(i * tile.c_row + j * V::LANES));
-                    }
-                }
-            }
+            Start::Row(row) => each_sum!(ROWS, VECTORS, i, j => { sums[i][j] = V::load(row.add(j * V::LANES)); }),
+            Start::Old => each_sum!(ROWS, VECTORS, i, j => {
+                sums[i][j] = V::load(tile.c.add(i * tile.c_row + j * V::LANES));
+            }),
         }
         // Rows in groups of three, addressed as base, base + row, base + 2 row: few enough address registers.
-        let row = tile.a_row;
-        let mut bases = [tile.a; 4];
-        for (group, base) in bases.iter_mut().enumerate() {
-            *base = tile.a.wrapping_add(3 * group * row);
-        }
+        let (row, step) = (tile.a_row, tile.a_step);
+        let mut bases =
+            [tile.a, tile.a.wrapping_add(3 * row), tile.a.wrapping_add(6 * row), tile.a.wrapping_add(9 * row)];
         let mut b = tile.b;
         for _ in 0..tile.depth {
-            let mut line = [V::zero(); VECTORS];
-            for j in 0..VECTORS {
-                line[j] = V::load(b.add(j * V::LANES));
-            }
-            for i in 0..ROWS {
-                let a = V::splat(bases[i / 3].add((i % 3) * row));
-                for j in 0..VECTORS {
-                    sums[i][j] = sums[i][j].add_product(a, line[j]);
+            let low = V::load(b);
+            let high = if VECTORS > 1 { V::load(b.add(V::LANES)) } else { low };
+            each_row!(ROWS, i => {
+                let a = V::splat(bases[i / 3].wrapping_add((i % 3) * row));
+                sums[i][0] = sums[i][0].add_product(a, low);
+                if VECTORS > 1 {
+                    sums[i][1] = sums[i][1].add_product(a, high);
                 }
-            }
-            for base in &mut bases {
-                *base = base.wrapping_add(tile.a_step);
-            }
+            });
+            each_row!(4, group => { bases[group] = bases[group].wrapping_add(step); });
             b = b.wrapping_add(tile.b_step);
         }
-        for i in 0..ROWS {
-            for j in 0..VECTORS {
-                sums[i][j].store(tile.c.add(i * tile.c_row + j * V::LANES));
-            }
-        }
+        each_sum!(ROWS, VECTORS, i, j => { sums[i][j].store(tile.c.add(i * tile.c_row + j * V::LANES)); });
     }
 }
 
