@@ -1,7 +1,6 @@
 //! Class-wise domain bias of the prototypes.
 
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

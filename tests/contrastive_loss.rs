@@ -1,7 +1,6 @@
 //! The contrastive loss: against METHOD.md's definition at full resolution, known cases, gradients, kernels.
 
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

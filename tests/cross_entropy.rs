@@ -80,7 +80,7 @@ fn kernels_match_the_cpu() {
 fn kernels_ignore_labels_that_name_no_class() {
     let x = Rng(1).reals(&[1, 2, 2, 3], DType::F32, &Device::cpu());
     let (want, d_want) =
-        value_and_gradients(|v| loss_of(&v[0], &labels(&[0, 255, 2, 255], &[1, 2, 2])), &[x.clone()], None);
+        value_and_gradients(|v| loss_of(&v[0], &labels(&[0, 255, 2, 255], &[1, 2, 2])), std::slice::from_ref(&x), None);
     for device in all_devices().into_iter().filter(|device| !device.is_cpu()) {
         let x = x.to_device(&device).unwrap();
         let (got, d_got) = value_and_gradients(|v| loss_of(&v[0], &labels(&[0, 3, 2, 254], &[1, 2, 2])), &[x], None);

@@ -1,7 +1,6 @@
 //! Prototypes, class overlap, and nearest-neighbour resizing of labels.
 
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

@@ -1,7 +1,6 @@
 //! Pixel-prototype similarity.
 
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 

@@ -1,7 +1,6 @@
 //! Dynamic labels by similarity with prototypes, and hybrid labels.
 
 mod common;
-#[allow(dead_code)]
 #[path = "golden/file.rs"]
 mod golden;
 
