@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod eval;
 mod export;
+mod generate;
 mod import_weights;
 mod predict;
 mod train;
@@ -37,6 +38,8 @@ struct Args {
 enum Command {
     /// Read every file of the data sets that a run would use, and say what is wrong or how the classes are spread.
     Check(check::CheckArgs),
+    /// Generate the miniature data set: street scenes in two styles, in GTA5's and Cityscapes' layouts.
+    Generate(generate::GenerateArgs),
     /// Score a checkpoint on labelled images: IoU of each class, means, pixel accuracy.
     Eval(eval::EvalArgs),
     /// Predict images: a colour map and an overlay for each.
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.command {
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Generate(args)) => generate::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::ImportWeights(args)) => import_weights::run(&args),
