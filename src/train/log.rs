@@ -10,7 +10,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::{Error, Result};
+use super::memory;
+use crate::{Device, Error, Result};
 
 /// A plain line at least this often when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -21,12 +22,13 @@ pub(super) struct Log {
     file: File,
     lines: usize,
     quiet: bool,
+    device: Device,
 }
 
 impl Log {
     /// Opens metrics.jsonl, dropping what follows the first `lines` lines: a killed run may have logged steps that its
-    /// checkpoint does not hold, and will do them again.
-    pub fn open(path: &Path, lines: usize, quiet: bool) -> Result<Self> {
+    /// checkpoint does not hold, and will do them again. Progress shows the memory used on `device`.
+    pub fn open(path: &Path, lines: usize, quiet: bool, device: &Device) -> Result<Self> {
         let failed = |error| Error::io(path, error);
         if path.exists() {
             let old = fs::read_to_string(path).map_err(failed)?;
@@ -36,7 +38,7 @@ impl Log {
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, lines, quiet })
+        Ok(Self { path: path.to_owned(), file, lines, quiet, device: device.clone() })
     }
 
     /// One line of metrics.jsonl.
@@ -66,14 +68,22 @@ impl Log {
             Some(length),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:24} {pos:>6}/{len} eta {eta:>4} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:16} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
         bar.set_position(done);
         bar.reset_eta();
         let now = Instant::now();
-        Progress { bar, name: name.to_owned(), plain: !terminal && !self.quiet, first: done, start: now, last: now }
+        Progress {
+            bar,
+            name: name.to_owned(),
+            device: self.device.clone(),
+            plain: !terminal && !self.quiet,
+            first: done,
+            start: now,
+            last: now,
+        }
     }
 }
 
@@ -81,6 +91,7 @@ impl Log {
 pub(super) struct Progress {
     bar: ProgressBar,
     name: String,
+    device: Device,
     plain: bool,
     first: u64,
     start: Instant,
@@ -94,7 +105,7 @@ impl Progress {
         let length = self.bar.length().unwrap_or(done);
         if !self.plain {
             if self.last.elapsed() > Duration::from_millis(100) || done == length {
-                self.bar.set_message(message());
+                self.bar.set_message(self.with_peak(message()));
                 self.last = Instant::now();
             }
             return;
@@ -110,8 +121,16 @@ impl Progress {
             "{:<14} {done:>6}/{length} eta {:>4}  {}",
             self.name,
             format_seconds(eta),
-            message()
+            self.with_peak(message())
         );
+    }
+
+    fn with_peak(&self, mut message: String) -> String {
+        if let Some(bytes) = memory::peak(&self.device) {
+            message.push_str(if message.is_empty() { "peak " } else { "  peak " });
+            message.push_str(&memory::format(bytes));
+        }
+        message
     }
 
     /// Units a second since the start.
