@@ -71,9 +71,12 @@ fn jobs(input: &Path, out: &Path) -> crate::Result<Vec<Job>> {
     let (base, images) = if input.is_dir() {
         // Pictures of an earlier call are not input.
         let mut seen: HashSet<PathBuf> = fs::canonicalize(out).into_iter().collect();
-        if fs::canonicalize(input).is_ok_and(|input| seen.contains(&input)) {
+        let real = fs::canonicalize(input).map_err(|error| Error::io(input, error))?;
+        if seen.contains(&real) {
             return Err(Error::data(out, "the pictures would lie among the images; choose another --out"));
         }
+        // A link to a folder above would bring in everything beside the input.
+        seen.extend(real.ancestors().skip(1).map(Path::to_owned));
         (input, images(input, &mut seen)?)
     } else {
         (input.parent().unwrap_or(input), vec![input.to_owned()])

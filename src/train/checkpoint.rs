@@ -128,8 +128,12 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(|error: std::io::Error| {
         let _ = fs::remove_file(&partial);
-        let full = error.kind() == std::io::ErrorKind::StorageFull;
-        let advice = if full { "the disk is full: free space and use --resume" } else { "the previous file is intact" };
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        let advice = match error.kind() {
+            StorageFull => "the disk is full: free space and use --resume",
+            PermissionDenied | ReadOnlyFilesystem => "change its permissions or choose another folder",
+            _ => "the previous file is intact",
+        };
         Error::data(path, format!("cannot be written ({error}); {advice}"))
     })
 }
@@ -220,6 +224,13 @@ impl Checkpoint {
         for id in parameters.ids() {
             let name = parameters.name(id).to_owned();
             let value = load(&format!("model.{name}"))?;
+            let (have, want) = (value.shape(), parameters.get(id).shape());
+            if have != want {
+                let message = format!(
+                    "{name} has extents {have:?}, the network wants {want:?}; check model.* in the configuration"
+                );
+                return Err(Error::data(path, message));
+            }
             parameters.set(id, value).map_err(|error| Error::data(path, error.to_string()))?;
         }
         let mut momentum = HashMap::new();

@@ -255,7 +255,10 @@ impl Config {
     /// The configuration in `text`, which comes from the file `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let table = text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
-        Self::from_table(table).map_err(|error| Error::data(path, error.to_string()))
+        Self::from_table(table).map_err(|error| match error {
+            Error::Config(message) => Error::data(path, message),
+            error => error,
+        })
     }
 
     fn from_table(table: toml::Table) -> Result<Self> {

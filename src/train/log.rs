@@ -68,7 +68,7 @@ impl Log {
             Some(length),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:16} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:8} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
@@ -99,13 +99,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `done` units of the whole are done.
-    pub fn set(&mut self, done: u64, message: impl FnOnce() -> String) {
+    /// `done` units of the whole are done; `message` gets the peak of memory to show.
+    pub fn set(&mut self, done: u64, message: impl FnOnce(&str) -> String) {
         self.bar.set_position(done);
         let length = self.bar.length().unwrap_or(done);
         if !self.plain {
             if self.last.elapsed() > Duration::from_millis(100) || done == length {
-                self.bar.set_message(self.with_peak(message()));
+                self.bar.set_message(message(&self.peak()));
                 self.last = Instant::now();
             }
             return;
@@ -121,16 +121,13 @@ impl Progress {
             "{:<14} {done:>6}/{length} eta {:>4}  {}",
             self.name,
             format_seconds(eta),
-            self.with_peak(message())
+            message(&self.peak())
         );
     }
 
-    fn with_peak(&self, mut message: String) -> String {
-        if let Some(bytes) = memory::peak(&self.device) {
-            message.push_str(if message.is_empty() { "peak " } else { "  peak " });
-            message.push_str(&memory::format(bytes));
-        }
-        message
+    /// The most memory used so far, where it is known.
+    fn peak(&self) -> String {
+        memory::peak(&self.device).map_or_else(String::new, |bytes| format!("peak {}", memory::format(bytes)))
     }
 
     /// Units a second since the start.

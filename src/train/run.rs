@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
                 self.save()?;
             }
             let speed = progress.rate(done) * images as f64;
-            progress.set(done, || describe(&losses, speed));
+            progress.set(done, |peak| describe(&losses, speed, peak));
         }
         progress.finish();
         Ok(Stage::Complete)
@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
             data.threads,
             self.config.model.classes,
             |images| {
-                progress.set(images as u64, String::new);
+                progress.set(images as u64, str::to_owned);
                 if self.options.interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         )?;
@@ -358,7 +358,8 @@ impl<'a> Run<'a> {
     }
 }
 
-fn describe(losses: &Losses, images_per_second: f64) -> String {
+/// The total first, then speed and memory, then its parts: a narrow terminal cuts off the end.
+fn describe(losses: &Losses, images_per_second: f64, peak: &str) -> String {
     let short = |name: &str| match name {
         "loss" => Some("loss"),
         "source_ce" => Some("ce"),
@@ -368,6 +369,11 @@ fn describe(losses: &Losses, images_per_second: f64) -> String {
         _ => None,
     };
     let shown = losses.iter().filter_map(|(name, value)| Some(format!("{} {value:.3}", short(name)?)));
-    let shown: Vec<String> = shown.collect();
-    format!("{}  {images_per_second:.1} images/s", shown.join("  "))
+    let mut parts: Vec<String> = shown.collect();
+    let at = parts.len().min(1);
+    parts.insert(at, format!("{images_per_second:.1} images/s"));
+    if !peak.is_empty() {
+        parts.insert(at + 1, peak.to_owned());
+    }
+    parts.join("  ")
 }
