@@ -81,7 +81,7 @@ pub enum Error {
     #[error("autograd: {0}")]
     Autograd(String),
     /// A file could not be read or written.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}{}", path.display(), advice(reason))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -114,6 +114,17 @@ pub enum Error {
     /// A broken invariant of the program itself.
     #[error("internal error: {0}; please report it")]
     Internal(String),
+}
+
+/// What to do about the system's reason, where that can be said without knowing the file.
+fn advice(reason: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    match reason.kind() {
+        NotFound | NotADirectory => "; check the path",
+        PermissionDenied | ReadOnlyFilesystem => "; change its permissions or choose another folder",
+        StorageFull => "; free space and try again",
+        _ => "",
+    }
 }
 
 impl Error {

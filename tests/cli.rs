@@ -1,98 +1,31 @@
 //! The command line: what a user sees, above all when something is wrong.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+#[path = "common/trainer.rs"]
+mod common;
 
-fn trainer(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    command.args(arguments).stdin(Stdio::null()).output().unwrap()
-}
+use std::{fs, path::Path};
 
-/// The one line of an error; the exit status must be 1.
-#[track_caller]
-fn error_of(arguments: &[&str]) -> String {
-    let output = trainer(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
-    assert_eq!(text.lines().count(), 1, "not one line: {text}");
-    assert!(!text.contains("panicked"), "{text}");
-    text.trim_end().strip_prefix("error: ").expect("an error says that it is one").to_owned()
-}
-
-struct Fixture {
-    folder: tempfile::TempDir,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = bicl::data::miniature::Options {
-            source_images: 2,
-            target_train: 2,
-            target_val: 1,
-            width: 64,
-            height: 48,
-            ..Default::default()
-        };
-        bicl::data::miniature::generate(&folder.path().join("data"), &options).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn source_label(&self) -> PathBuf {
-        first_file(&self.folder.path().join("data/gta5/labels"))
-    }
-
-    /// Trains a few steps of a tiny network, with `more` arguments.
-    fn train(&self, out: &str, more: &[&str]) -> Output {
-        let (root, out) = (self.path("data"), self.path(out));
-        let sets = [
-            "model.width=4",
-            "warmup.steps=2",
-            "warmup.batch=1",
-            "adapt.rounds=1",
-            "adapt.steps=1",
-            "data.batch=1",
-            "warmup.crop=[32,32]",
-            "data.crop=[32,32]",
-            "log.samples=1",
-        ];
-        let mut arguments = vec!["--preset", "miniature", "--device", "cpu", "--data-root", &root, "--out", &out];
-        for set in &sets {
-            arguments.extend(["--set", set]);
-        }
-        arguments.extend(more);
-        trainer(&arguments)
-    }
-
-    #[track_caller]
-    fn train_error(&self, out: &str, more: &[&str]) -> String {
-        let output = self.train(out, more);
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert_eq!(text.lines().count(), 1, "not one line: {text}");
-        text
-    }
-}
-
-fn first_file(folder: &Path) -> PathBuf {
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.remove(0)
-}
+use common::{Fixture, error_of, trainer};
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for arguments in [&["--no-such-option"][..], &["eval"], &["--preset", "papier"], &["--resume", "x", "--seed", "1"]]
-    {
+    for arguments in [
+        &["--no-such-option"][..],
+        &["eval"],
+        &["eval", "x", "--split", "test"],
+        &["--preset", "papier"],
+        &["--seed", "-1"],
+        &["--seed", "18446744073709551615"],
+        &["--max-steps", "-1"],
+        &["--device", "gpu"],
+        &["--resume", "x", "--seed", "1"],
+        &["--demo", "--source", "gta5"],
+    ] {
         let output = trainer(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.starts_with("error: ") && text.ends_with("; see --help\n"), "{text}");
+        assert_eq!(text.lines().count(), 1, "not one line: {text}");
     }
     assert!(trainer(&["--help"]).status.success());
 }
@@ -103,7 +36,12 @@ fn a_gpu_that_is_asked_for_is_never_replaced_by_the_cpu() {
         println!("skipped: a GPU is present");
         return;
     }
-    let text = error_of(&["--demo", "--device", "cuda", "--out", "/nonexistent/demo"]);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("demo").to_str().unwrap().to_owned();
+    let text = error_of(&["--demo", "--device", "cuda", "--out", &out]);
+    assert!(text.contains("--device cpu"), "{text}");
+    assert!(!Path::new(&out).exists(), "it must show before scenes are made");
+    let text = error_of(&["--device", "cuda", "--data-root", "/no/such/folder"]);
     assert!(text.contains("--device cpu"), "{text}");
 }
 
@@ -121,7 +59,7 @@ fn unknown_configuration_keys_are_named() {
     let file = fixture.path("config.toml");
     fs::write(&file, "[optimizer]\nmomentom = 0.5\n").unwrap();
     let text = fixture.train_error("run", &["--config", &file]);
-    assert!(text.contains("momentom"), "{text}");
+    assert!(text.contains("config.toml: unknown field `momentom`"), "{text}");
 }
 
 #[test]
@@ -159,6 +97,26 @@ fn damaged_and_foreign_checkpoints_are_refused() {
         let text = evaluate();
         assert!(text.contains("adapted.safetensors"), "{what}: {text}");
     }
+    // What a run goes on from, damaged in the same ways.
+    let (run, last) = (fixture.path("run"), fixture.path("run/checkpoint.safetensors"));
+    for (what, content) in [("half", &whole[..whole.len() / 2]), ("empty", &[][..]), ("text", b"not a checkpoint")] {
+        fs::write(&last, content).unwrap();
+        let text = error_of(&["--resume", &run, "--device", "cpu"]);
+        assert!(text.contains("checkpoint.safetensors"), "{what}: {text}");
+    }
+    // Of a network that the run's configuration does not describe.
+    fs::write(&last, &whole).unwrap();
+    let config = fixture.path("run/config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\nwidth = 4\n", "\nwidth = 8\n")).unwrap();
+    let text = error_of(&["--resume", &run, "--device", "cpu"]);
+    assert!(
+        text.contains("checkpoint.safetensors: conv1.weight has extents [4, 7, 7, 3], the network wants"),
+        "{text}"
+    );
+    fs::remove_file(&last).unwrap();
+    let text = error_of(&["--resume", &run, "--device", "cpu"]);
+    assert!(text.contains("holds no checkpoint.safetensors"), "{text}");
     // A safetensors file of another program.
     fs::write(&checkpoint, whole).unwrap();
     let weights = fixture.path("weights.safetensors");
@@ -176,6 +134,41 @@ fn a_diverging_loss_stops_the_run_and_keeps_the_checkpoint() {
     let text = fixture.train_error("run", &["--set", "warmup.learning_rate=1e30", "--set", "warmup.steps=20"]);
     assert!(text.contains("at step") && text.contains("checkpoint.safetensors"), "{text}");
     assert!(Path::new(&fixture.path("run/checkpoint.safetensors")).exists());
+}
+
+#[test]
+fn weights_that_are_not_finite_replace_no_checkpoint() {
+    let fixture = Fixture::new();
+    let sets = ["--set", "warmup.learning_rate=1e300", "--set", "warmup.steps=20", "--set", "log.checkpoint_every=1"];
+    let text = fixture.train_error("run", &sets);
+    assert!(text.contains("after step 1") && text.contains("an older one is intact"), "{text}");
+    let (network, _) =
+        bicl::train::Network::open(Path::new(&fixture.path("run/checkpoint.safetensors")), &bicl::Device::cpu())
+            .unwrap();
+    for (name, tensor) in network.parameters.iter() {
+        assert!(tensor.to_vec::<f32>().unwrap().iter().all(|value| value.is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_not_resumed() {
+    let fixture = Fixture::new();
+    for folder in [fixture.path("nowhere"), fixture.path("data")] {
+        let text = error_of(&["--resume", &folder, "--device", "cpu"]);
+        assert!(text.contains(&folder) && text.contains("no run to resume"), "{text}");
+    }
+}
+
+#[test]
+fn a_run_whose_data_has_moved_is_resumed_from_there() {
+    let fixture = Fixture::new();
+    assert!(fixture.train("run", &["--max-steps", "1"]).status.success());
+    fs::rename(fixture.path("data"), fixture.path("moved")).unwrap();
+    let (run, root) = (fixture.path("run"), fixture.path("moved"));
+    let text = error_of(&["--resume", &run, "--device", "cpu"]);
+    assert!(text.contains("no such folder"), "{text}");
+    let output = trainer(&["--resume", &run, "--device", "cpu", "--data-root", &root]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -234,27 +227,4 @@ fn check_finds_what_is_wrong() {
     fs::write(fixture.source_label(), b"").unwrap();
     let text = error_of(&["check", "--data-root", &root]);
     assert!(text.contains("1 problems"), "{text}");
-}
-
-#[test]
-fn ctrl_c_saves_and_exits_with_0() {
-    let fixture = Fixture::new();
-    let (root, out) = (fixture.path("data"), fixture.path("run"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trainer"))
-        .args(["--preset", "miniature", "--device", "cpu", "--data-root", &root, "--out", &out])
-        .args(["--set", "model.width=4", "--set", "warmup.crop=[32,32]", "--set", "warmup.steps=1000000"])
-        .args(["--set", "log.log_every=1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let metrics = PathBuf::from(&out).join("metrics.jsonl");
-    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 2 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("trainer --resume"), "{said}");
 }

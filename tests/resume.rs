@@ -109,6 +109,33 @@ fn stopping_anywhere_and_resuming_changes_nothing() {
 }
 
 #[test]
+fn a_broken_image_costs_no_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = miniature(folder.path());
+    let [whole, out] = ["whole", "broken"].map(|name| folder.path().join(name));
+    let run = |out: &Path, more: &[&str]| {
+        let mut command = fresh(&root, out);
+        // No checkpoint inside a stage; every target image comes up twice in the round.
+        command.args(["--set", "log.checkpoint_every=1000", "--set", "adapt.rounds=1", "--set", "adapt.steps=6"]);
+        command.args(more);
+        command
+    };
+    succeed(run(&whole, &[]));
+    succeed(run(&out, &["--max-steps", "4"]));
+    let image = root.join("cityscapes/leftImg8bit/train/miniature/miniature_000001_000000_leftImg8bit.png");
+    let intact = fs::read(&image).unwrap();
+    fs::write(&image, &intact[..intact.len() / 2]).unwrap();
+    let output = trainer(&["--resume", out.to_str().unwrap()]).output().unwrap();
+    let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("miniature_000001") && error.contains("truncated"), "{error}");
+    assert!(said.contains("is saved; --resume") && !said.contains("step 4 is saved"), "{said}");
+    fs::write(&image, &intact).unwrap();
+    succeed(trainer(&["--resume", out.to_str().unwrap()]));
+    assert!(weights(&out) == weights(&whole));
+}
+
+#[test]
 fn killing_at_any_moment_and_resuming_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let root = miniature(folder.path());

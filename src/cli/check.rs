@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Preset, TrainArgs};
+use super::{Preset, TrainArgs, output};
 use crate::data::{Dataset, DatasetKind, IGNORE, LabelSource, Split, classes};
 
 #[derive(clap::Args, Debug)]
@@ -75,19 +75,18 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let problems: usize = parts.iter().map(|part| part.problems.len()).sum();
     if args.json {
         let part = |part: &Part| json!({ "part": part.name, "images": part.images, "pixels": part.pixels, "problems": part.problems });
-        println!("{}", json!({ "parts": parts.iter().map(part).collect::<Vec<_>>() }));
+        output::line(json!({ "parts": parts.iter().map(part).collect::<Vec<_>>() }))?;
     } else {
         for part in &parts {
-            println!("{}: {} images", part.name, part.images);
+            output::line(format_args!("{}: {} images", part.name, part.images))?;
             let total: u64 = part.pixels.iter().sum::<u64>().max(1);
             for (class, &count) in part.pixels.iter().enumerate().filter(|(_, count)| **count > 0) {
-                println!(
-                    "  {:<14} {:>5.1} % of labelled pixels",
-                    classes::NAMES[class],
-                    100.0 * count as f64 / total as f64
-                );
+                let share = 100.0 * count as f64 / total as f64;
+                output::line(format_args!("  {:<14} {share:>5.1} % of labelled pixels", classes::NAMES[class]))?;
             }
-            part.problems.iter().for_each(|problem| println!("  problem: {problem}"));
+            for problem in &part.problems {
+                output::line(format_args!("  problem: {problem}"))?;
+            }
         }
     }
     match problems {

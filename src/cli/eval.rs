@@ -1,10 +1,12 @@
 //! `eval`: the scores of a checkpoint on labelled images.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use serde_json::json;
 
+use super::output;
 use crate::{
+    Error,
     data::{Dataset, DatasetKind, LabelSource, Split},
     train::{self, Network},
 };
@@ -20,10 +22,10 @@ pub(super) struct EvalArgs {
     #[arg(long, value_name = "NAME")]
     dataset: Option<DatasetKind>,
     /// train or val.
-    #[arg(long, default_value = "val")]
+    #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val"])]
     split: String,
     /// cpu, cuda or cuda:N.
-    #[arg(long)]
+    #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
     /// Print the scores as JSON.
     #[arg(long)]
@@ -33,8 +35,7 @@ pub(super) struct EvalArgs {
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let split = match args.split.as_str() {
         "train" => Split::Train,
-        "val" => Split::Val,
-        other => anyhow::bail!("unknown split {other:?}; use train or val"),
+        _ => Split::Val,
     };
     let path = super::checkpoint(&args.checkpoint)?;
     let (network, config) = Network::open(&path, &super::device(args.device.as_deref())?)?;
@@ -46,17 +47,19 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     };
     let dataset = Arc::new(Dataset::open(kind, &root, split, &LabelSource::Truth)?);
     let (transform, threads) = (config.data.eval_transform(), config.data.threads);
-    let scores = train::evaluate(&network, &dataset, transform, threads, config.model.classes, |_| Ok(()))?;
+    let scores =
+        train::evaluate(&network, &dataset, transform, threads, config.model.classes, |_| ControlFlow::Continue(()))?;
+    let scores = scores.ok_or_else(|| Error::Internal("the evaluation broke off".into()))?;
     if args.json {
-        println!("{}", json!({ "checkpoint": path, "dataset": kind, "split": args.split, "scores": scores }));
+        let checkpoint = output::json_path(&path);
+        output::line(json!({ "checkpoint": checkpoint, "dataset": kind, "split": args.split, "scores": scores }))
     } else {
-        print!(
+        output::line(format_args!(
             "{} on {} images of {}\n\n{}",
             path.display(),
             scores.images,
             root.display(),
-            train::scores_table(&scores)
-        );
+            train::scores_table(&scores).trim_end()
+        ))
     }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::output;
 use crate::{
     Device,
     train::{Network, weights},
@@ -26,9 +27,8 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     weights::export(&network.parameters, &args.out)?;
     let (tensors, numbers) = (network.parameters.ids().count(), network.parameters.count());
     if args.json {
-        println!("{}", json!({ "out": args.out, "tensors": tensors, "numbers": numbers }));
+        output::line(json!({ "out": output::json_path(&args.out), "tensors": tensors, "numbers": numbers }))
     } else {
-        println!("{}: {tensors} tensors, {numbers} numbers", args.out.display());
+        output::line(format_args!("{}: {tensors} tensors, {numbers} numbers", args.out.display()))
     }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::output;
 use crate::{
     Device,
     train::{Checkpoint, Config, Network, Preset, weights},
@@ -33,16 +34,13 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let report = weights::import(&mut network.parameters, &args.weights)?;
     Checkpoint::of_weights(&config)?.write(&args.out, &network.parameters)?;
     if args.json {
-        println!("{}", json!({ "checkpoint": args.out, "report": report }));
-        return Ok(());
+        return output::line(json!({ "checkpoint": output::json_path(&args.out), "report": report }));
     }
-    println!("{}: {} tensors taken", args.out.display(), report.loaded.len());
-    let list = |what: &str, names: &[String]| {
-        if let Some(first) = names.first() {
-            println!("{} {what}, the first is {first}", names.len());
-        }
+    output::line(format_args!("{}: {} tensors taken", args.out.display(), report.loaded.len()))?;
+    let list = |what: &str, names: &[String]| match names.first() {
+        Some(first) => output::line(format_args!("{} {what}, the first is {first}", names.len())),
+        None => Ok(()),
     };
-    list("tensors of the network are not in the file and keep their initial values", &report.missing);
-    list("tensors of the file have no place in the network", &report.unused);
-    Ok(())
+    list("tensors of the network are not in the file and keep their initial values", &report.missing)?;
+    list("tensors of the file have no place in the network", &report.unused)
 }

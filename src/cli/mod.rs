@@ -6,6 +6,7 @@ mod eval;
 mod export;
 mod generate;
 mod import_weights;
+mod output;
 mod predict;
 mod train;
 
@@ -78,7 +79,7 @@ struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// cpu, cuda or cuda:N; by default the first GPU, or the CPU where there is none.
-    #[arg(long)]
+    #[arg(long, value_parser = device_name)]
     device: Option<String>,
     /// Precision of activations: fp32 or bf16.
     #[arg(long)]
@@ -86,20 +87,22 @@ struct TrainArgs {
     /// Safetensors file of initial weights with torchvision's names.
     #[arg(long, value_name = "FILE")]
     init_weights: Option<PathBuf>,
-    /// Continue the run in this folder, bit for bit.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "preset", "set", "seed", "out", "init_weights", "demo"])]
+    /// Continue the run in this folder, bit for bit (with --data-root and the like where the data has moved).
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "source", "target", "config", "preset", "set", "precision", "seed", "out", "init_weights", "demo",
+    ])]
     resume: Option<PathBuf>,
     /// Run folder; by default a new one under runs/.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Seed of initial weights, data order and crops.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole_number)]
     seed: Option<u64>,
     /// Stop after so many steps in all; --resume goes on from there.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole_number)]
     max_steps: Option<u64>,
     /// Generate a miniature pair of domains, train on the source, adapt, and show the gain.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["source", "target", "source_root", "target_root"])]
     demo: bool,
     /// Print the outcome as JSON and nothing else.
     #[arg(long)]
@@ -120,6 +123,14 @@ impl TrainArgs {
         if let Some(target) = self.target {
             config.data.target = target;
         }
+        self.place(&mut config)?;
+        config.seed = self.seed.unwrap_or(config.seed);
+        config.precision = self.precision.unwrap_or(config.precision);
+        Ok(config)
+    }
+
+    /// The folders of the data, where the command line names them.
+    fn place(&self, config: &mut Config) -> crate::Result<()> {
         if let Some(root) = &self.data_root {
             config.data.source_root = config.data.source.root_in(root);
             config.data.target_root = config.data.target.root_in(root);
@@ -130,9 +141,30 @@ impl TrainArgs {
         if let Some(root) = &self.target_root {
             config.data.target_root.clone_from(root);
         }
-        config.seed = self.seed.unwrap_or(config.seed);
-        config.precision = self.precision.unwrap_or(config.precision);
-        Ok(config)
+        for root in [&config.data.source_root, &config.data.target_root] {
+            if root.to_str().is_none() {
+                return Err(crate::Error::data(
+                    root,
+                    "the path is not valid UTF-8, which config.toml needs; rename it",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Zero or more; TOML's integers end at i64::MAX.
+fn whole_number(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| i64::try_from(*number).is_ok());
+    number.ok_or_else(|| format!("use a whole number from 0 to {}", i64::MAX))
+}
+
+/// Whether `text` names a kind of device: a wrong name is wrong usage, a missing GPU a failure.
+fn device_name(text: &str) -> Result<String, String> {
+    let index = text.strip_prefix("cuda:").map(str::parse::<usize>);
+    match (text, index) {
+        ("cpu" | "cuda", _) | (_, Some(Ok(_))) => Ok(text.to_owned()),
+        _ => Err("use cpu, cuda or cuda:N".into()),
     }
 }
 
@@ -153,7 +185,18 @@ fn checkpoint(path: &Path) -> crate::Result<PathBuf> {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => {
+            output::error(output::usage(&error.render().to_string()));
+            return ExitCode::from(2);
+        }
+        // --help and --version.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+    };
     let outcome = match args.command {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
@@ -167,7 +210,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,13 +1,14 @@
 //! `predict`: colour maps and overlays of any images.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
 use serde_json::json;
 
+use super::output;
 use crate::{
     Error, Tensor,
     data::{LabelMap, RgbImage, decode, write},
@@ -19,7 +20,7 @@ const OPACITY: f32 = 0.5;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct PredictArgs {
-    /// An image, or a folder of .png and .jpg files.
+    /// An image, or a folder of .png and .jpg files, with its subfolders.
     input: PathBuf,
     /// A checkpoint, or a run folder.
     #[arg(long, value_name = "PATH")]
@@ -28,26 +29,78 @@ pub(super) struct PredictArgs {
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     out: PathBuf,
     /// cpu, cuda or cuda:N.
-    #[arg(long)]
+    #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
     /// Print the written files as JSON.
     #[arg(long)]
     json: bool,
 }
 
-fn images(input: &Path) -> crate::Result<Vec<PathBuf>> {
-    if !input.is_dir() {
-        return Ok(vec![input.to_owned()]);
+/// An image to predict, and the files that come of it.
+struct Job {
+    image: PathBuf,
+    labels: PathBuf,
+    overlay: PathBuf,
+}
+
+/// The images in `folder` and below, in order of their names. `seen` holds the folders that were entered, by their real
+/// paths: a symbolic link that leads back is not followed twice.
+fn images(folder: &Path, seen: &mut HashSet<PathBuf>) -> crate::Result<Vec<PathBuf>> {
+    let failed = |error| Error::io(folder, error);
+    if !seen.insert(fs::canonicalize(folder).map_err(failed)?) {
+        return Ok(Vec::new());
     }
-    let entries = fs::read_dir(input).map_err(|error| Error::io(input, error))?;
-    let is_image =
-        |path: &PathBuf| path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["png", "jpg", "jpeg"].contains(&e));
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_image).collect();
+    let entries: Vec<_> = fs::read_dir(folder).and_then(Iterator::collect).map_err(failed)?;
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|path| !hidden(path)).collect();
     paths.sort();
-    if paths.is_empty() {
-        return Err(Error::data(input, "holds no .png or .jpg image"));
+    let mut found = Vec::new();
+    for path in paths {
+        let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+        if path.is_dir() {
+            found.extend(images(&path, seen)?);
+        } else if extension.is_some_and(|extension| ["png", "jpg", "jpeg"].iter().any(|known| extension == *known)) {
+            found.push(path);
+        }
     }
-    Ok(paths)
+    Ok(found)
+}
+
+/// What to predict; below `out` lies the same tree of folders as below the input.
+fn jobs(input: &Path, out: &Path) -> crate::Result<Vec<Job>> {
+    let (base, images) = if input.is_dir() {
+        // Pictures of an earlier call are not input.
+        let mut seen: HashSet<PathBuf> = fs::canonicalize(out).into_iter().collect();
+        let real = fs::canonicalize(input).map_err(|error| Error::io(input, error))?;
+        if seen.contains(&real) {
+            return Err(Error::data(out, "the pictures would lie among the images; choose another --out"));
+        }
+        // A link to a folder above would bring in everything beside the input.
+        seen.extend(real.ancestors().skip(1).map(Path::to_owned));
+        (input, images(input, &mut seen)?)
+    } else {
+        (input.parent().unwrap_or(input), vec![input.to_owned()])
+    };
+    if images.is_empty() {
+        return Err(Error::data(input, "holds no .png or .jpg image; name an image or a folder of images"));
+    }
+    let mut stems: HashMap<PathBuf, usize> = HashMap::new();
+    for image in &images {
+        *stems.entry(image.with_extension("")).or_default() += 1;
+    }
+    let job = |image: PathBuf| {
+        // a.png and a.jpg keep their extensions, so that neither overwrites the other's pictures.
+        let alone = stems.get(&image.with_extension("")) == Some(&1);
+        let stem = if alone { image.file_stem() } else { image.file_name() }.unwrap_or_default();
+        let folder = out.join(image.strip_prefix(base).ok().and_then(Path::parent).unwrap_or(Path::new("")));
+        let file = |suffix: &str| {
+            let mut name = stem.to_owned();
+            name.push(suffix);
+            folder.join(name)
+        };
+        Job { labels: file("_labels.png"), overlay: file("_overlay.png"), image }
+    };
+    Ok(images.into_iter().map(job).collect())
 }
 
 fn blend(image: &RgbImage, colors: &RgbImage) -> crate::Result<RgbImage> {
@@ -56,28 +109,27 @@ fn blend(image: &RgbImage, colors: &RgbImage) -> crate::Result<RgbImage> {
 }
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
-    let inputs = images(&args.input)?;
     let device = super::device(args.device.as_deref())?;
+    let jobs = jobs(&args.input, &args.out)?;
     let (network, config) = Network::open(&super::checkpoint(&args.checkpoint)?, &device)?;
-    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut written = Vec::new();
-    for path in &inputs {
+    for Job { image: path, labels: labels_path, overlay } in &jobs {
         let image = decode::read_image(path)?;
         let (width, height, values) = config.data.eval_transform().apply(&image)?;
         let input = Tensor::from_vec(values, &[1, height, width, 3], &device)?;
         let prediction = train::predict_image(&network, &input, (image.height(), image.width()))?;
         let labels = LabelMap::new(image.width(), image.height(), prediction.labels.to_vec::<u8>()?)?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let files = [args.out.join(format!("{stem}_labels.png")), args.out.join(format!("{stem}_overlay.png"))];
-        write::color_map_png(&files[0], &labels)?;
-        write::image_png(&files[1], &blend(&image, &train::colorize(&labels)?)?)?;
+        write::color_map_png(labels_path, &labels)?;
+        write::image_png(overlay, &blend(&image, &train::colorize(&labels)?)?)?;
         if !args.json {
-            println!("{} -> {}, {}", path.display(), files[0].display(), files[1].display());
+            let (path, labels, overlay) = (path.display(), labels_path.display(), overlay.display());
+            output::line(format_args!("{path} -> {labels}, {overlay}"))?;
         }
-        written.push(json!({ "image": path, "labels": files[0], "overlay": files[1] }));
+        let [image, labels, overlay] = [path, labels_path, overlay].map(|path| output::json_path(path));
+        written.push(json!({ "image": image, "labels": labels, "overlay": overlay }));
     }
     if args.json {
-        println!("{}", json!({ "predictions": written }));
+        output::line(json!({ "predictions": written }))?;
     }
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde_json::json;
 
-use super::TrainArgs;
-use crate::train::{self, Config, Interrupt, Outcome, Preset, RunOptions, Scores};
+use super::{TrainArgs, output};
+use crate::{
+    Device, Error,
+    train::{self, Config, Interrupt, Outcome, Preset, RunOptions, Scores},
+};
 
 /// The first of `runs/NAME`, `runs/NAME-2`, ... that does not exist.
 pub(super) fn new_folder(name: &str) -> PathBuf {
@@ -14,16 +16,29 @@ pub(super) fn new_folder(name: &str) -> PathBuf {
     (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(1))
 }
 
+/// The configuration of the run in `folder`.
+fn resumed(args: &TrainArgs, folder: &Path) -> crate::Result<Config> {
+    let file = folder.join("config.toml");
+    if !file.exists() {
+        return Err(Error::data(folder, "no run to resume: config.toml is missing; name the folder of a run"));
+    }
+    let mut config = Config::read(&file)?;
+    args.place(&mut config)?;
+    Ok(config)
+}
+
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    // A missing GPU must show before anything is read.
+    let device = args.device()?;
     let (config, out, resume) = match &args.resume {
-        Some(folder) => (Config::read(&folder.join("config.toml")).context("cannot resume")?, folder.clone(), true),
+        Some(folder) => (resumed(args, folder)?, folder.clone(), true),
         None => {
             let config = args.resolve(Preset::Paper)?;
             let name = format!("{}-{}", config.data.source, config.data.target);
             (config, args.out.clone().unwrap_or_else(|| new_folder(&name)), false)
         }
     };
-    let evaluations = execute(args, &config, &out, resume)?;
+    let evaluations = execute(args, &config, &device, &out, resume, Interrupt::install()?)?;
     let Some(evaluations) = evaluations else { return Ok(()) };
     report(args, &out, &evaluations)
 }
@@ -32,20 +47,21 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 pub(super) fn execute(
     args: &TrainArgs,
     config: &Config,
+    device: &Device,
     out: &Path,
     resume: bool,
+    interrupt: Interrupt,
 ) -> anyhow::Result<Option<Vec<(String, Scores)>>> {
-    let device = args.device()?;
     let options = RunOptions {
         out: out.to_owned(),
         resume,
         init_weights: args.init_weights.clone(),
         max_steps: args.max_steps,
         quiet: args.json,
-        interrupt: Interrupt::install()?,
+        interrupt,
     };
     if !args.json {
-        println!(
+        output::line(format_args!(
             "{} -> {} on {device}, {} of width {}, seed {}, run folder {}",
             config.data.source,
             config.data.target,
@@ -53,15 +69,16 @@ pub(super) fn execute(
             config.model.width,
             config.seed,
             out.display()
-        );
+        ))?;
     }
-    match train::train(config, &device, &options)? {
+    match train::train(config, device, &options)? {
         Outcome::Done(evaluations) => Ok(Some(evaluations)),
         Outcome::Stopped { steps } => {
             if args.json {
-                println!("{}", json!({ "stopped": true, "steps": steps, "run": out }));
+                output::line(json!({ "stopped": true, "steps": steps, "run": output::json_path(out) }))?;
             } else {
-                println!("stopped after {steps} steps; continue with: trainer --resume {}", out.display());
+                let out = out.display();
+                output::line(format_args!("stopped after {steps} steps; continue with: trainer --resume {out}"))?;
             }
             Ok(None)
         }
@@ -77,19 +94,17 @@ pub(super) fn report(args: &TrainArgs, out: &Path, evaluations: &[(String, Score
         let by_name: serde_json::Map<String, serde_json::Value> =
             evaluations.iter().map(|(name, scores)| (name.clone(), json!(scores))).collect();
         let gain = 100.0 * (after.miou - before.miou);
-        println!("{}", json!({ "run": out, "evaluations": by_name, "gain_points": gain }));
-        return Ok(());
+        return output::line(json!({
+            "run": output::json_path(out), "evaluations": by_name, "gain_points": gain,
+        }));
     }
-    println!();
     if evaluations.len() == 1 {
-        print!("{}", train::scores_table(before));
-        return Ok(());
+        return output::line(format_args!("\n{}", train::scores_table(before).trim_end()));
     }
-    print!("{}", train::side_by_side([first, &format!("adapted ({last})")], before, after));
-    println!(
-        "\ngain of {:+.1} points of mIoU; pictures in {}",
+    output::line(format_args!(
+        "\n{}\ngain of {:+.1} points of mIoU; pictures in {}",
+        train::side_by_side([first, &format!("adapted ({last})")], before, after),
         100.0 * (after.miou - before.miou),
         out.join("samples").display()
-    );
-    Ok(())
+    ))
 }

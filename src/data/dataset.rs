@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -294,9 +295,15 @@ pub(super) fn list_images(folder: &Path, kind: DatasetKind) -> Result<Vec<(Strin
 
 /// The entries of a folder except hidden ones. Where there is no such folder, the message states the layout.
 pub(super) fn list_folder(folder: &Path, kind: DatasetKind) -> Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        let message = format!("no such folder; {kind} is expected as {}", kind.layout());
-        return Err(Error::data(folder, message));
+    let problem = match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some("not a folder".to_owned()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Some("no such folder".to_owned()),
+        // Among others a loop of symbolic links.
+        Err(e) => Some(e.to_string()),
+    };
+    if let Some(problem) = problem {
+        return Err(Error::data(folder, format!("{problem}; {kind} is expected as {}", kind.layout())));
     }
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {

@@ -128,8 +128,12 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(|error: std::io::Error| {
         let _ = fs::remove_file(&partial);
-        let full = error.kind() == std::io::ErrorKind::StorageFull;
-        let advice = if full { "the disk is full: free space and use --resume" } else { "the previous file is intact" };
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        let advice = match error.kind() {
+            StorageFull => "the disk is full: free space and use --resume",
+            PermissionDenied | ReadOnlyFilesystem => "change its permissions or choose another folder",
+            _ => "the previous file is intact",
+        };
         Error::data(path, format!("cannot be written ({error}); {advice}"))
     })
 }
@@ -178,7 +182,8 @@ impl Checkpoint {
         })
     }
 
-    /// Writes the checkpoint of `parameters` at this place.
+    /// Writes the checkpoint of `parameters` at this place. Numbers that are not finite are an error and leave the old
+    /// file: nothing can go on from them.
     pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
         let mut tensors: Vec<(String, Tensor)> =
             parameters.iter().map(|(name, tensor)| (format!("model.{name}"), tensor.clone())).collect();
@@ -186,6 +191,13 @@ impl Checkpoint {
         momentum.sort_by_key(|(name, _)| *name);
         tensors.extend(momentum.into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor.clone())));
         tensors.extend(self.calibration.iter().map(|xi| ("calibration".to_owned(), xi.clone())));
+        for (name, tensor) in &tensors {
+            if let Some(value) = tensor.to_vec::<f32>()?.iter().find(|value| !value.is_finite()) {
+                let step = self.position.total;
+                let advice = "the file is not written, an older one is intact; lower the learning rate";
+                return Err(Error::data(path, format!("{name} holds {value} after step {step}: {advice}")));
+            }
+        }
         let about = About {
             format: FORMAT.to_owned(),
             position: self.position,
@@ -212,13 +224,24 @@ impl Checkpoint {
         for id in parameters.ids() {
             let name = parameters.name(id).to_owned();
             let value = load(&format!("model.{name}"))?;
+            let (have, want) = (value.shape(), parameters.get(id).shape());
+            if have != want {
+                let message = format!(
+                    "{name} has extents {have:?}, the network wants {want:?}; check model.* in the configuration"
+                );
+                return Err(Error::data(path, message));
+            }
             parameters.set(id, value).map_err(|error| Error::data(path, error.to_string()))?;
         }
         let mut momentum = HashMap::new();
         for name in tensors.names() {
-            if let Some(parameter) = name.strip_prefix("momentum.") {
-                momentum.insert(parameter.to_owned(), load(name)?);
+            let Some(parameter) = name.strip_prefix("momentum.") else { continue };
+            let value = load(name)?;
+            if parameters.find(parameter).is_none_or(|id| parameters.get(id).shape() != value.shape()) {
+                let message = format!("{name} fits no parameter: it was made with another network; check the model");
+                return Err(Error::data(path, message));
             }
+            momentum.insert(parameter.to_owned(), value);
         }
         let calibration = if tensors.tensor("calibration").is_ok() { Some(load("calibration")?) } else { None };
         let About { position, evaluations, log_lines, config, .. } = about;

@@ -228,14 +228,23 @@ impl Config {
             let layer: toml::Table =
                 text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
             merge(&mut table, layer);
+            // Read after each layer, so that the message can say where the wrong key is.
+            Self::read_table(table.clone()).map_err(|message| Error::data(path, message))?;
         }
         for assignment in assignments {
             merge(&mut table, parse_assignment(assignment)?);
+            Self::read_table(table.clone())
+                .map_err(|message| Error::Config(format!("--set {assignment}: {message}")))?;
         }
         Self::from_table(table).map_err(|error| match (error, file) {
             (Error::Config(message), Some(path)) if assignments.is_empty() => Error::data(path, message),
             (error, _) => error,
         })
+    }
+
+    /// Keys and types, without the ranges: several layers may be needed to get those right.
+    fn read_table(table: toml::Table) -> Result<Self, String> {
+        table.try_into().map_err(|error: toml::de::Error| one_line(&error.to_string()))
     }
 
     /// The configuration that a run folder holds.
@@ -246,12 +255,14 @@ impl Config {
     /// The configuration in `text`, which comes from the file `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let table = text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
-        Self::from_table(table).map_err(|error| Error::data(path, error.to_string()))
+        Self::from_table(table).map_err(|error| match error {
+            Error::Config(message) => Error::data(path, message),
+            error => error,
+        })
     }
 
     fn from_table(table: toml::Table) -> Result<Self> {
-        let config: Self =
-            table.try_into().map_err(|error: toml::de::Error| Error::Config(one_line(&error.to_string())))?;
+        let config = Self::read_table(table).map_err(Error::Config)?;
         config.validate()?;
         Ok(config)
     }
@@ -269,8 +280,16 @@ impl Config {
         let method = &self.method;
         check((1..=255).contains(&self.model.classes), "model.classes", "between 1 and 255")?;
         check((1..=1024).contains(&self.model.width), "model.width", "between 1 and 1024")?;
-        check(self.data.batch > 0 && self.warmup.batch > 0, "data.batch and warmup.batch", "at least 1")?;
-        check(self.data.crop.iter().chain(&self.warmup.crop).all(|&side| side >= 8), "crop", "at least 8 x 8")?;
+        // The upper bounds are far above any sense: beyond them, sizes in bytes overflow before memory runs out.
+        let data = &self.data;
+        let batches = [data.batch, self.warmup.batch];
+        check(batches.iter().all(|n| (1..=4096).contains(n)), "data.batch and warmup.batch", "between 1 and 4096")?;
+        let crops = data.crop.iter().chain(&self.warmup.crop);
+        check(crops.copied().all(|side| (8..=16384).contains(&side)), "crop", "between 8 x 8 and 16384 x 16384")?;
+        let sides = [data.short_side, self.warmup.short_side, data.eval_short_side];
+        check(sides.iter().all(|&side| side <= 16384), "short_side and eval_short_side", "at most 16384")?;
+        check(data.threads <= 1024, "data.threads", "at most 1024")?;
+        check(data.cache_mib <= 1 << 24, "data.cache_mib", "at most 16777216 (16 TiB)")?;
         check(method.temperature > 0.0, "method.temperature", "above 0")?;
         check((0.0..1.0).contains(&method.cb_prop), "method.cb_prop", "at least 0 and below 1")?;
         check((0.0..=1.0).contains(&method.calibration_momentum), "method.calibration_momentum", "between 0 and 1")?;
@@ -333,9 +352,29 @@ mod tests {
     #[test]
     fn unknown_keys_are_named() {
         let error = Config::resolve(Preset::Paper, None, &["adapt.runds=7".into()]).unwrap_err().to_string();
-        assert!(error.contains("runds") && !error.contains('\n'), "{error}");
+        assert!(error.contains("--set adapt.runds=7: unknown field `runds`") && !error.contains('\n'), "{error}");
         let error = Config::resolve(Preset::Paper, None, &["method.temperature=0".into()]).unwrap_err().to_string();
         assert_eq!(error, "config: method.temperature must be above 0");
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_whatever_is_set_besides() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mine.toml");
+        std::fs::write(&file, "[optimizer]\nmomentom = 0.5\n").unwrap();
+        let error = Config::resolve(Preset::Paper, Some(&file), &["adapt.rounds=7".into()]).unwrap_err().to_string();
+        assert!(error.contains("mine.toml: unknown field `momentom`"), "{error}");
+        // A range that the file leaves wrong may be put right after it.
+        std::fs::write(&file, "[method]\ntemperature = 0\n").unwrap();
+        assert!(Config::resolve(Preset::Paper, Some(&file), &["method.temperature=1".into()]).is_ok());
+    }
+
+    #[test]
+    fn sizes_that_no_memory_holds_are_refused() {
+        for assignment in ["data.batch=99999999999", "warmup.crop=[8,9999999]", "data.cache_mib=99999999999999"] {
+            let error = Config::resolve(Preset::Paper, None, &[assignment.into()]).unwrap_err().to_string();
+            assert!(error.contains("must be between") || error.contains("must be at most"), "{assignment}: {error}");
+        }
     }
 
     #[test]

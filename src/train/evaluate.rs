@@ -1,6 +1,6 @@
 //! Scoring a network on a labelled data set, at the images' full size.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{Confusion, Network, Scores};
 use crate::{
@@ -14,15 +14,15 @@ pub fn predict_image(network: &Network, image: &Tensor, full: (usize, usize)) ->
     ops::predict(&network.logits(image)?, full.0, full.1, PredictSpec::default())
 }
 
-/// The scores over a whole data set; `seen` is called with the number of images done.
+/// The scores over a whole data set; `seen` is called with the number of images done. `None` where it breaks off.
 pub fn evaluate(
     network: &Network,
     dataset: &Arc<Dataset>,
     transform: EvalTransform,
     threads: usize,
     classes: usize,
-    mut seen: impl FnMut(usize) -> Result<()>,
-) -> Result<Scores> {
+    mut seen: impl FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Scores>> {
     let mut confusion = Confusion::new(classes);
     let mut images = 0;
     for example in EvalLoader::new(dataset.clone(), transform, threads)? {
@@ -35,7 +35,9 @@ pub fn evaluate(
         let predicted = predict_image(network, &image, example.full_size)?.labels.to_vec::<u8>()?;
         confusion.add(truth.ids(), &predicted)?;
         images += 1;
-        seen(images)?;
+        if seen(images).is_break() {
+            return Ok(None);
+        }
     }
-    Ok(confusion.scores(images))
+    Ok(Some(confusion.scores(images)))
 }

@@ -1,8 +1,11 @@
 //! Ctrl-C: finish the step, save, end with status 0.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{Error, Result};
@@ -20,6 +23,11 @@ impl Interrupt {
             if flag.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
+            // What is under way may take a while to come to a place where the run can stop.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nstopping at the next safe place; Ctrl-C again ends at once, without saving"
+            );
         })
         .map_err(|error| Error::Internal(format!("cannot catch Ctrl-C: {error}")))?;
         Ok(interrupt)

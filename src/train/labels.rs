@@ -63,7 +63,7 @@ pub(super) fn make_static_labels(
         kept_bytes += logits.len() * logits.dtype().size();
         let logits = (kept_bytes <= KEEP_BYTES).then_some(logits);
         firsts.push(First { name: example.name, full: example.full_size, image_value, logits });
-        progress.set(firsts.len() as u64, String::new);
+        progress.set(firsts.len() as u64, str::to_owned);
     }
 
     let thresholds = sample.thresholds(proportion, &config.method.excluded_classes);
@@ -93,7 +93,7 @@ pub(super) fn make_static_labels(
         kept += selection.apply(&mut labels, &confidence, &reaches);
         total += labels.len();
         write::label_png(&dataset.pseudo_label_path(&partial, index)?, &LabelMap::new(width, height, labels)?)?;
-        progress.set((firsts.len() + index + 1) as u64, String::new);
+        progress.set((firsts.len() + index + 1) as u64, str::to_owned);
     }
     progress.finish();
     if folder.exists() {

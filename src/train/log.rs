@@ -10,7 +10,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::{Error, Result};
+use super::memory;
+use crate::{Device, Error, Result};
 
 /// A plain line at least this often when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -21,12 +22,13 @@ pub(super) struct Log {
     file: File,
     lines: usize,
     quiet: bool,
+    device: Device,
 }
 
 impl Log {
     /// Opens metrics.jsonl, dropping what follows the first `lines` lines: a killed run may have logged steps that its
-    /// checkpoint does not hold, and will do them again.
-    pub fn open(path: &Path, lines: usize, quiet: bool) -> Result<Self> {
+    /// checkpoint does not hold, and will do them again. Progress shows the memory used on `device`.
+    pub fn open(path: &Path, lines: usize, quiet: bool, device: &Device) -> Result<Self> {
         let failed = |error| Error::io(path, error);
         if path.exists() {
             let old = fs::read_to_string(path).map_err(failed)?;
@@ -36,7 +38,7 @@ impl Log {
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, lines, quiet })
+        Ok(Self { path: path.to_owned(), file, lines, quiet, device: device.clone() })
     }
 
     /// One line of metrics.jsonl.
@@ -66,14 +68,22 @@ impl Log {
             Some(length),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:24} {pos:>6}/{len} eta {eta:>4} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:8} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
         bar.set_position(done);
         bar.reset_eta();
         let now = Instant::now();
-        Progress { bar, name: name.to_owned(), plain: !terminal && !self.quiet, first: done, start: now, last: now }
+        Progress {
+            bar,
+            name: name.to_owned(),
+            device: self.device.clone(),
+            plain: !terminal && !self.quiet,
+            first: done,
+            start: now,
+            last: now,
+        }
     }
 }
 
@@ -81,6 +91,7 @@ impl Log {
 pub(super) struct Progress {
     bar: ProgressBar,
     name: String,
+    device: Device,
     plain: bool,
     first: u64,
     start: Instant,
@@ -88,13 +99,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `done` units of the whole are done.
-    pub fn set(&mut self, done: u64, message: impl FnOnce() -> String) {
+    /// `done` units of the whole are done; `message` gets the peak of memory to show.
+    pub fn set(&mut self, done: u64, message: impl FnOnce(&str) -> String) {
         self.bar.set_position(done);
         let length = self.bar.length().unwrap_or(done);
         if !self.plain {
             if self.last.elapsed() > Duration::from_millis(100) || done == length {
-                self.bar.set_message(message());
+                self.bar.set_message(message(&self.peak()));
                 self.last = Instant::now();
             }
             return;
@@ -110,8 +121,13 @@ impl Progress {
             "{:<14} {done:>6}/{length} eta {:>4}  {}",
             self.name,
             format_seconds(eta),
-            message()
+            message(&self.peak())
         );
+    }
+
+    /// The most memory used so far, where it is known.
+    fn peak(&self) -> String {
+        memory::peak(&self.device).map_or_else(String::new, |bytes| format!("peak {}", memory::format(bytes)))
     }
 
     /// Units a second since the start.

@@ -12,6 +12,7 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -61,6 +62,14 @@ pub enum Outcome {
     },
 }
 
+/// Errors where a run folder holds a run already, which a new one would overwrite.
+pub fn expect_no_run(out: &Path) -> Result<()> {
+    match out.join("checkpoint.safetensors").exists() {
+        true => Err(Error::data(out, "holds a run already; continue it with --resume or choose another --out")),
+        false => Ok(()),
+    }
+}
+
 /// Trains by `config` on `device`.
 pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<Outcome> {
     Run::open(config, device, options)?.execute()
@@ -99,6 +108,11 @@ impl<'a> Run<'a> {
         let mut log_lines = 0;
         let checkpoint = options.out.join("checkpoint.safetensors");
         if options.resume {
+            if !checkpoint.exists() {
+                let advice =
+                    "holds no checkpoint.safetensors: the run ended before its first; start it again with --out";
+                return Err(Error::data(&options.out, advice));
+            }
             let saved = Checkpoint::read(&checkpoint, &mut network.parameters, device)?;
             position = saved.position;
             evaluations = saved.evaluations;
@@ -106,17 +120,14 @@ impl<'a> Run<'a> {
             state.calibration = saved.calibration;
             state.restore_momentum(&network, saved.momentum);
         } else {
-            if checkpoint.exists() {
-                let advice = "holds a run already; continue it with --resume or choose another --out";
-                return Err(Error::data(&options.out, advice));
-            }
+            expect_no_run(&options.out)?;
             if let Some(path) = &options.init_weights {
                 super::weights::import(&mut network.parameters, path)?;
             }
             fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
-        let log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet)?;
+        let log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet, device)?;
         Ok(Self { config, options, network, state, position, evaluations, source, target, validation, log })
     }
 
@@ -157,12 +168,16 @@ impl<'a> Run<'a> {
         let mut loader = self.loader(&self.source, transform, warmup.batch, 0)?;
         let schedule = Schedule::new(&self.config.optimizer, warmup.learning_rate, warmup.steps);
         let images = warmup.batch;
-        let stage = self.steps("source only", warmup.steps, images, &schedule, |run, rate| {
-            run.state.warmup(&mut run.network, run.config, loader.next()?, rate)
+        let read = || loader.next();
+        let stage = self.steps("source only", warmup.steps, images, &schedule, read, |run, source, rate| {
+            run.state.warmup(&mut run.network, run.config, source, rate)
         })?;
+        if matches!(stage, Stage::Stopped) {
+            return Ok(Stage::Stopped);
+        }
+        DeepLab::copy_source_to_target(&mut self.network.parameters)?;
+        let stage = self.evaluate("source only")?;
         if matches!(stage, Stage::Complete) {
-            DeepLab::copy_source_to_target(&mut self.network.parameters)?;
-            self.evaluate("source only")?;
             self.enter(Phase::Round(0));
             self.save_to("source-only.safetensors")?;
             self.save()?;
@@ -173,6 +188,9 @@ impl<'a> Run<'a> {
     fn round(&mut self, round: u64) -> Result<Stage> {
         let folder = self.options.out.join(format!("labels/round-{round}"));
         if self.position.step == 0 {
+            if self.must_stop() {
+                return Ok(Stage::Stopped);
+            }
             let share = make_static_labels(
                 &self.network,
                 &self.target,
@@ -198,40 +216,57 @@ impl<'a> Run<'a> {
         let base = adapt.learning_rate * adapt.round_decay.powi(round as i32);
         let schedule = Schedule::new(&self.config.optimizer, base, adapt.steps);
         let name = format!("round {round}");
-        let stage = self.steps(&name, adapt.steps, 2 * data.batch, &schedule, |run, rate| {
-            let (source, target) = (source.next()?, target.next()?);
-            run.state.adapt(&mut run.network, run.config, source, target, rate)
-        })?;
+        let read = || Ok((source.next()?, target.next()?));
+        let stage =
+            self.steps(&name, adapt.steps, 2 * data.batch, &schedule, read, |run, (source, target), rate| {
+                run.state.adapt(&mut run.network, run.config, source, target, rate)
+            })?;
+        if matches!(stage, Stage::Stopped) {
+            return Ok(Stage::Stopped);
+        }
+        let stage = self.evaluate(&name)?;
         if matches!(stage, Stage::Complete) {
-            self.evaluate(&name)?;
             self.enter(Phase::Round(round + 1));
             self.save()?;
         }
         Ok(stage)
     }
 
-    /// Runs the rest of a stage's steps.
-    fn steps(
+    /// Whether the user or the limit of steps ends the run here.
+    fn must_stop(&self) -> bool {
+        self.options.interrupt.is_set() || self.options.max_steps.is_some_and(|limit| self.position.total >= limit)
+    }
+
+    /// Runs the rest of a stage's steps, each on what `read` gives.
+    fn steps<B>(
         &mut self,
         name: &str,
         length: u64,
         images: usize,
         schedule: &Schedule,
-        mut step: impl FnMut(&mut Self, f64) -> Result<Losses>,
+        mut read: impl FnMut() -> Result<B>,
+        mut step: impl FnMut(&mut Self, B, f64) -> Result<Losses>,
     ) -> Result<Stage> {
         let mut progress = self.log.progress(name, length, self.position.step);
         while self.position.step < length {
-            let limit = self.options.max_steps.is_some_and(|limit| self.position.total >= limit);
-            if self.options.interrupt.is_set() || limit {
+            if self.must_stop() {
                 progress.finish();
-                // At a stage's beginning the checkpoint is that of the last stage's end.
-                if self.position.step > 0 {
-                    self.save()?;
-                }
+                self.save_inside()?;
                 return Ok(Stage::Stopped);
             }
             let rate = schedule.rate(self.position.step);
-            let losses = step(self, rate)?;
+            let batch = match read() {
+                Ok(batch) => batch,
+                Err(error) => {
+                    // A broken file must not cost the steps since the last checkpoint.
+                    progress.finish();
+                    self.save_inside()?;
+                    let steps = self.position.total;
+                    self.log.say(&format!("step {steps} is saved; --resume {} goes on", self.options.out.display()));
+                    return Err(error);
+                }
+            };
+            let losses = step(self, batch, rate)?;
             expect_finite(&losses, self.position.total + 1, || {
                 let path = self.options.out.join("checkpoint.safetensors");
                 format!("{} holds the last good state; lower the learning rate", path.display())
@@ -246,13 +281,14 @@ impl<'a> Run<'a> {
                 self.save()?;
             }
             let speed = progress.rate(done) * images as f64;
-            progress.set(done, || describe(&losses, speed));
+            progress.set(done, |peak| describe(&losses, speed, peak));
         }
         progress.finish();
         Ok(Stage::Complete)
     }
 
-    fn evaluate(&mut self, name: &str) -> Result<()> {
+    /// Scores the network and writes pictures. An interruption leaves the place at the end of the stage's steps.
+    fn evaluate(&mut self, name: &str) -> Result<Stage> {
         let data = &self.config.data;
         let mut progress = self.log.progress("evaluation", self.validation.len() as u64, 0);
         let scores = evaluate(
@@ -262,24 +298,33 @@ impl<'a> Run<'a> {
             data.threads,
             self.config.model.classes,
             |images| {
-                progress.set(images as u64, String::new);
-                Ok(())
+                progress.set(images as u64, str::to_owned);
+                if self.options.interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         )?;
         progress.finish();
+        let Some(scores) = scores else {
+            self.save_inside()?;
+            return Ok(Stage::Stopped);
+        };
         let (miou, accuracy) = (100.0 * scores.miou, 100.0 * scores.pixel_accuracy);
         self.log.say(&format!("{name}: target mIoU {miou:.1} %, pixel accuracy {accuracy:.1} %"));
         self.log.record(&json!({ "step": self.position.total, "evaluation": name, "scores": scores }))?;
         let folder = self.options.out.join("samples").join(name.replace(' ', "-"));
         samples::write(&self.network, &self.validation, data.eval_transform(), self.config.log.samples, &folder)?;
         self.evaluations.push(Evaluation { name: name.into(), scores });
-        Ok(())
+        Ok(Stage::Complete)
     }
 
     /// Goes to the beginning of a stage.
     fn enter(&mut self, phase: Phase) {
         self.position = Position { phase, step: 0, total: self.position.total };
         self.state.reset_momentum();
+    }
+
+    /// Saves inside a stage: at its beginning the checkpoint is that of the last stage's end.
+    fn save_inside(&self) -> Result<()> {
+        if self.position.step > 0 { self.save() } else { Ok(()) }
     }
 
     fn save(&self) -> Result<()> {
@@ -313,7 +358,8 @@ impl<'a> Run<'a> {
     }
 }
 
-fn describe(losses: &Losses, images_per_second: f64) -> String {
+/// The total first, then speed and memory, then its parts: a narrow terminal cuts off the end.
+fn describe(losses: &Losses, images_per_second: f64, peak: &str) -> String {
     let short = |name: &str| match name {
         "loss" => Some("loss"),
         "source_ce" => Some("ce"),
@@ -323,6 +369,11 @@ fn describe(losses: &Losses, images_per_second: f64) -> String {
         _ => None,
     };
     let shown = losses.iter().filter_map(|(name, value)| Some(format!("{} {value:.3}", short(name)?)));
-    let shown: Vec<String> = shown.collect();
-    format!("{}  {images_per_second:.1} images/s", shown.join("  "))
+    let mut parts: Vec<String> = shown.collect();
+    let at = parts.len().min(1);
+    parts.insert(at, format!("{images_per_second:.1} images/s"));
+    if !peak.is_empty() {
+        parts.insert(at + 1, peak.to_owned());
+    }
+    parts.join("  ")
 }
