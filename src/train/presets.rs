@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    adapt::MethodConfig,
+    adapt::{MethodConfig, PrototypeScope},
     data::{DatasetKind, Jitter, Normalize},
     models::{Backbone, DeepLabConfig, FeatureKind},
 };
@@ -130,12 +130,19 @@ fn miniature() -> Config {
     config.data.crop = [96, 128];
     config.data.short_side = 0;
     config.data.eval_short_side = 0;
-    // The head is a large part of so narrow a network: at ten times the rate it diverges.
-    config.optimizer.head_multiplier = 1.0;
+    // Batch norm makes the backbone's filters insensitive to their scale and lets them move fast; the head has none, and sums
+    // 36 taps of 128 channels: it needs a far smaller rate. Decayed to 0, for there is no further stage to keep it up for.
+    config.optimizer.head_multiplier = 0.03;
+    config.optimizer.horizon = 1.0;
     config.warmup =
-        WarmupConfig { steps: 700, learning_rate: 0.015, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
-    config.adapt = AdaptConfig { rounds: 3, steps: 400, learning_rate: 0.015, round_decay: 0.7 };
-    // Few steps and many mistakes: more labels, and those that the prototypes agree with, teach more than entropy.
+        WarmupConfig { steps: 1600, learning_rate: 0.5, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
+    config.adapt = AdaptConfig { rounds: 4, steps: 400, learning_rate: 0.2, round_decay: 0.7 };
+    // A crop has some 200 feature cells: prototypes of the whole batch are less noisy and more classes overlap. Stronger
+    // contrast, or less certain labels by transfer, spread mistakes from round to round.
+    config.method.prototype_scope = PrototypeScope::Batch;
+    config.method.forward_weight = 0.03;
+    config.method.backward_weight = 0.03;
+    config.method.transfer_threshold = 0.9;
     config.method.hybrid_ce = true;
     config.method.cb_prop = 0.3;
     config.method.target_weight = 0.5;

@@ -65,9 +65,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             seed: 0,
-            source_images: 200,
-            target_train: 160,
-            target_val: 40,
+            source_images: 300,
+            target_train: 200,
+            target_val: 100,
             width: 256,
             height: 128,
             oracle_labels: false,
