@@ -68,7 +68,7 @@ impl Log {
             Some(length),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        if let Ok(style) = ProgressStyle::with_template("{prefix:14} {bar:8} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:13} {bar:6} {pos:>6}/{len} eta {eta:>4} {wide_msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());

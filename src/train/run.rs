@@ -371,7 +371,8 @@ fn describe(losses: &Losses, images_per_second: f64, peak: &str) -> String {
     let shown = losses.iter().filter_map(|(name, value)| Some(format!("{} {value:.3}", short(name)?)));
     let mut parts: Vec<String> = shown.collect();
     let at = parts.len().min(1);
-    parts.insert(at, format!("{images_per_second:.1} images/s"));
+    let decimals = if images_per_second < 100.0 { 1 } else { 0 };
+    parts.insert(at, format!("{images_per_second:.decimals$} images/s"));
     if !peak.is_empty() {
         parts.insert(at + 1, peak.to_owned());
     }
