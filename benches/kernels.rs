@@ -11,14 +11,23 @@
 mod conv2d;
 #[path = "kernels/harness.rs"]
 mod harness;
+#[path = "kernels/labels.rs"]
+mod labels;
+#[path = "kernels/losses.rs"]
+mod losses;
 #[path = "kernels/norm.rs"]
 mod norm;
+#[path = "kernels/update.rs"]
+mod update;
 
 fn main() -> std::process::ExitCode {
     let run = || {
         let mut bench = harness::Bench::from_arguments()?;
         conv2d::rows(&mut bench)?;
         norm::rows(&mut bench)?;
+        losses::rows(&mut bench)?;
+        labels::rows(&mut bench)?;
+        update::rows(&mut bench)?;
         Ok::<(), bicl::Error>(())
     };
     match run() {

@@ -202,6 +202,25 @@ fn the_rules_hold() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+/// `check_barriers` proves that the loss of any barrier of a file shows; each file that has one must ask for it.
+#[test]
+fn every_kernel_file_with_a_barrier_is_checked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = Vec::new();
+    ["tests", "tools/emulator/tests"].iter().for_each(|folder| files_under(&root.join(folder), &mut tests));
+    // This file names what it looks for.
+    tests.retain(|path| !path.ends_with("layers.rs"));
+    let read = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let checks: Vec<String> = tests.iter().map(read).filter(|text| text.contains("check_barriers")).collect();
+    let mut files: Vec<&str> = bicl_emulator::barriers_written().iter().map(|(file, _)| *file).collect();
+    files.dedup();
+    assert!(files.contains(&"kernels/include/dev.cuh"), "{files:?}");
+    for file in files.iter().filter(|file| file.starts_with("kernels/")) {
+        let literal = format!("\"{file}\"");
+        assert!(checks.iter().any(|text| text.contains(&literal)), "no test calls check_barriers({literal}, ..)");
+    }
+}
+
 #[test]
 fn the_checker_can_fail() {
     let broken = |path: &str, text: &str| broken_rules(path, text).join("\n");

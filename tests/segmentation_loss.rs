@@ -179,11 +179,13 @@ fn every_barrier_is_needed() {
     // Ten classes pass shared memory in two groups; cells of 300 columns take three turns of a block.
     let x = Rng(7).reals(&[1, 2, 2, 10], DType::F32, &Device::cpu());
     let labels = Rng(8).labels(&[1, 3, 300], 10, 3, &Device::cpu());
-    bicl_emulator::check_barriers("kernels/segmentation_loss.cu", |device| {
+    let run = |device: &Device| {
         let (loss, dx) = value_and_gradients(|v| fused(&v[0], &labels), &[x.to_device(device)?], None);
         Ok([loss, dx[0].clone()].iter().flat_map(|t| t.to_vec::<f32>().unwrap()).flat_map(f32::to_le_bytes).collect())
-    })
-    .unwrap();
+    };
+    for file in ["kernels/segmentation_loss.cu", "kernels/include/dev.cuh"] {
+        bicl_emulator::check_barriers(file, run).unwrap();
+    }
 }
 
 #[test]

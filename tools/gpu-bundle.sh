@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Packs everything that a GPU host without Rust needs to test and measure the kernels into target/gpu-bundle/:
-# the kernel tests, the benchmarks and the trainer as stripped release binaries, the goldens, the peer scripts, and run.sh.
+# the kernel tests (one binary, tests/gpu.rs), the benchmarks and the trainer as stripped release binaries, the goldens, the
+# peer scripts, and run.sh.
 # Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh there, and take figures.json home.
 #
 #   tools/gpu-bundle.sh
@@ -12,8 +13,9 @@ die() { printf 'gpu-bundle: %s\n' "$*" >&2; exit 1; }
 limit_mib=64
 bundle=target/gpu-bundle
 # Kernel tests are those that ask for the devices with kernels; tests of the command line need the repository.
-tests=$(grep -lE 'kernel_devices|all_devices|check_devices' tests/*.rs | xargs -n1 basename | sed 's/\.rs$//')
-[ -n "$tests" ] || die "no file in tests/ uses kernel devices"
+for file in $(grep -lE 'kernel_devices|all_devices|check_devices' tests/*.rs); do
+  grep -q "^#\[path = \"${file#tests/}\"\]" tests/gpu.rs || die "$file tests kernels and is missing in tests/gpu.rs"
+done
 benches=
 for bench in kernels step; do
   if [ -f "benches/$bench.rs" ]; then benches+=" $bench"; fi
@@ -23,7 +25,7 @@ done
 artifacts() {
   local kind=$1
   shift
-  "$@" --features require-nvcc --message-format=json |
+  "$@" --features gpu-bundle --message-format=json |
     sed -n 's/.*"kind":\["'"$kind"'"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p'
 }
 
@@ -43,8 +45,9 @@ mkdir -p "$bundle/tools"
 artifacts bin cargo build --release --bin trainer | place "$bundle/bin" 1
 # shellcheck disable=SC2086 # one word each
 artifacts bench cargo bench --no-run $(printf -- '--bench %s ' $benches) | place "$bundle/benches" "$(wc -w <<<"$benches")"
-# shellcheck disable=SC2086
-artifacts test cargo test --release --no-run $(printf -- '--test %s ' $tests) | place "$bundle/tests/bin" "$(wc -w <<<"$tests")"
+artifacts test cargo test --release --no-run --test gpu | place "$bundle/tests/bin" 1
+# run.sh runs them one by one: what fails or hangs then names itself.
+sed -n 's/^mod \([a-z0-9_]*\);$/\1/p' tests/gpu.rs >"$bundle/tests/operations"
 
 cp -r tests/golden "$bundle/tests/golden"
 for script in bench_pytorch.py bicl_torch.py join_bench.py; do
@@ -55,6 +58,12 @@ chmod +x "$bundle/run.sh"
 commit=$(git rev-parse HEAD)
 if [ -n "$(git status --porcelain)" ]; then commit+=-modified; fi
 echo "$commit" >"$bundle/commit"
+
+# Nothing that a bare host lacks: glibc and its companions only, no Rust, no CUDA.
+for binary in "$bundle"/bin/* "$bundle"/benches/* "$bundle"/tests/bin/*; do
+  needs=$(ldd "$binary") || die "$binary: ldd fails"
+  ! grep -E 'not found|cuda|nvidia|/libstd-' <<<"$needs" || die "$binary needs libraries that a GPU host may lack"
+done
 
 bytes=$(du -sb "$bundle" | cut -f1)
 du -ah "$bundle" | sort -h | tail -n 40

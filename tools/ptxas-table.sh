@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# What ptxas says about every kernel, as a markdown table: registers, spilled bytes (stores + loads), static shared memory,
-# constant bytes; with --sass also how many 16-byte accesses to global and shared memory the machine code holds.
+# What ptxas says about every kernel, as a markdown table: registers, spilled bytes (stores + loads) and static shared memory;
+# with --sass also how many 16-byte accesses to global and shared memory the machine code holds. One row a kernel, f32 and
+# bf16 instances alone; "46, 48" is sm_80, sm_90a where the two differ. The last line counts everything, f64 included.
 #
 #   tools/ptxas-table.sh [--sass] [FOLDER]
 #
-# FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under target/.
-# Exits 1 if a hot kernel spills. Hot is every kernel but the f64 instances, which serve gradient checks alone.
+# FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under
+# CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills. Hot is every kernel but the f64 instances, which serve
+# gradient checks alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,8 +23,8 @@ for argument; do
   esac
 done
 if [ -z "$folder" ]; then
-  newest=$(ls -t target/*/build/bicl-*/out/*.ptxas 2>/dev/null | head -n 1) || true
-  [ -n "$newest" ] || die "no .ptxas under target/: run tools/setup-cuda.sh, then cargo build"
+  newest=$(ls -t "${CARGO_TARGET_DIR:-target}"/*/build/bicl-*/out/*.ptxas 2>/dev/null | head -n 1) || true
+  [ -n "$newest" ] || die "no .ptxas under ${CARGO_TARGET_DIR:-target}/: run tools/setup-cuda.sh, then cargo build"
   folder=$(dirname "$newest")
 fi
 # A renamed kernel file leaves its old .ptxas in OUT_DIR: only those of today's sources count.
@@ -56,34 +58,41 @@ awk -v sass="$sass" -v vectors="$vectors" '
     if (match(text, "[0-9]+ " unit)) { split(substr(text, RSTART, RLENGTH), parts, " "); return parts[1] + 0 }
     return 0
   }
-  function constants(text,    sum, rest, parts) {
-    rest = text
-    while (match(rest, /[0-9]+ bytes cmem/)) {
-      split(substr(rest, RSTART, RLENGTH), parts, " "); sum += parts[1]; rest = substr(rest, RSTART + RLENGTH)
-    }
-    return sum + 0
+  # What a kernel says on both architectures; one of them alone where the file is compiled for no other.
+  function both(what, kernel,    a, b) {
+    a = what["sm_80 " kernel]; b = what["sm_90a " kernel]
+    return a == "" ? b : b == "" || a == b ? a : a ", " b
   }
   BEGIN {
-    while ((getline line < vectors) > 0) { split(line, f, " "); wide[f[1] " " f[2]] = f[3] " | " f[4] " | " f[5] }
-    head = "| file | kernel | arch | registers | spill bytes | static shared | constant |"
-    rule = "|---|---|---|--:|--:|--:|--:|"
+    while ((getline line < vectors) > 0) { split(line, f, " "); key = f[1] " " f[2]; ldg[key] = f[3]; stg[key] = f[4]; lds[key] = f[5] }
+    head = "| file | kernel | registers | spill bytes | static shared |"
+    rule = "|---|---|--:|--:|--:|"
     if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads |"; rule = rule "--:|--:|--:|" }
     print head; print rule
   }
   /Compiling entry function/ {
-    split($0, quoted, "\047"); kernel = quoted[2]; arch = quoted[4]; spill = 0
-    file = FILENAME; sub(/.*\//, "", file); sub(/\.ptxas$/, "", file)
+    split($0, quoted, "\047"); kernel = quoted[2]; key = quoted[4] " " kernel; spill[key] = 0
+    if (!(kernel in file)) {
+      name = FILENAME; sub(/.*\//, "", name); sub(/\.ptxas$/, "", name)
+      file[kernel] = name; order[++kernels] = kernel
+    }
   }
-  /bytes spill stores/ { spill = value($0, "bytes spill stores") + value($0, "bytes spill loads") }
+  /bytes spill stores/ { spill[key] = value($0, "bytes spill stores") + value($0, "bytes spill loads") }
   /Used [0-9]+ registers/ {
-    match($0, /Used [0-9]+/); registers = substr($0, RSTART + 5, RLENGTH - 5)
-    row = "| " file " | " kernel " | " arch " | " registers " | " spill " | " value($0, "bytes smem") " | " constants($0) " |"
-    if (sass) row = row " " ((arch " " kernel) in wide ? wide[arch " " kernel] : "? | ? | ?") " |"
-    print row; kernels++
-    if (spill > 0 && kernel !~ /f64/) { hot = hot "\nptxas-table: " kernel " (" arch ") spills " spill " bytes"; bad++ }
+    match($0, /Used [0-9]+/); registers[key] = substr($0, RSTART + 5, RLENGTH - 5); shared[key] = value($0, "bytes smem")
+    images++
+    if (spill[key] > 0 && kernel ~ /_f64$/) cold++
+    else if (spill[key] > 0) { hot = hot "\nptxas-table: " key " spills " spill[key] " bytes"; bad++ }
   }
   END {
-    if (!kernels) { print "ptxas-table: the files name no kernel" > "/dev/stderr"; exit 2 }
-    printf "\nKernel images: %d; hot ones that spill: %d.\n", kernels, bad + 0
+    if (!images) { print "ptxas-table: the files name no kernel" > "/dev/stderr"; exit 2 }
+    for (i = 1; i <= kernels; i++) {
+      kernel = order[i]
+      if (kernel ~ /_f64$/) continue
+      row = "| " file[kernel] " | " kernel " | " both(registers, kernel) " | " both(spill, kernel) " | " both(shared, kernel) " |"
+      if (sass) row = row " " both(ldg, kernel) " | " both(stg, kernel) " | " both(lds, kernel) " |"
+      print row
+    }
+    printf "\n%d kernels, %d machine codes; that spill: %d in f32 and bf16, %d in f64.\n", kernels, images, bad + 0, cold + 0
     if (bad) { print substr(hot, 2) > "/dev/stderr"; exit 1 }
   }' "${files[@]}"

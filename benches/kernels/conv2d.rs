@@ -1,17 +1,17 @@
 //! Convolutions: on a GPU the shapes of DeepLab-V2 with ResNet-101 on two crops of 730 x 730 (output stride 8), on the
-//! CPU those of ResNet-50 at 256 x 256 and of a narrow network.
+//! CPU those of the miniature preset and of ResNet-50 at 256 x 256. Names and shapes are those of tools/bench_pytorch.py.
 
 use bicl::{
     DType, Result,
     ops::{self, Conv2dSpec},
 };
 
-use super::harness::{Bench, Pass, Problem};
+use super::harness::{Bench, Pass, Problem, by};
 
 /// N, H, W, C; K, R; stride, padding, dilation.
 type Shape = ([usize; 4], [usize; 2], [usize; 3]);
 
-const LARGE: [Shape; 11] = [
+const LARGE: [Shape; 13] = [
     ([2, 92, 92, 256], [256, 3], [1, 2, 2]),
     ([2, 92, 92, 512], [512, 3], [1, 4, 4]),
     ([2, 92, 92, 256], [1024, 1], [1, 0, 1]),
@@ -21,19 +21,23 @@ const LARGE: [Shape; 11] = [
     ([2, 92, 92, 2048], [512, 1], [1, 0, 1]),
     ([2, 92, 92, 128], [128, 3], [1, 1, 1]),
     ([2, 92, 92, 2048], [19, 3], [1, 6, 6]),
+    ([2, 92, 92, 2048], [19, 3], [1, 12, 12]),
+    ([2, 92, 92, 2048], [19, 3], [1, 18, 18]),
     ([2, 92, 92, 2048], [19, 3], [1, 24, 24]),
     ([2, 730, 730, 3], [64, 7], [2, 3, 1]),
 ];
 
-const SMALL: [Shape; 15] = [
-    ([4, 96, 160, 3], [16, 7], [2, 3, 1]),
-    ([4, 24, 40, 16], [16, 3], [1, 1, 1]),
-    ([4, 24, 40, 32], [32, 3], [1, 1, 1]),
-    ([4, 96, 160, 64], [64, 3], [1, 1, 1]),
-    ([4, 24, 40, 32], [64, 3], [2, 1, 1]),
-    ([4, 12, 20, 128], [128, 3], [1, 2, 2]),
-    ([4, 12, 20, 256], [256, 3], [1, 4, 4]),
-    ([4, 12, 20, 256], [19, 3], [1, 12, 12]),
+const SMALL: [Shape; 17] = [
+    ([4, 96, 128, 3], [16, 7], [2, 3, 1]),
+    ([4, 25, 33, 16], [16, 3], [1, 1, 1]),
+    ([4, 25, 33, 16], [32, 3], [2, 1, 1]),
+    ([4, 13, 17, 32], [32, 3], [1, 1, 1]),
+    ([4, 13, 17, 64], [64, 3], [1, 2, 2]),
+    ([4, 13, 17, 128], [128, 3], [1, 4, 4]),
+    ([4, 13, 17, 128], [19, 3], [1, 6, 6]),
+    ([4, 13, 17, 128], [19, 3], [1, 12, 12]),
+    ([4, 13, 17, 128], [19, 3], [1, 18, 18]),
+    ([4, 13, 17, 128], [19, 3], [1, 24, 24]),
     ([2, 256, 256, 3], [64, 7], [2, 3, 1]),
     ([2, 64, 64, 64], [64, 3], [1, 1, 1]),
     ([2, 64, 64, 64], [256, 1], [1, 0, 1]),
@@ -54,14 +58,15 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
             let extent = |extent: usize| (extent + 2 * padding - dilation * (r - 1) - 1) / stride + 1;
             let outputs = x[0] * extent(x[1]) * extent(x[2]) * k;
             // No gradient flows to the images.
-            let all = [("forward", Pass::Forward), ("filter", Pass::Gradient(1)), ("data", Pass::Gradient(0))];
+            let all = [("forward", Pass::Forward), ("weight", Pass::Gradient(1)), ("data", Pass::Gradient(0))];
             bench.problem(&Problem {
                 op: "conv2d",
-                shape: format!("{x:?} * {w:?} /{stride} d{dilation}").replace(", ", "x"),
+                shape: format!("{} {} s{stride} d{dilation}", by(&x), by(&w)),
                 inputs: vec![x.to_vec(), w.to_vec()],
                 dtype,
                 passes: if x[3] == 3 { &all[..2] } else { &all },
                 operations: 2.0 * (outputs * r * r * x[3]) as f64,
+                more_bytes: 0,
                 run: &|v| ops::conv2d(&v[0], &v[1], None, &spec),
             })?;
         }

@@ -6,7 +6,7 @@ use bicl::{
     ops::{self, BatchNormMode, BatchNormSpec},
 };
 
-use super::harness::{Bench, Pass, Problem};
+use super::harness::{Bench, Pass, Problem, by};
 
 /// Images of DeepLab-V2 with ResNet-101 on two crops of 730 x 730.
 const LARGE: [[usize; 4]; 4] = [[2, 365, 365, 64], [2, 92, 92, 256], [2, 92, 92, 1024], [2, 92, 92, 2048]];
@@ -23,6 +23,11 @@ fn batch_norm(v: &[Var], relu: bool) -> Result<Var> {
     Ok(ops::batch_norm_with(&v[0], &scale, &shift, &BatchNormSpec { mode, residual: v.get(3), relu })?.y)
 }
 
+/// What mixed precision converts to.
+fn other(dtype: DType) -> DType {
+    if dtype == DType::Bf16 { DType::F32 } else { DType::Bf16 }
+}
+
 /// A name and what it computes from the problem's inputs.
 type Row = (&'static str, fn(&[Var]) -> Result<Var>);
 
@@ -33,20 +38,24 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     for image in images {
         let (image, vector) = (image.to_vec(), vec![image[3]]);
         let normalised = vec![image.clone(), vector.clone(), vector, image.clone()];
-        let rows: [(Row, Vec<Vec<usize>>); 7] = [
+        let rows: [(Row, Vec<Vec<usize>>); 11] = [
             (("batch_norm", |v| batch_norm(v, false)), normalised[..3].to_vec()),
             (("bn_relu", |v| batch_norm(v, true)), normalised[..3].to_vec()),
             (("bn_add_relu", |v| batch_norm(v, true)), normalised),
             (("relu", |v| ops::relu(&v[0])), vec![image.clone()]),
+            (("add", |v| ops::add(&v[0], &v[1])), vec![image.clone(); 2]),
             (("add_relu", |v| ops::add_relu(&v[0], &v[1])), vec![image.clone(); 2]),
             (("concat", |v| ops::concat_channels(&[&v[0], &v[1]])), vec![image.clone(); 2]),
+            (("scale", |v| ops::scale(&v[0], 0.4)), vec![image.clone()]),
+            (("cast", |v| ops::cast(&v[0], other(v[0].value().dtype()))), vec![image.clone()]),
+            (("sum", |v| ops::sum(&v[0])), vec![image.clone()]),
             (("mean", |v| ops::mean(&v[0])), vec![image.clone()]),
         ];
         for ((op, run), inputs) in rows {
             for &dtype in dtypes {
-                let shape = format!("{image:?}").replace(", ", "x");
-                let inputs = inputs.clone();
-                bench.problem(&Problem { op, shape, inputs, dtype, passes: &PASSES, operations: 0.0, run: &run })?;
+                let (shape, inputs) = (by(&image), inputs.clone());
+                let (passes, operations, more_bytes) = (&PASSES, 0.0, 0);
+                bench.problem(&Problem { op, shape, inputs, dtype, passes, operations, more_bytes, run: &run })?;
             }
         }
     }

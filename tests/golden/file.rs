@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use bicl::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::common::{of_dtype, wide};
+use super::common::{of_dtype, wide};
 
 /// A file's tensors as f64, by name.
 pub struct Golden {

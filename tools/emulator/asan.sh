@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs kernels under AddressSanitizer: overruns of buffers, of dynamic shared memory and of every SHARED variable, in a C++
-# program of its own (asan.cpp). Takes under a minute. Fails if an overrun goes unnoticed or a sound kernel is blamed.
+# program of its own (asan.cpp). Takes about ten seconds. Fails if an overrun goes unnoticed or a sound kernel is blamed.
 #
 #   tools/emulator/asan.sh
 set -euo pipefail

@@ -45,6 +45,7 @@ fn main() {
         fail(&failures.join("\n"));
     }
 
+    list_barriers(&out, &root, &folders);
     cc::Build::new().cargo_metadata(false).objects(&objects).compile("bicl_emulated_kernels");
     println!("cargo:rustc-link-search=native={}", out.display());
     // Whole: kernels are found through a table that their own static initialisers fill.
@@ -63,6 +64,37 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     paths.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp"));
     paths.sort();
     paths
+}
+
+/// Where the kernels' text says `__syncthreads`, `__syncwarp` or `cp_async_wait`, for `barriers_written`: (file, line).
+///
+/// A call inside a macro has the line of the macro's use when it runs, so it must not stand there.
+fn list_barriers(out: &Path, root: &Path, folders: &[PathBuf]) {
+    let mut files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    let include = root.join("kernels/include");
+    let headers = fs::read_dir(&include).unwrap_or_else(|error| fail(&format!("{}: {error}", include.display())));
+    files.extend(headers.flatten().map(|entry| entry.path()));
+    files.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    files.sort();
+    let mut table = String::from("static WRITTEN: &[(&str, u32)] = &[\n");
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| fail(&format!("{}: {error}", path.display())));
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        for (line, code) in (1..).zip(text.lines()) {
+            let (code, _) = code.split_once("//").unwrap_or((code, ""));
+            if !["__syncthreads();", "__syncwarp();", "cp_async_wait<"].iter().any(|call| code.contains(call)) {
+                continue;
+            }
+            if code.trim_end().ends_with('\\') {
+                fail(&format!(
+                    "{name}:{line}: a barrier in a macro cannot be told from its other uses; put it in a function"
+                ));
+            }
+            table += &format!("    ({name:?}, {line}),\n");
+        }
+    }
+    let path = out.join("barriers.rs");
+    fs::write(&path, table + "];\n").unwrap_or_else(|error| fail(&format!("{}: {error}", path.display())));
 }
 
 /// `kernels/conv2d.cu` becomes `OUT_DIR/kernels-conv2d.cu.o`.

@@ -93,6 +93,13 @@ pub fn barriers_seen() -> Vec<Barrier> {
     seen
 }
 
+include!(concat!(env!("OUT_DIR"), "/barriers.rs"));
+
+/// Every barrier that the kernels' text holds, as file and line of [`Barrier`].
+pub fn barriers_written() -> &'static [(&'static str, u32)] {
+    WRITTEN
+}
+
 /// A device whose kernels run without this barrier, as if the call were not there.
 pub fn device_skipping(barrier: &Barrier, schedule: Schedule) -> Device {
     device_with(schedule_skipping(barrier, schedule))
@@ -115,8 +122,8 @@ fn new_skip(barrier: &Barrier) -> u32 {
 /// change the bits or end in an error under one schedule at least. Shapes should be small but take every path: more
 /// than one tile in every loop.
 ///
-/// Errors, as one line: the schedules disagree, `run` fails, `run` passes no barrier of the file, or barriers whose
-/// loss goes unnoticed. Such a barrier is superfluous, or the run too small to need it.
+/// Errors, as one line: the schedules disagree, `run` fails, `run` does not pass a barrier that the file's text holds,
+/// or barriers whose loss goes unnoticed. Such a barrier is superfluous, or the run too small to need it.
 pub fn check_barriers(file: &str, run: impl Fn(&Device) -> Result<Vec<u8>>) -> Result<(), String> {
     check_barriers_with(file, |schedule| run(&device_with(schedule)).map_err(|error| error.to_string()))
 }
@@ -130,23 +137,27 @@ pub fn check_barriers_with(file: &str, run: impl Fn(Schedule) -> Result<Vec<u8>,
             return Err(format!("{file}: the output differs between the default schedule and {schedule:?}"));
         }
     }
-    let (mut passed, mut unnoticed) = (0, Vec::new());
+    let (mut passed, mut unnoticed) = (Vec::new(), Vec::new());
     for barrier in barriers_seen().into_iter().filter(|barrier| barrier.file == file) {
         let skipped_site = new_skip(&barrier);
         let noticed = schedules().into_iter().any(|s| run(Schedule { skipped_site, ..s }).as_ref() != Ok(&want));
         // Barriers that only other tests of this process passed were never skipped here, and do not count.
         // SAFETY: any number may be asked for.
         if unsafe { emu_times_skipped(skipped_site) } > 0 {
-            passed += 1;
+            passed.push(barrier.line);
             if !noticed {
                 unnoticed.push(barrier.to_string());
             }
         }
     }
-    match unnoticed.as_slice() {
-        [] if passed == 0 => Err(format!("{file}: the run passes no barrier of this file; name it as kernels/NAME.cu")),
-        [] => Ok(()),
-        _ => Err(format!("nothing changes without {}", unnoticed.join(", or without "))),
+    if !unnoticed.is_empty() {
+        return Err(format!("nothing changes without {}", unnoticed.join(", or without ")));
+    }
+    let mut written = WRITTEN.iter().filter(|(name, _)| *name == file);
+    match written.find(|(_, line)| !passed.contains(line)) {
+        Some((_, line)) => Err(format!("{file}: the run does not pass the barrier in line {line}")),
+        None if passed.is_empty() => Err(format!("{file} holds no barrier; name it as kernels/NAME.cu")),
+        None => Ok(()),
     }
 }
 

@@ -85,7 +85,7 @@ fn a_run_that_needs_no_barrier_is_refused() {
     let error = check_barriers_with(FILE, run).expect_err("the second barrier is superfluous here");
     assert!(error.starts_with("nothing changes without __syncthreads at ") && !error.contains(", or"), "{error}");
     let error = check_barriers_with("kernels/none.cu", |_| Ok(Vec::new())).expect_err("no such file");
-    assert!(error.contains("passes no barrier"), "{error}");
+    assert!(error.contains("holds no barrier"), "{error}");
 }
 
 #[test]

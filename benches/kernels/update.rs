@@ -1,0 +1,52 @@
+//! What follows the backward pass: the check for infinities and the step of stochastic gradient descent.
+
+use bicl::{
+    DType, Result, Tensor,
+    autograd::Var,
+    ops::{self, SgdItem},
+};
+
+use super::harness::{Bench, Pass, Problem, by};
+
+const PASSES: [(&str, Pass); 1] = [("forward", Pass::Forward)];
+
+/// Parameters of a filter of the last stage.
+const SHAPE: [usize; 4] = [512, 3, 3, 512];
+
+fn step(v: &[Var]) -> Result<Var> {
+    // Both are shared with the operands, and so copied first.
+    let (mut value, mut momentum) = (v[0].value().clone(), v[1].value().clone());
+    let gradient = v[2].value();
+    ops::sgd_step(
+        &mut [SgdItem { value: &mut value, momentum: &mut momentum, gradient, learning_rate: 0.1, weight_decay: 5e-4 }],
+        0.9,
+    )?;
+    Ok(v[0].tape().constant(value))
+}
+
+/// With the answer's way to the host, which the training loop waits for too.
+fn finite(v: &[Var]) -> Result<Var> {
+    let answer = ops::all_finite(&[v[0].value()])?;
+    Ok(v[0].tape().constant(Tensor::from_vec(vec![u8::from(answer)], &[1], v[0].value().device())?))
+}
+
+pub fn rows(bench: &mut Bench) -> Result<()> {
+    let (dtype, passes, operations) = (DType::F32, &PASSES, 0.0);
+    let shape = SHAPE.to_vec();
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    // Two copies, each read and written, and the momentum.
+    let (inputs, more_bytes) = (vec![shape.clone(); 3], 5 * bytes);
+    bench.problem(&Problem {
+        op: "sgd_step",
+        shape: by(&shape),
+        inputs,
+        dtype,
+        passes,
+        operations,
+        more_bytes,
+        run: &step,
+    })?;
+    let inputs = vec![shape.clone()];
+    let (op, shape, more_bytes, run) = ("all_finite", by(&shape), 0, &finite);
+    bench.problem(&Problem { op, shape, inputs, dtype, passes, operations, more_bytes, run })
+}

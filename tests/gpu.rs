@@ -1,0 +1,44 @@
+//! Every test of the kernels in one binary: tools/gpu-bundle.sh takes it to hosts with a GPU, where a binary for each
+//! operation would carry all kernels each time. `gpu relu::` runs one operation's; gpu-bundle.sh refuses a list that
+//! misses a file.
+
+#![allow(clippy::duplicate_mod)] // Each file brings its own `common`.
+
+#[path = "argmax.rs"]
+mod argmax;
+#[path = "autograd.rs"]
+mod autograd;
+#[path = "batch_norm.rs"]
+mod batch_norm;
+#[path = "calibration.rs"]
+mod calibration;
+#[path = "contrastive_loss.rs"]
+mod contrastive_loss;
+#[path = "conv2d.rs"]
+mod conv2d;
+#[path = "cross_entropy.rs"]
+mod cross_entropy;
+#[path = "elementwise.rs"]
+mod elementwise;
+#[path = "entropy.rs"]
+mod entropy;
+#[path = "masked_average_pool.rs"]
+mod masked_average_pool;
+#[path = "max_pool2d.rs"]
+mod max_pool2d;
+#[path = "predict.rs"]
+mod predict;
+#[path = "relu.rs"]
+mod relu;
+#[path = "segmentation_loss.rs"]
+mod segmentation_loss;
+#[path = "sgd.rs"]
+mod sgd;
+#[path = "similarity.rs"]
+mod similarity;
+#[path = "tensor.rs"]
+mod tensor;
+#[path = "transfer_labels.rs"]
+mod transfer_labels;
+#[path = "upsample_bilinear.rs"]
+mod upsample_bilinear;
