@@ -110,15 +110,20 @@ fn scratch() -> Config {
         cache_mib: 512,
         ..config.data
     };
+    // Batch norm makes the backbone's filters insensitive to their scale and lets them move fast. The head has none and sums
+    // 36 taps of 512 channels: from random weights it diverges at ten times the rate, and needs a far smaller one. Each
+    // stage decays to 0. On the source's training images mIoU 36.5 after 600 steps, against 24.5 at 0.01 and 10.
+    config.optimizer.head_multiplier = 0.016;
+    config.optimizer.horizon = 1.0;
     config.warmup = WarmupConfig {
         steps: 600,
-        learning_rate: 0.01,
+        learning_rate: 0.25,
         batch: 4,
         crop: [192, 256],
         short_side: 240,
         scale: [0.8, 1.2],
     };
-    config.adapt = AdaptConfig { rounds: 2, steps: 200, learning_rate: 0.0025, round_decay: 0.5 };
+    config.adapt = AdaptConfig { rounds: 2, steps: 200, learning_rate: 0.05, round_decay: 0.5 };
     config.log = LogConfig { checkpoint_every: 100, log_every: 10, samples: 4 };
     config
 }
@@ -130,13 +135,10 @@ fn miniature() -> Config {
     config.data.crop = [96, 128];
     config.data.short_side = 0;
     config.data.eval_short_side = 0;
-    // Batch norm makes the backbone's filters insensitive to their scale and lets them move fast; the head has none, and sums
-    // 36 taps of 128 channels: it needs a far smaller rate. Decayed to 0, for there is no further stage to keep it up for.
     config.optimizer.head_multiplier = 0.03;
-    config.optimizer.horizon = 1.0;
     config.warmup =
         WarmupConfig { steps: 1600, learning_rate: 0.5, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
-    config.adapt = AdaptConfig { rounds: 4, steps: 400, learning_rate: 0.2, round_decay: 0.7 };
+    config.adapt = AdaptConfig { rounds: 3, steps: 400, learning_rate: 0.1, round_decay: 0.7 };
     // A crop has some 200 feature cells: prototypes of the whole batch are less noisy and more classes overlap. Stronger
     // contrast, or less certain labels by transfer, spread mistakes from round to round.
     config.method.prototype_scope = PrototypeScope::Batch;
