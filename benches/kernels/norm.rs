@@ -9,7 +9,7 @@ use bicl::{
 use super::harness::{Bench, Pass, Problem, by};
 
 /// Images of DeepLab-V2 with ResNet-101 on two crops of 730 x 730.
-const LARGE: [[usize; 4]; 4] = [[2, 365, 365, 64], [2, 92, 92, 256], [2, 92, 92, 1024], [2, 92, 92, 2048]];
+const LARGE: [[usize; 4]; 3] = [[2, 365, 365, 64], [2, 92, 92, 256], [2, 92, 92, 1024]];
 /// Images of a narrow network, and of ResNet-50 at 256 x 256.
 const SMALL: [[usize; 4]; 5] =
     [[4, 96, 160, 16], [4, 24, 40, 32], [4, 12, 20, 256], [2, 128, 128, 64], [2, 32, 32, 1024]];
@@ -54,7 +54,9 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
         for ((op, run), inputs) in rows {
             for &dtype in dtypes {
                 let (shape, inputs) = (by(&image), inputs.clone());
-                let (passes, operations, more_bytes) = (&PASSES, 0.0, 0);
+                // The gradient of a sum is handed on as it is.
+                let passes = if op == "add" { &PASSES[..1] } else { &PASSES[..] };
+                let (operations, more_bytes) = (0.0, 0);
                 bench.problem(&Problem { op, shape, inputs, dtype, passes, operations, more_bytes, run: &run })?;
             }
         }
