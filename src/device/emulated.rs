@@ -15,6 +15,9 @@ pub enum Order {
     Reverse = 1,
     /// Shuffled at every switch.
     Random = 2,
+    /// The last thread to become ready, from the front: after a barrier each warp runs as far as it can before the
+    /// warps below it start.
+    Ahead = 3,
 }
 
 /// How the emulator schedules a launch. Outputs must not depend on it.

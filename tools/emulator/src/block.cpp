@@ -79,7 +79,7 @@ Lane* Block::next() {
   if (!queued) return nullptr;
   auto at = [&](size_t i) -> Lane*& { return ready[wrap(head + i)]; };
   if (schedule.order == RANDOM) std::swap(at(step(random) % queued), at(0));
-  if (schedule.order == REVERSE) return at(--queued);
+  if (schedule.order == REVERSE || schedule.order == AHEAD) return at(--queued);
   Lane* lane = at(0);
   head = wrap(head + 1);
   queued--;
@@ -184,8 +184,9 @@ bool Block::run(uint64_t index) {
     lane.copies.clear(), lane.groups.clear();
     lane.copied = lane.waited = 0;
     prepare(lane.fiber, thread_main);
-    make_ready(&lane);
   }
+  // AHEAD begins with thread 0, so that the highest warp comes last to a barrier and leaves it first.
+  for (unsigned t = 0; t < threads; t++) make_ready(&lanes[schedule.order == AHEAD ? threads - 1 - t : t]);
   SYNC_RELEASE(this);
   Lane* first = next();
   current = first;
