@@ -15,6 +15,8 @@ pub enum Order {
     Reverse = 1,
     /// Shuffled at every switch.
     Random = 2,
+    /// The highest that can run: the last warp runs ahead to its next barrier before the others start.
+    Ahead = 3,
 }
 
 /// How the emulator schedules a launch. Outputs must not depend on it.

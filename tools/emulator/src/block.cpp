@@ -77,6 +77,14 @@ void fail(const char* format, ...) {
 
 Lane* Block::next() {
   if (!queued) return nullptr;
+  if (schedule.order == AHEAD) {
+    queued--;
+    size_t warp = warps.size() - 1;
+    while (!ready_lanes[warp]) warp--;
+    unsigned lane = 31 - __builtin_clz(ready_lanes[warp]);
+    ready_lanes[warp] &= ~(1u << lane);
+    return &lanes[warp * WARP + lane];
+  }
   auto at = [&](size_t i) -> Lane*& { return ready[wrap(head + i)]; };
   if (schedule.order == RANDOM) std::swap(at(step(random) % queued), at(0));
   if (schedule.order == REVERSE) return at(--queued);
@@ -88,6 +96,11 @@ Lane* Block::next() {
 
 void Block::make_ready(Lane* lane) {
   lane->state = READY;
+  if (schedule.order == AHEAD) {
+    ready_lanes[lane->warp] |= 1u << lane->lane;
+    queued++;
+    return;
+  }
   ready[wrap(head + queued++)] = lane;
 }
 
@@ -169,6 +182,7 @@ bool Block::run(uint64_t index) {
   barrier.waiting.clear();
   for (auto& meetings : warps) meetings.clear();
   for (auto& lanes_returned : returned) lanes_returned = 0;
+  ready_lanes.assign(warps.size(), 0);
   variables.clear();
   // Shared memory that nobody wrote reads as NaN, or -1.
   MEMORY_POISON(arena, SHARED_LIMIT + 1024);

@@ -20,7 +20,7 @@ struct dim3 {
 namespace emu {
 
 // bicl::device::Schedule.
-enum Order : uint32_t { FORWARD = 0, REVERSE = 1, RANDOM = 2 };
+enum Order : uint32_t { FORWARD = 0, REVERSE = 1, RANDOM = 2, AHEAD = 3 };
 struct Schedule {
   Order order;
   uint32_t late_copies;

@@ -9,7 +9,7 @@
 extern "C" emu::Entry emu_find(const char* name);
 
 static bool run(const std::string& kernel, dim3 grid, dim3 block, size_t shared_bytes, std::vector<void*> args) {
-  for (auto order : {emu::FORWARD, emu::REVERSE, emu::RANDOM}) {
+  for (auto order : {emu::FORWARD, emu::REVERSE, emu::RANDOM, emu::AHEAD}) {
     char error[512] = "";
     emu::Schedule schedule{order, order != emu::REVERSE, 7, 2, 0};
     emu::Entry entry = emu_find(kernel.c_str());

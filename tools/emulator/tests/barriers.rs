@@ -144,7 +144,7 @@ fn launches_may_run_at_the_same_time() {
             let want = &want;
             scope.spawn(move || {
                 for round in 0..10 {
-                    let order = [Order::Forward, Order::Reverse, Order::Random][(seed + round) % 3];
+                    let order = [Order::Forward, Order::Reverse, Order::Random, Order::Ahead][(seed + round) % 4];
                     let late_copies = (seed % 2) as u32;
                     let schedule =
                         Schedule { order, late_copies, seed: seed as u64, workers: 1 + seed as u32 % 3, ..DEFAULT };
