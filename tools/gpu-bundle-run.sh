@@ -133,7 +133,7 @@ part() {
     failed=$((failed + 1))
     [ $status = 124 ] && echo "run: stopped after $limit s" >>"$log"
     # What went wrong: panics and errors first, else the end of the log.
-    tail=$({ grep -A1 -E "panicked at|^error|^Error|ERROR SUMMARY|Traceback|not found|stopped after" "$log" || tail -n 8 "$log"; } | head -n 12 | cut -c1-300)
+    tail=$({ grep --no-group-separator -A1 -E "panicked at|^error|^Error|ERROR SUMMARY|Traceback|not found|stopped after" "$log" || tail -n 8 "$log"; } | head -n 12 | cut -c1-300)
     printf 'FAILED  %-32s %4d s, exit status %d: %s\n' "$name" "$seconds" "$status" "$(tail -n 1 <<<"$tail")"
     tail=$(quote <<<"$tail")
   fi

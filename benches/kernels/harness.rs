@@ -94,7 +94,11 @@ fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<T
 }
 
 fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
-    tensor.to_device(&Device::cpu())?.to_dtype(DType::F64)?.to_vec()
+    match tensor.dtype() {
+        DType::U8 => Ok(tensor.to_vec::<u8>()?.into_iter().map(f64::from).collect()),
+        DType::U32 => Ok(tensor.to_vec::<u32>()?.into_iter().map(f64::from).collect()),
+        _ => tensor.to_device(&Device::cpu())?.to_dtype(DType::F64)?.to_vec(),
+    }
 }
 
 impl Bench {

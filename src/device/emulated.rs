@@ -15,8 +15,7 @@ pub enum Order {
     Reverse = 1,
     /// Shuffled at every switch.
     Random = 2,
-    /// The last thread to become ready, from the front: after a barrier each warp runs as far as it can before the
-    /// warps below it start.
+    /// The highest that can run: the last warp runs ahead to its next barrier before the others start.
     Ahead = 3,
 }
 

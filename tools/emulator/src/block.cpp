@@ -77,9 +77,17 @@ void fail(const char* format, ...) {
 
 Lane* Block::next() {
   if (!queued) return nullptr;
+  if (schedule.order == AHEAD) {
+    queued--;
+    size_t warp = warps.size() - 1;
+    while (!ready_lanes[warp]) warp--;
+    unsigned lane = 31 - __builtin_clz(ready_lanes[warp]);
+    ready_lanes[warp] &= ~(1u << lane);
+    return &lanes[warp * WARP + lane];
+  }
   auto at = [&](size_t i) -> Lane*& { return ready[wrap(head + i)]; };
   if (schedule.order == RANDOM) std::swap(at(step(random) % queued), at(0));
-  if (schedule.order == REVERSE || schedule.order == AHEAD) return at(--queued);
+  if (schedule.order == REVERSE) return at(--queued);
   Lane* lane = at(0);
   head = wrap(head + 1);
   queued--;
@@ -88,6 +96,11 @@ Lane* Block::next() {
 
 void Block::make_ready(Lane* lane) {
   lane->state = READY;
+  if (schedule.order == AHEAD) {
+    ready_lanes[lane->warp] |= 1u << lane->lane;
+    queued++;
+    return;
+  }
   ready[wrap(head + queued++)] = lane;
 }
 
@@ -169,6 +182,7 @@ bool Block::run(uint64_t index) {
   barrier.waiting.clear();
   for (auto& meetings : warps) meetings.clear();
   for (auto& lanes_returned : returned) lanes_returned = 0;
+  ready_lanes.assign(warps.size(), 0);
   variables.clear();
   // Shared memory that nobody wrote reads as NaN, or -1.
   MEMORY_POISON(arena, SHARED_LIMIT + 1024);
@@ -184,9 +198,8 @@ bool Block::run(uint64_t index) {
     lane.copies.clear(), lane.groups.clear();
     lane.copied = lane.waited = 0;
     prepare(lane.fiber, thread_main);
+    make_ready(&lane);
   }
-  // AHEAD begins with thread 0, so that the highest warp comes last to a barrier and leaves it first.
-  for (unsigned t = 0; t < threads; t++) make_ready(&lanes[schedule.order == AHEAD ? threads - 1 - t : t]);
   SYNC_RELEASE(this);
   Lane* first = next();
   current = first;

@@ -69,6 +69,7 @@ struct Block {
   std::vector<Lane> lanes;
   std::vector<Lane*> ready;  // a ring; a lane is in it at most once
   size_t head = 0, queued = 0;
+  std::vector<uint32_t> ready_lanes;  // AHEAD: instead of the ring, a bit for each lane of each warp
   unsigned live = 0;
   const Lane* left = nullptr;  // the first thread that returned
   BlockBarrier barrier;

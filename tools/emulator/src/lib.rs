@@ -35,15 +35,16 @@ pub fn device_with(schedule: Schedule) -> Device {
     Device::emulated(find, schedule)
 }
 
-/// Schedules under which a sound kernel gives the same bits: forward, reverse, warp by warp and shuffled thread orders,
-/// asynchronous copies both late and early, blocks on one OS thread and on two. The first is [`DEFAULT`].
+/// Schedules under which a sound kernel gives the same bits: forward, reverse and shuffled thread orders, one where the
+/// last warp runs ahead, asynchronous copies both late and early, blocks on one OS thread and on two. The first is
+/// [`DEFAULT`].
 pub fn schedules() -> Vec<Schedule> {
     vec![
         DEFAULT,
         Schedule { order: Order::Reverse, late_copies: 0, ..DEFAULT },
-        Schedule { order: Order::Ahead, late_copies: 1, ..DEFAULT },
         Schedule { order: Order::Random, late_copies: 1, seed: 11, workers: 2, ..DEFAULT },
         Schedule { order: Order::Random, late_copies: 0, seed: 12, ..DEFAULT },
+        Schedule { order: Order::Ahead, ..DEFAULT },
     ]
 }
 

@@ -192,7 +192,7 @@ Pool& pool() {
 // Position `i` of `count` blocks in the schedule's order.
 uint64_t pick(const Schedule& schedule, uint64_t i, uint64_t count) {
   if (schedule.order == REVERSE) return count - 1 - i;
-  if (schedule.order == FORWARD || count < 3) return i;
+  if (schedule.order == FORWARD || schedule.order == AHEAD || count < 3) return i;
   // A stride without a common divisor visits every block once.
   uint64_t stride = schedule.seed % count;
   auto gcd = [](uint64_t a, uint64_t b) {
