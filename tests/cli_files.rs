@@ -76,6 +76,28 @@ fn predict_takes_images_of_both_kinds_and_subfolders() {
 }
 
 #[test]
+fn generate_writes_a_data_set_that_check_accepts() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("scenes").to_str().unwrap().to_owned();
+    let small = "--source-images 2 --target-train 3 --target-val 1 --width 64 --height 48".split(' ');
+    let arguments: Vec<&str> = ["generate", &root, "--json"].into_iter().chain(small).collect();
+    let outcome = |output: std::process::Output| -> serde_json::Value {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for reused in [false, true] {
+        let said = outcome(trainer(&arguments));
+        assert_eq!((&said["images"], &said["reused"]), (&6.into(), &reused.into()), "{said}");
+    }
+    let checked = outcome(trainer(&["check", "--data-root", &root, "--json"]));
+    let images: Vec<_> = checked["parts"].as_array().unwrap().iter().map(|part| part["images"].as_u64()).collect();
+    assert_eq!(images, [Some(2), Some(3), Some(1)]);
+    // Other scenes than those that lie there, and a style that there is not.
+    assert!(error_of(&["generate", &root, "--seed", "1"]).contains(&root));
+    assert!(error_of(&["generate", "nowhere", "--gap", "2"]).contains("use 0 to 1.5"));
+}
+
+#[test]
 fn predict_names_what_it_cannot_read() {
     let fixture = trained();
     let (run, out, folder) = (fixture.path("run"), fixture.path("pictures"), fixture.path("photos"));

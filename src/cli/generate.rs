@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::output;
 use crate::data::miniature::{self, Options};
 
 #[derive(clap::Args, Debug)]
@@ -53,14 +54,14 @@ pub(super) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let report = miniature::generate(&args.folder, &options)?;
     let folder = args.folder.display();
     if args.json {
-        println!("{}", json!({ "folder": args.folder, "images": report.images, "reused": report.reused }));
+        let folder = output::json_path(&args.folder);
+        output::line(json!({ "folder": folder, "images": report.images, "reused": report.reused }))
     } else if report.reused {
-        println!("{folder} holds these {} images already", report.images);
+        output::line(format_args!("{folder} holds these {} images already", report.images))
     } else {
-        println!(
+        output::line(format_args!(
             "{} images in {folder}; train on them with: trainer --preset miniature --data-root {folder}",
             report.images
-        );
+        ))
     }
-    Ok(())
 }

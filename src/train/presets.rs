@@ -111,8 +111,8 @@ fn scratch() -> Config {
         ..config.data
     };
     // Batch norm makes the backbone's filters insensitive to their scale and lets them move fast. The head has none and sums
-    // 36 taps of 512 channels: from random weights it diverges at ten times the rate, and needs a far smaller one. Each
-    // stage decays to 0. On the source's training images mIoU 36.5 after 600 steps, against 24.5 at 0.01 and 10.
+    // 36 taps of 512 channels: it needs a far smaller rate. Each stage decays to 0. Day to dusk, one seed: mIoU 36.5 on the
+    // source's training images after 600 steps, against 24.5 at METHOD.md's rate of 0.01 with the head at ten times that.
     config.optimizer.head_multiplier = 0.016;
     config.optimizer.horizon = 1.0;
     config.warmup = WarmupConfig {

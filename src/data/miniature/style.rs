@@ -186,8 +186,8 @@ pub const SOURCE: Style = Style {
 /// A car's camera on an autumn evening: warm low light, other materials in other colours, worn surfaces, round bodies, a
 /// real lens and sensor.
 ///
-/// The colours are new rather than swapped (brick pavements, red leaves, a pink sky), and the camera is no worse than cameras
-/// are: what the source taught misleads here, but a network that is shown these images learns them as well as the source's.
+/// The colours are new rather than swapped (brick pavements, red leaves, a pink sky), and the camera is not a bad one: what
+/// the source taught misleads here, while most of what a network needs is still in the picture.
 pub const TARGET: Style = Style {
     // Behind the windscreen of a passenger car, in narrower streets with taller houses.
     camera_height: [1.25, 1.6],
