@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     "adapt.rounds=2",
     "adapt.steps=3",
     "data.batch=1",
+    "batch_norm.precise=true",
     "log.checkpoint_every=1",
     "log.log_every=1",
     "log.samples=1",
@@ -106,6 +107,46 @@ fn stopping_anywhere_and_resuming_changes_nothing() {
         let lines = |out: &Path| fs::read_to_string(out.join("metrics.jsonl")).unwrap();
         assert_eq!(lines(&out), lines(&whole), "the log has gaps or doubles");
     }
+}
+
+#[test]
+fn precise_statistics_change_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = miniature(folder.path());
+    let tensors = |precise: &str| {
+        let out = folder.path().join(precise);
+        let mut command = fresh(&root, &out);
+        // One round: the labels of a second would be others.
+        command.args(["--set", "adapt.rounds=1", "--set", &format!("batch_norm.precise={precise}")]);
+        succeed(command);
+        let bytes = weights(&out);
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let own = tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec()));
+        own.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (running, precise) = (tensors("false"), tensors("true"));
+    assert!(running.keys().eq(precise.keys()));
+    for (name, value) in &running {
+        assert_eq!(*value != precise[name], name.contains(".running_"), "{name}");
+    }
+}
+
+#[test]
+fn a_broken_validation_image_costs_no_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = miniature(folder.path());
+    let out = folder.path().join("broken");
+    let mut command = fresh(&root, &out);
+    command.args(["--set", "log.checkpoint_every=1000"]);
+    let image = root.join("cityscapes/leftImg8bit/val/miniature/miniature_000000_000000_leftImg8bit.png");
+    let intact = fs::read(&image).unwrap();
+    fs::write(&image, &intact[..intact.len() / 2]).unwrap();
+    let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(error.contains("miniature_000000_000000") && error.contains("truncated"), "{error}");
+    let header = String::from_utf8_lossy(&fs::read(out.join("checkpoint.safetensors")).unwrap()).into_owned();
+    assert!(header.contains(r#"\"step\":3,\"total\":3"#), "the warm-up's steps are not in the checkpoint");
+    fs::write(&image, &intact).unwrap();
+    succeed(trainer(&["--resume", out.to_str().unwrap()]));
 }
 
 #[test]

@@ -16,8 +16,14 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "NAME", default_value = "cityscapes")]
     target: DatasetKind,
     /// Folder with gta5/, synthia/, cityscapes/ as their downloads unpack.
+    #[arg(long, value_name = "DIR", required_unless_present_all = ["source_root", "target_root"])]
+    data_root: Option<PathBuf>,
+    /// Folder of the source, where it is not in the data root.
     #[arg(long, value_name = "DIR")]
-    data_root: PathBuf,
+    source_root: Option<PathBuf>,
+    /// Folder of the target, where it is not in the data root.
+    #[arg(long, value_name = "DIR")]
+    target_root: Option<PathBuf>,
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
@@ -62,7 +68,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let train = TrainArgs {
         source: Some(args.source),
         target: Some(args.target),
-        data_root: Some(args.data_root.clone()),
+        data_root: args.data_root.clone(),
+        source_root: args.source_root.clone(),
+        target_root: args.target_root.clone(),
         ..TrainArgs::default()
     };
     let data = train.resolve(Preset::Paper)?.data;
@@ -91,6 +99,6 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
     match problems {
         0 => Ok(()),
-        _ => anyhow::bail!("{problems} problems in {}", args.data_root.display()),
+        _ => anyhow::bail!("{problems} problems in {} and {}", data.source_root.display(), data.target_root.display()),
     }
 }

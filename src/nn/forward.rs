@@ -1,6 +1,6 @@
 //! One pass through a model: which parameters are variables, how batch norms normalise, what they measured.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use super::{ParameterId, Parameters, Role};
 use crate::{
@@ -21,7 +21,7 @@ pub enum Normalization {
     Running,
 }
 
-/// Which domain's images pass through; it matters where the target has a stem or running statistics of its own.
+/// Which domain's images pass through; it matters where the target has a stem of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// Labelled.
@@ -40,7 +40,6 @@ pub struct Forward<'a> {
     train: bool,
     train_affine: bool,
     precision: DType,
-    domain: Cell<Domain>,
     variables: RefCell<Vec<Slot>>,
     measured: RefCell<Vec<Measured>>,
 }
@@ -77,6 +76,11 @@ impl<'a> Forward<'a> {
         Self::new(parameters, Normalization::Running, precision)
     }
 
+    /// A pass for the batch statistics alone: no gradients; end it with [`Forward::statistics`].
+    pub fn measure(parameters: &'a Parameters, precision: DType) -> Self {
+        Self::new(parameters, Normalization::Batch, precision)
+    }
+
     fn new(parameters: &'a Parameters, normalization: Normalization, precision: DType) -> Self {
         Self {
             tape: Tape::new(parameters.device()),
@@ -85,7 +89,6 @@ impl<'a> Forward<'a> {
             train: false,
             train_affine: false,
             precision,
-            domain: Cell::new(Domain::Source),
             variables: RefCell::new(vec![Slot::default(); parameters.ids().count()]),
             measured: RefCell::default(),
         }
@@ -104,16 +107,6 @@ impl<'a> Forward<'a> {
     /// With which statistics batch norms normalise.
     pub fn normalization(&self) -> Normalization {
         self.normalization
-    }
-
-    /// The domain of the images that pass through now.
-    pub fn domain(&self) -> Domain {
-        self.domain.get()
-    }
-
-    /// The following layers see images of `domain`.
-    pub fn enter(&self, domain: Domain) {
-        self.domain.set(domain);
     }
 
     /// An input in the precision of the activations, without gradient.
@@ -165,6 +158,11 @@ impl<'a> Forward<'a> {
         self.measured.borrow_mut().push(Measured { running, batch });
     }
 
+    /// The batch statistics of all passes in order. Ends the borrow of the parameters.
+    pub fn statistics(self) -> Statistics {
+        Statistics(self.measured.into_inner())
+    }
+
     /// The variables' gradients by parameter, and the statistics of all passes in order. Ends the borrow of the
     /// parameters, so that they can be updated.
     pub fn finish(self, gradients: &mut Gradients) -> (Vec<(ParameterId, Tensor)>, Statistics) {
@@ -180,9 +178,63 @@ impl<'a> Forward<'a> {
 impl Statistics {
     /// Moves the running statistics by one batch each, in the order in which the batches were seen.
     pub fn apply(self, parameters: &mut Parameters) -> Result<()> {
+        self.apply_with(parameters, STATISTICS_MOMENTUM)
+    }
+
+    /// The same where the newest batch has weight `momentum`: 1/k at batch k makes a plain mean.
+    pub fn apply_with(self, parameters: &mut Parameters, momentum: f64) -> Result<()> {
         for Measured { running, batch } in self.0 {
-            parameters.get_mut(running).lerp(&batch, STATISTICS_MOMENTUM)?;
+            parameters.get_mut(running).lerp(&batch, momentum)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        models::{Backbone, DeepLab, DeepLabConfig, FeatureKind},
+        tensor::Rng,
+    };
+
+    #[test]
+    fn weight_one_over_k_gives_the_mean_over_the_batches_whatever_was_there() {
+        let device = Device::cpu();
+        let mut parameters = Parameters::new(&device);
+        let config = DeepLabConfig {
+            backbone: Backbone::ResNet18,
+            width: 2,
+            classes: 3,
+            feature: FeatureKind::Aspp,
+            domain_stem: false,
+        };
+        let model = DeepLab::new(&mut parameters, &config, 0).unwrap();
+        let rng = &mut Rng::new(1);
+        let images: Vec<Tensor> = (1..=3)
+            .map(|scale| {
+                let pixels = (0..24 * 32 * 3).map(|_| (f64::from(scale) * rng.normal()) as f32).collect();
+                Tensor::from_vec(pixels, &[1, 24, 32, 3], &device).unwrap()
+            })
+            .collect();
+        let measure = |parameters: &mut Parameters, image: &Tensor, weight: f64| {
+            let pass = Forward::measure(parameters, DType::F32);
+            model.forward(&pass, image, Domain::Target).unwrap();
+            pass.statistics().apply_with(parameters, weight).unwrap();
+            ["bn1.running_mean", "bn1.running_var", "layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"]
+                .map(|name| parameters.get(parameters.find(name).unwrap()).to_vec::<f32>().unwrap())
+        };
+        let alone: Vec<_> = images.iter().map(|image| measure(&mut parameters, image, 1.0)).collect();
+        let together =
+            images.iter().enumerate().map(|(k, image)| measure(&mut parameters, image, 1.0 / (k + 1) as f64));
+        let together = together.last().unwrap();
+        for (name, mean) in together.iter().enumerate() {
+            for (channel, &mean) in mean.iter().enumerate() {
+                let parts = alone.iter().map(|part| part[name][channel]);
+                let want = parts.clone().sum::<f32>() / 3.0;
+                assert!((mean - want).abs() <= 1e-5 * want.abs().max(1.0), "{name} {channel}: {mean}, {want}");
+                assert!(parts.clone().any(|part| (part - want).abs() > 1e-3), "the images differ");
+            }
+        }
     }
 }

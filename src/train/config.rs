@@ -100,6 +100,9 @@ pub struct BatchNormConfig {
     pub statistics: Statistics,
     /// Whether scale and shift are trained.
     pub trainable: bool,
+    /// Whether each round ends by measuring the running statistics anew, over the target's training images as
+    /// evaluation sees them ("precise" batch norm: Wu and Johnson, 2021).
+    pub precise: bool,
 }
 
 /// Data sets and transforms. METHOD.md, "Data".
@@ -290,6 +293,9 @@ impl Config {
         check(sides.iter().all(|&side| side <= 16384), "short_side and eval_short_side", "at most 16384")?;
         check(data.threads <= 1024, "data.threads", "at most 1024")?;
         check(data.cache_mib <= 1 << 24, "data.cache_mib", "at most 16777216 (16 TiB)")?;
+        let norm = &self.batch_norm;
+        let of_batches = norm.statistics == Statistics::Batch || !norm.precise;
+        check(of_batches, "batch_norm.precise", "false where batch_norm.statistics is \"frozen\"")?;
         check(method.temperature > 0.0, "method.temperature", "above 0")?;
         check((0.0..1.0).contains(&method.cb_prop), "method.cb_prop", "at least 0 and below 1")?;
         check((0.0..=1.0).contains(&method.calibration_momentum), "method.calibration_momentum", "between 0 and 1")?;

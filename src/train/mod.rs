@@ -13,6 +13,7 @@ mod presets;
 mod run;
 mod samples;
 mod schedule;
+mod statistics;
 mod step;
 mod stepper;
 mod table;

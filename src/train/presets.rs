@@ -55,9 +55,8 @@ fn paper() -> Config {
             classes: 19,
             feature: FeatureKind::Aspp,
             domain_stem: false,
-            domain_statistics: false,
         },
-        batch_norm: BatchNormConfig { statistics: Statistics::Batch, trainable: false },
+        batch_norm: BatchNormConfig { statistics: Statistics::Batch, trainable: false, precise: false },
         data: DataConfig {
             source: DatasetKind::Gta5,
             target: DatasetKind::Cityscapes,
@@ -99,7 +98,9 @@ fn scratch() -> Config {
     let mut config = paper();
     config.model.backbone = Backbone::ResNet18;
     config.batch_norm.trainable = true;
-    config.model.domain_statistics = true;
+    // The running statistics are those of darkened, jittered crops. Day to dusk, one seed: mIoU 22.0 by whole images, 20.9
+    // by the running ones.
+    config.batch_norm.precise = true;
     config.data = DataConfig {
         crop: [192, 256],
         short_side: 240,
@@ -131,6 +132,9 @@ fn scratch() -> Config {
 fn miniature() -> Config {
     let mut config = scratch();
     config.model.width = 16;
+    // A crop is half an image, seen closer: whole images' statistics are not those that the network trained with (54.2
+    // against 55.0 by the running ones, one seed).
+    config.batch_norm.precise = false;
     config.data.batch = 4;
     config.data.crop = [96, 128];
     config.data.short_side = 0;

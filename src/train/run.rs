@@ -26,6 +26,7 @@ use super::{
     labels::make_static_labels,
     log::{Log, step_line},
     samples,
+    statistics::measure_statistics,
     step::{Losses, State, expect_finite},
 };
 use crate::{
@@ -224,6 +225,12 @@ impl<'a> Run<'a> {
         if matches!(stage, Stage::Stopped) {
             return Ok(Stage::Stopped);
         }
+        if self.config.batch_norm.precise {
+            let (target, log, interrupt) = (&self.target, &self.log, &self.options.interrupt);
+            if !measure_statistics(&mut self.network, target, self.config, log, interrupt)? {
+                return Ok(Stage::Stopped);
+            }
+        }
         let stage = self.evaluate(&name)?;
         if matches!(stage, Stage::Complete) {
             self.enter(Phase::Round(round + 1));
@@ -284,10 +291,12 @@ impl<'a> Run<'a> {
             progress.set(done, |peak| describe(&losses, speed, peak));
         }
         progress.finish();
+        // What follows reads images: a broken one must not cost steps either.
+        self.save_inside()?;
         Ok(Stage::Complete)
     }
 
-    /// Scores the network and writes pictures. An interruption leaves the place at the end of the stage's steps.
+    /// Scores the network and writes pictures. An interruption leaves the run at the end of the stage's steps.
     fn evaluate(&mut self, name: &str) -> Result<Stage> {
         let data = &self.config.data;
         let mut progress = self.log.progress("evaluation", self.validation.len() as u64, 0);
@@ -303,10 +312,7 @@ impl<'a> Run<'a> {
             },
         )?;
         progress.finish();
-        let Some(scores) = scores else {
-            self.save_inside()?;
-            return Ok(Stage::Stopped);
-        };
+        let Some(scores) = scores else { return Ok(Stage::Stopped) };
         let (miou, accuracy) = (100.0 * scores.miou, 100.0 * scores.pixel_accuracy);
         self.log.say(&format!("{name}: target mIoU {miou:.1} %, pixel accuracy {accuracy:.1} %"));
         self.log.record(&json!({ "step": self.position.total, "evaluation": name, "scores": scores }))?;
