@@ -90,6 +90,7 @@ fn ten_steps_match_pytorch() {
         classes: CLASSES,
         feature: FeatureKind::Aspp,
         domain_stem: false,
+        domain_statistics: false,
     };
     let model = DeepLab::new(&mut parameters, &config, 0).unwrap();
     fill(&mut parameters);

@@ -38,6 +38,9 @@ pub struct DeepLabConfig {
     pub feature: FeatureKind,
     /// One copy of stem and first stage per domain.
     pub domain_stem: bool,
+    /// Batch norms keep running statistics per domain: training normalises each domain by its own batch, and so does
+    /// evaluation then.
+    pub domain_statistics: bool,
 }
 
 /// What a pass gives.
@@ -61,7 +64,8 @@ impl DeepLab {
     /// Adds the network's parameters, initialised from `seed`.
     pub fn new(parameters: &mut Parameters, config: &DeepLabConfig, seed: u64) -> Result<Self> {
         let rng = &mut Rng::new(seed);
-        let shape = Shape { backbone: config.backbone, width: config.width };
+        let DeepLabConfig { backbone, width, domain_statistics, .. } = *config;
+        let shape = Shape { backbone, width, domain_statistics };
         let stem = Stem::new(parameters, rng, "", shape)?;
         let backbone = ResNet::new(parameters, rng, shape)?;
         let mut branches = Vec::new();
@@ -71,7 +75,7 @@ impl DeepLab {
             branches.push(Conv2d::head(parameters, rng, &format!("classifier.convs.{i}"), shape)?);
         }
         let target_stem = match config.domain_stem {
-            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, shape)?),
+            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
             false => None,
         };
         Ok(Self { stem, target_stem, backbone, branches, feature: config.feature })
@@ -79,6 +83,7 @@ impl DeepLab {
 
     /// Images [N,H,W,3], normalised -> features and logits at stride 8.
     pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domain: Domain) -> Result<Output> {
+        pass.enter(domain);
         let images = pass.input(images)?;
         let stem = match (&self.target_stem, domain) {
             (Some(target), Domain::Target) => target,

@@ -69,6 +69,8 @@ pub struct Shape {
     pub backbone: Backbone,
     /// Channels of the stem: 64 in the published networks.
     pub width: usize,
+    /// Batch norms keep running statistics per domain.
+    pub domain_statistics: bool,
 }
 
 /// A residual block; one with three convolutions is a bottleneck.
@@ -133,12 +135,15 @@ fn blocks(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, stage: usize
         for (i, &(input, output, kernel, stride, dilation)) in plan.iter().enumerate() {
             let shape = ConvShape { input, output, kernel, stride, dilation };
             let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.conv{}", i + 1), shape)?;
-            convs.push((conv, BatchNorm::new(parameters, &format!("{prefix}.bn{}", i + 1), output)?));
+            convs.push((
+                conv,
+                BatchNorm::new(parameters, &format!("{prefix}.bn{}", i + 1), output, net.domain_statistics)?,
+            ));
         }
         let downsample = if index == 0 && (stride != 1 || input != output) {
             let shape = ConvShape { input, output, kernel: 1, stride, dilation: 1 };
             let conv = Conv2d::backbone(parameters, rng, &format!("{prefix}.downsample.0"), shape)?;
-            Some((conv, BatchNorm::new(parameters, &format!("{prefix}.downsample.1"), output)?))
+            Some((conv, BatchNorm::new(parameters, &format!("{prefix}.downsample.1"), output, net.domain_statistics)?))
         } else {
             None
         };
@@ -155,7 +160,7 @@ impl Stem {
         let shape = ConvShape { input: 3, output: width, kernel: 7, stride: 2, dilation: 1 };
         Ok(Self {
             conv: Conv2d::backbone(parameters, rng, &format!("{prefix}conv1"), shape)?,
-            norm: BatchNorm::new(parameters, &format!("{prefix}bn1"), width)?,
+            norm: BatchNorm::new(parameters, &format!("{prefix}bn1"), width, net.domain_statistics)?,
             layer1: blocks(parameters, rng, prefix, 0, net)?,
         })
     }

@@ -1,6 +1,6 @@
 //! One pass through a model: which parameters are variables, how batch norms normalise, what they measured.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::{ParameterId, Parameters, Role};
 use crate::{
@@ -21,7 +21,7 @@ pub enum Normalization {
     Running,
 }
 
-/// Which domain's images pass through; it matters where the target has a stem of its own.
+/// Which domain's images pass through; it matters where the target has a stem or running statistics of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// Labelled.
@@ -40,6 +40,7 @@ pub struct Forward<'a> {
     train: bool,
     train_affine: bool,
     precision: DType,
+    domain: Cell<Domain>,
     variables: RefCell<Vec<Slot>>,
     measured: RefCell<Vec<Measured>>,
 }
@@ -89,6 +90,7 @@ impl<'a> Forward<'a> {
             train: false,
             train_affine: false,
             precision,
+            domain: Cell::new(Domain::Source),
             variables: RefCell::new(vec![Slot::default(); parameters.ids().count()]),
             measured: RefCell::default(),
         }
@@ -107,6 +109,16 @@ impl<'a> Forward<'a> {
     /// With which statistics batch norms normalise.
     pub fn normalization(&self) -> Normalization {
         self.normalization
+    }
+
+    /// The domain of the images that pass through now.
+    pub fn domain(&self) -> Domain {
+        self.domain.get()
+    }
+
+    /// The following layers see images of `domain`.
+    pub fn enter(&self, domain: Domain) {
+        self.domain.set(domain);
     }
 
     /// An input in the precision of the activations, without gradient.
@@ -208,6 +220,7 @@ mod tests {
             classes: 3,
             feature: FeatureKind::Aspp,
             domain_stem: false,
+            domain_statistics: false,
         };
         let model = DeepLab::new(&mut parameters, &config, 0).unwrap();
         let rng = &mut Rng::new(1);

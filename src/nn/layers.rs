@@ -1,6 +1,6 @@
 //! Convolution and batch norm as layers: they own names and initial values, the operations do the work.
 
-use super::{Forward, Normalization, ParameterId, Parameters, Role};
+use super::{Domain, Forward, Normalization, ParameterId, Parameters, Role};
 use crate::{
     Result,
     autograd::Var,
@@ -84,20 +84,33 @@ impl Conv2d {
 pub struct BatchNorm {
     scale: ParameterId,
     shift: ParameterId,
+    statistics: Running,
+    target_statistics: Option<Running>,
+}
+
+/// Running mean and variance.
+#[derive(Clone, Copy, Debug)]
+struct Running {
     mean: ParameterId,
     variance: ParameterId,
 }
 
 impl BatchNorm {
-    /// The identity at first: scale 1, shift 0, mean 0, variance 1.
-    pub fn new(parameters: &mut Parameters, name: &str, channels: usize) -> Result<Self> {
+    /// The identity at first: scale 1, shift 0, mean 0, variance 1. With `domain_statistics` the target's running
+    /// statistics are kept apart, under names that begin with [`TARGET_PREFIX`].
+    pub fn new(parameters: &mut Parameters, name: &str, channels: usize, domain_statistics: bool) -> Result<Self> {
         let mut add = |name: String, value: f32, role| parameters.add(name, vec![value; channels], &[channels], role);
-        Ok(Self {
-            scale: add(format!("{name}.weight"), 1.0, Role::Affine)?,
-            shift: add(format!("{name}.bias"), 0.0, Role::Affine)?,
-            mean: add(format!("{name}.running_mean"), 0.0, Role::Statistic)?,
-            variance: add(format!("{name}.running_var"), 1.0, Role::Statistic)?,
-        })
+        let scale = add(format!("{name}.weight"), 1.0, Role::Affine)?;
+        let shift = add(format!("{name}.bias"), 0.0, Role::Affine)?;
+        let mut running = |prefix: &str| -> Result<Running> {
+            Ok(Running {
+                mean: add(format!("{prefix}{name}.running_mean"), 0.0, Role::Statistic)?,
+                variance: add(format!("{prefix}{name}.running_var"), 1.0, Role::Statistic)?,
+            })
+        };
+        let statistics = running("")?;
+        let target_statistics = if domain_statistics { Some(running(TARGET_PREFIX)?) } else { None };
+        Ok(Self { scale, shift, statistics, target_statistics })
     }
 
     /// norm(x) scale + shift.
@@ -117,18 +130,22 @@ impl BatchNorm {
 
     fn run(&self, pass: &Forward<'_>, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
         let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
+        let running = match (self.target_statistics, pass.domain()) {
+            (Some(target), Domain::Target) => target,
+            _ => self.statistics,
+        };
         let mode = match pass.normalization() {
             Normalization::Batch => BatchNormMode::Batch { epsilon: EPSILON },
             Normalization::Running => BatchNormMode::Running {
-                mean: pass.tensor(self.mean),
-                variance: pass.tensor(self.variance),
+                mean: pass.tensor(running.mean),
+                variance: pass.tensor(running.variance),
                 epsilon: EPSILON,
             },
         };
         let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu })?;
         if pass.normalization() == Normalization::Batch {
-            pass.measured(self.mean, output.mean);
-            pass.measured(self.variance, output.variance);
+            pass.measured(running.mean, output.mean);
+            pass.measured(running.variance, output.variance);
         }
         Ok(output.y)
     }

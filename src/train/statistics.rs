@@ -1,8 +1,8 @@
 //! Batch norm's statistics of the target, measured anew: "precise" batch norm.
 //!
-//! The running statistics of training are those of the last ten or so batches of both domains, of jittered crops. What
-//! predicts needs those of whole target images: the mean over the training images, each normalised by its own, of the
-//! mean and of the variance of every channel. Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021.
+//! The running statistics of training are those of the last ten or so batches of jittered crops. Predictions want those of
+//! whole target images: the mean over the training images, each normalised by its own, of the mean and of the variance of
+//! every channel. Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021.
 
 use std::sync::Arc;
 
