@@ -5,6 +5,7 @@ mod common;
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
+    nn::{BatchNorm, Forward, Parameters},
     ops::{self, BatchNormMode, BatchNormSpec},
 };
 use common::{
@@ -314,6 +315,35 @@ proptest! {
             assert_close(other.y.value(), out.y.value(), Tolerance::new(1e-9, 1e-9), "y");
             assert_close(&other.mean, &out.mean, Tolerance::new(1e-12, 1e-12), "mean");
             assert_close(&other.variance, &out.variance, Tolerance::new(1e-12, 1e-12), "variance");
+        }
+    }
+}
+
+#[test]
+fn statistics_at_weight_one_over_k_are_the_mean_over_the_batches_whatever_was_there() {
+    let images: Vec<Vec<f32>> =
+        (1..=3).map(|k| (0..4 * 5 * 2).map(|i| k as f32 * ((i * 7 + k * k) % 11) as f32).collect()).collect();
+    for device in all_devices() {
+        let mut parameters = Parameters::new(&device);
+        let norm = BatchNorm::new(&mut parameters, "bn1", 2, false).unwrap();
+        let mut measure = |image: &[f32], weight: f64| {
+            let image = Tensor::from_vec(image.to_vec(), &[1, 4, 5, 2], &device).unwrap();
+            let pass = Forward::measure(&parameters, DType::F32);
+            norm.forward(&pass, &pass.input(&image).unwrap()).unwrap();
+            pass.statistics().apply_with(&mut parameters, weight).unwrap();
+            let read = |name| wide(parameters.get(parameters.find(name).unwrap()));
+            [read("bn1.running_mean"), read("bn1.running_var")].concat()
+        };
+        let alone: Vec<Vec<f64>> = images.iter().map(|image| measure(image, 1.0)).collect();
+        let mut together = Vec::new();
+        for (k, image) in images.iter().enumerate() {
+            together = measure(image, 1.0 / (k + 1) as f64);
+        }
+        for (statistic, got) in together.into_iter().enumerate() {
+            let of = |image: usize| alone[image][statistic];
+            assert!(of(0) < of(1) && of(1) < of(2), "the images differ");
+            let want = (of(0) + of(1) + of(2)) / 3.0;
+            assert!((got - want).abs() <= 1e-5 * want, "{device:?} {statistic}: {got}, {want}");
         }
     }
 }

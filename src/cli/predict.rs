@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output;
 use crate::{
-    Error, Tensor,
+    Error,
     data::{LabelMap, RgbImage, decode, write},
     train::{self, Network},
 };
@@ -116,7 +116,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     for Job { image: path, labels: labels_path, overlay } in &jobs {
         let image = decode::read_image(path)?;
         let (width, height, values) = config.data.eval_transform().apply(&image)?;
-        let input = Tensor::from_vec(values, &[1, height, width, 3], &device)?;
+        let input = network.image(values, height, width)?;
         let prediction = train::predict_image(&network, &input, (image.height(), image.width()))?;
         let labels = LabelMap::new(image.width(), image.height(), prediction.labels.to_vec::<u8>()?)?;
         write::color_map_png(labels_path, &labels)?;

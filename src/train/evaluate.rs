@@ -30,8 +30,7 @@ pub fn evaluate(
         let truth = example.labels.as_ref().ok_or_else(|| {
             Error::data(dataset.root(), format!("image {} has no label; evaluation needs labels", example.name))
         })?;
-        let shape = [1, example.height, example.width, 3];
-        let image = Tensor::from_vec(example.image, &shape, network.parameters.device())?;
+        let image = network.image(example.image, example.height, example.width)?;
         let predicted = predict_image(network, &image, example.full_size)?.labels.to_vec::<u8>()?;
         confusion.add(truth.ids(), &predicted)?;
         images += 1;

@@ -41,7 +41,6 @@ pub(super) fn make_static_labels(
         fs::remove_dir_all(&partial).map_err(|error| Error::io(&partial, error))?;
     }
     fs::create_dir_all(&partial).map_err(|error| Error::io(&partial, error))?;
-    let device = network.parameters.device();
     let (classes, proportion) = (config.model.classes, config.method.cb_prop);
     let images = || EvalLoader::new(dataset.clone(), config.data.eval_transform(), config.data.threads);
 
@@ -54,7 +53,7 @@ pub(super) fn make_static_labels(
         if interrupt.is_set() {
             return Ok(None);
         }
-        let image = Tensor::from_vec(example.image, &[1, example.height, example.width, 3], device)?;
+        let image = network.image(example.image, example.height, example.width)?;
         let logits = network.logits(&image)?;
         let spec = PredictSpec { confidence: true, thresholds: None };
         let prediction = ops::predict(&logits, example.full_size.0, example.full_size.1, spec)?;
@@ -78,9 +77,7 @@ pub(super) fn make_static_labels(
         let example = again.as_mut().and_then(Iterator::next).transpose()?;
         let logits = match (&first.logits, example) {
             (Some(logits), _) => logits.clone(),
-            (None, Some(example)) => {
-                network.logits(&Tensor::from_vec(example.image, &[1, example.height, example.width, 3], device)?)?
-            }
+            (None, Some(example)) => network.logits(&network.image(example.image, example.height, example.width)?)?,
             (None, None) => return Err(Error::Internal(format!("image {} was not read again", first.name))),
         };
         let (height, width) = first.full;

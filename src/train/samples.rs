@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use super::{Network, predict_image};
 use crate::{
-    Error, Result, Tensor,
+    Error, Result,
     data::{Dataset, EvalTransform, IGNORE, LabelMap, RgbImage, classes, write},
 };
 
@@ -42,7 +42,7 @@ pub(super) fn write(
     for index in (0..dataset.len()).step_by(dataset.len().div_ceil(count)) {
         let example = dataset.read(index)?;
         let (width, height, values) = transform.apply(&example.image)?;
-        let input = Tensor::from_vec(values, &[1, height, width, 3], network.parameters.device())?;
+        let input = network.image(values, height, width)?;
         let (full_width, full_height) = (example.image.width(), example.image.height());
         let predicted = predict_image(network, &input, (full_height, full_width))?.labels.to_vec::<u8>()?;
         let predicted = colorize(&LabelMap::new(full_width, full_height, predicted)?)?;

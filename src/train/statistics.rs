@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Config, Interrupt, Network, log::Log};
 use crate::{
-    Result, Tensor,
+    Result,
     data::{Dataset, EvalLoader},
     nn::{Domain, Forward},
 };
@@ -22,7 +22,6 @@ pub(super) fn measure_statistics(
     log: &Log,
     interrupt: &Interrupt,
 ) -> Result<bool> {
-    let device = network.parameters.device().clone();
     let mut progress = log.progress("statistics", dataset.len() as u64, 0);
     for (index, example) in
         EvalLoader::new(dataset.clone(), config.data.eval_transform(), config.data.threads)?.enumerate()
@@ -31,7 +30,7 @@ pub(super) fn measure_statistics(
         if interrupt.is_set() {
             return Ok(false);
         }
-        let image = Tensor::from_vec(example.image, &[1, example.height, example.width, 3], &device)?;
+        let image = network.image(example.image, example.height, example.width)?;
         let pass = Forward::measure(&network.parameters, network.precision);
         network.model.forward(&pass, &image, Domain::Target)?;
         // The first image has weight 1, so nothing of the former statistics remains.
