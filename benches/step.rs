@@ -21,9 +21,10 @@ use bicl::{
     autograd::Tape,
     data::Batch,
     models::Backbone,
+    nn::Precision,
     ops::{self, SegmentationWeights},
     tensor::Rng,
-    train::{Config, Network, Precision, Preset, Stepper},
+    train::{Config, Network, Preset, Stepper},
 };
 use clap::Parser;
 use serde_json::json;
@@ -137,7 +138,7 @@ impl Bench {
         let rng = &mut Rng::new(1);
         let source = batch(rng, [images, height, width], config.model.classes);
         let target = batch(rng, [images, height, width], config.model.classes);
-        let start = || Network::new(&config.model, config.precision.dtype(), config.seed, &device);
+        let start = || Network::new(&config.model, config.precision, config.seed, &device);
         let once = |network: &mut Network, stepper: &mut Stepper| -> Result<Vec<(&'static str, f64)>> {
             // A small rate: the weights stay near their start for as long as the measurement takes.
             let rate = 1e-6;

@@ -17,16 +17,6 @@
 //   reduce:          one thread an element: out[i] = sum over z of partial[z][i], in order
 #include "conv_simt.cuh"
 
-__device__ __forceinline__ Gather gather_output(const ConvParams& p) {
-  Gather g = {p.n, p.p, p.q, {}, {}, {p.r, p.s}, {}, p.h, p.w, p.c};
-  for (int axis = 0; axis < 2; axis++) {
-    g.step[axis] = p.stride[axis];
-    g.origin[axis] = -p.padding[axis];
-    g.distance[axis] = p.dilation[axis];
-  }
-  return g;
-}
-
 template <class T, int BM, int BN>
 __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvParams& p) {
   int tiles = (p.k + BN - 1) / BN, start_m = blockIdx.x / tiles * BM, start_n = blockIdx.x % tiles * BN;
@@ -44,44 +34,26 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
   });
 }
 
-// The taps along one axis that hit the pixels of a phase: first, first + every, ...
-struct Hits {
-  int first, every, count;
-};
-
-__device__ __forceinline__ Hits hits_of(int phase, int padding, int stride, int dilation, int taps) {
-  int a = stride, b = dilation;
-  while (b) {
-    int rest = a % b;
-    a = b;
-    b = rest;
-  }
-  Hits hits = {0, stride / a, 0};
-  while (hits.first < hits.every && (phase + padding - hits.first * dilation) % stride != 0) hits.first++;
-  if (hits.first < hits.every && hits.first < taps) hits.count = (taps - 1 - hits.first) / hits.every + 1;
-  return hits;
-}
-
 // Columns of the filter, d running over the phase's taps and k.
 template <class T, int ROWS, int BK>
 struct FilterColumns : ColumnLoader<T, ROWS, BK> {
   using Base = ColumnLoader<T, ROWS, BK>;
   const T* w;
   const ConvParams& p;
-  Hits down, across;
-  int start, depth;
+  const Phase& phase;
+  int start;
 
-  __device__ FilterColumns(const T* w, const ConvParams& p, Hits down, Hits across, int start)
-      : w(w), p(p), down(down), across(across), start(start + this->first), depth(down.count * across.count * p.k) {}
+  __device__ FilterColumns(const T* w, const ConvParams& p, const Phase& phase, int start)
+      : w(w), p(p), phase(phase), start(start + this->first) {}
 
   __device__ __forceinline__ void fetch(int d) {
 #pragma unroll
     for (int pass = 0; pass < Base::PASSES; pass++) {
       int index = d + this->line + pass * Base::LINES, offset = 0;
-      bool inside = index < depth;
+      bool inside = index < phase.gather.depth();
       if (inside) {
-        int tap = index / p.k, k = index - tap * p.k, row = tap / across.count, column = tap - row * across.count;
-        offset = (k * p.taps() + (down.first + row * down.every) * p.s + across.first + column * across.every) * p.c;
+        int tap = index / p.k, k = index - tap * p.k, row = tap / phase.across.count;
+        offset = (k * p.taps() + phase.tap(p, row, tap - row * phase.across.count)) * p.c;
       }
       load_quad<T>(w + offset, start, inside ? p.c : 0, p.c % 4 == 0, this->held[pass]);
     }
@@ -91,27 +63,14 @@ struct FilterColumns : ColumnLoader<T, ROWS, BK> {
 template <class T, int BM, int BN>
 __device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, const ConvParams& p) {
   int tiles = (p.c + BN - 1) / BN, start_m = blockIdx.x / tiles * BM, start_n = blockIdx.x % tiles * BN;
-  int phase[2] = {static_cast<int>(blockIdx.z) / p.stride[1], static_cast<int>(blockIdx.z) % p.stride[1]};
-  Hits down = hits_of(phase[0], p.padding[0], p.stride[0], p.dilation[0], p.r);
-  Hits across = hits_of(phase[1], p.padding[1], p.stride[1], p.dilation[1], p.s);
-  // Pixel (i, j) of the phase is (phase + i stride, ..); its first tap hits dy at (i + origin, ..), the others before.
-  Gather g = {p.n, (p.h - phase[0] + p.stride[0] - 1) / p.stride[0], (p.w - phase[1] + p.stride[1] - 1) / p.stride[1],
-              {1, 1},
-              {(phase[0] + p.padding[0] - down.first * p.dilation[0]) / p.stride[0],
-               (phase[1] + p.padding[1] - across.first * p.dilation[1]) / p.stride[1]},
-              {down.count, across.count},
-              {-(down.every * p.dilation[0] / p.stride[0]), -(across.every * p.dilation[1] / p.stride[1])},
-              p.p, p.q, p.k};
+  Phase phase = phase_of(p, blockIdx.z);
+  const Gather& g = phase.gather;
   if (g.rows <= 0 || g.columns <= 0 || start_m >= g.pixels()) return;
   PixelRows<T, BM, SLICE> a(dy, g, start_m);
-  FilterColumns<T, BN, SLICE> b(w, p, down, across, start_n);
+  FilterColumns<T, BN, SLICE> b(w, p, phase, start_n);
   multiply<T, BM, BN, SLICE>(a, b, 0, g.depth(), [&](int i, int j, Acc<T>(&sums)[4]) {
     int index = start_m + i;
-    if (index >= g.pixels()) return;
-    int line = index / g.columns, image = line / g.rows;
-    int row = (line - image * g.rows) * p.stride[0] + phase[0];
-    int column = (index - line * g.columns) * p.stride[1] + phase[1];
-    store_quad<T>(dx + ((image * p.h + row) * p.w + column) * p.c, start_n + j, p.c, p.c % 4 == 0, sums);
+    if (index < g.pixels()) store_quad<T>(dx + phase.offset(p, index), start_n + j, p.c, p.c % 4 == 0, sums);
   });
 }
 

@@ -5,7 +5,7 @@ mod common;
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
-    nn::{BatchNorm, Forward, Parameters},
+    nn::{BatchNorm, Forward, Parameters, Precision},
     ops::{self, BatchNormMode, BatchNormSpec},
 };
 use common::{
@@ -328,7 +328,7 @@ fn statistics_at_weight_one_over_k_are_the_mean_over_the_batches_whatever_was_th
         let norm = BatchNorm::new(&mut parameters, "bn1", 2, false).unwrap();
         let mut measure = |image: &[f32], weight: f64| {
             let image = Tensor::from_vec(image.to_vec(), &[1, 4, 5, 2], &device).unwrap();
-            let pass = Forward::measure(&parameters, DType::F32);
+            let pass = Forward::measure(&parameters, Precision::Fp32);
             norm.forward(&pass, &pass.input(&image).unwrap()).unwrap();
             pass.statistics().apply_with(&mut parameters, weight).unwrap();
             let read = |name| wide(parameters.get(parameters.find(name).unwrap()));

@@ -46,6 +46,15 @@ fn a_gpu_that_is_asked_for_is_never_replaced_by_the_cpu() {
 }
 
 #[test]
+fn tensor_core_precision_is_refused_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("demo").to_str().unwrap().to_owned();
+    let text = error_of(&["--demo", "--device", "cpu", "--precision", "tf32", "--out", &out]);
+    assert!(text.contains("use fp32 or --device cuda"), "{text}");
+    assert!(!Path::new(&out).exists(), "it must show before scenes are made");
+}
+
+#[test]
 fn missing_and_empty_folders_name_the_layout() {
     let text = error_of(&["--data-root", "/no/such/folder", "--device", "cpu"]);
     assert!(text.contains("/no/such/folder/gta5"), "{text}");

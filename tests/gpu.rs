@@ -16,6 +16,8 @@ mod calibration;
 mod contrastive_loss;
 #[path = "conv2d.rs"]
 mod conv2d;
+#[path = "conv2d_mma.rs"]
+mod conv2d_mma;
 #[path = "cross_entropy.rs"]
 mod cross_entropy;
 #[path = "elementwise.rs"]

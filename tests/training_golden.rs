@@ -10,7 +10,7 @@ use bicl::{
     DType, Device, Tensor,
     adapt::{MethodConfig, adaptation_step},
     models::{Backbone, DeepLab, DeepLabConfig, FeatureKind},
-    nn::{Domain, Forward, Normalization, ParameterId, Parameters, Role},
+    nn::{Domain, Forward, Normalization, ParameterId, Parameters, Precision, Role},
     ops::{SgdItem, sgd_step},
     train::{OptimizerConfig, Schedule},
 };
@@ -106,7 +106,7 @@ fn ten_steps_match_pytorch() {
     let mut calibration = Tensor::zeros(&[CLASSES, 4 * CLASSES], DType::F32, &device).unwrap();
 
     for step in 0..STEPS {
-        let pass = Forward::train(&parameters, Normalization::Batch, true, DType::F32);
+        let pass = Forward::train(&parameters, Normalization::Batch, true, Precision::Fp32);
         let source = model.forward(&pass, &source_images, Domain::Source).unwrap();
         let target = model.forward(&pass, &target_images, Domain::Target).unwrap();
         let result = adaptation_step(&method, &source, &source_labels, &target, &static_labels, &calibration).unwrap();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What ptxas says about every kernel, as a markdown table: registers, spilled bytes (stores + loads) and static shared memory;
-# with --sass also how many 16-byte accesses to global and shared memory the machine code holds. One row a kernel, f32 and
-# bf16 instances alone; "46, 48" is sm_80, sm_90a where the two differ. The last line counts everything, f64 included.
+# with --sass also how many 16-byte accesses to global and shared memory and how many tensor-core products (HMMA, HGMMA) the
+# machine code holds. One row a kernel, f32 and bf16 instances alone; "46, 48" is sm_80, sm_90a where the two differ. The last line counts everything, f64 included.
 #
 #   tools/ptxas-table.sh [--sass] [FOLDER]
 #
@@ -47,8 +47,9 @@ if [ -n "$sass" ]; then
       /Function : / { kernel = $3; seen[arch " " kernel] = 1 }
       /(LDG|LDGSTS|LDG\.E)[.A-Z0-9]*\.128/ { ldg[arch " " kernel]++ }
       /STG[.A-Z0-9]*\.128/ { stg[arch " " kernel]++ }
-      /LDS[.A-Z0-9]*\.128/ && !/LDGSTS/ { lds[arch " " kernel]++ }
-      END { for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0 }'
+      (/LDS[.A-Z0-9]*\.128/ && !/LDGSTS/) || /LDSM[.A-Z0-9]*\.4/ { lds[arch " " kernel]++ }
+      /HG?MMA\./ { mma[arch " " kernel]++ }
+      END { for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + 0 }'
   done >"$vectors"
 fi
 
@@ -64,10 +65,10 @@ awk -v sass="$sass" -v vectors="$vectors" '
     return a == "" ? b : b == "" || a == b ? a : a ", " b
   }
   BEGIN {
-    while ((getline line < vectors) > 0) { split(line, f, " "); key = f[1] " " f[2]; ldg[key] = f[3]; stg[key] = f[4]; lds[key] = f[5] }
+    while ((getline line < vectors) > 0) { split(line, f, " "); key = f[1] " " f[2]; ldg[key] = f[3]; stg[key] = f[4]; lds[key] = f[5]; mma[key] = f[6] }
     head = "| file | kernel | registers | spill bytes | static shared |"
     rule = "|---|---|--:|--:|--:|"
-    if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads |"; rule = rule "--:|--:|--:|" }
+    if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads | tensor-core products |"; rule = rule "--:|--:|--:|--:|" }
     print head; print rule
   }
   /Compiling entry function/ {
@@ -90,7 +91,7 @@ awk -v sass="$sass" -v vectors="$vectors" '
       kernel = order[i]
       if (kernel ~ /_f64$/) continue
       row = "| " file[kernel] " | " kernel " | " both(registers, kernel) " | " both(spill, kernel) " | " both(shared, kernel) " |"
-      if (sass) row = row " " both(ldg, kernel) " | " both(stg, kernel) " | " both(lds, kernel) " |"
+      if (sass) row = row " " both(ldg, kernel) " | " both(stg, kernel) " | " both(lds, kernel) " | " both(mma, kernel) " |"
       print row
     }
     printf "\n%d kernels, %d machine codes; that spill: %d in f32 and bf16, %d in f64.\n", kernels, images, bad + 0, cold + 0

@@ -12,16 +12,13 @@
 // Everything along a contiguous axis comes in quads of 4 elements: one vector access where the channels are divisible
 // by 4, else 4 predicated ones.
 #pragma once
-#include "conv_params.cuh"
-#include "dev.cuh"
+#include "conv_gather.cuh"
 
 constexpr int CONV_THREADS = 128;
 // Products of a slice (BK).
 constexpr int SLICE = 16;
 // Keeps rows of shared memory 16-byte aligned and spreads the transposing stores over the banks.
 constexpr int PAD = 4;
-// Added to a coordinate it stays outside every image; coordinates are below 2^29.
-constexpr int OUTSIDE = -(1 << 30);
 
 template <class T>
 struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Quad {
@@ -55,28 +52,6 @@ __device__ __forceinline__ void store_quad(T* __restrict__ row, int first, int c
     for (int e = 0; e < 4; e++)
       if (first + e < count) row[first + e] = from_acc<T>(from[e]);
   }
-}
-
-// The implicit im2col matrix: a row for each pixel of a grid over a source image, a column for each tap and channel.
-struct Gather {
-  int images, rows, columns;  // of the grid
-  int step[2], origin[2];     // source position of grid point (i, j): i * step + origin
-  int taps[2], distance[2];   // taps along each axis, and source pixels from one to the next
-  int h, w, c;                // of the source
-
-  __device__ int pixels() const { return images * rows * columns; }
-  __device__ int depth() const { return taps[0] * taps[1] * c; }
-};
-
-struct Pixel {
-  int image, y, x;
-};
-
-__device__ __forceinline__ Pixel pixel_of(const Gather& g, int index) {
-  if (index >= g.pixels()) return {0, OUTSIDE, OUTSIDE};
-  int line = index / g.columns, image = line / g.rows;
-  return {image, (line - image * g.rows) * g.step[0] + g.origin[0],
-          (index - line * g.columns) * g.step[1] + g.origin[1]};
 }
 
 struct Column {

@@ -6,6 +6,7 @@
 //   cp_async_commit(); cp_async_wait<N>()  close a group; wait until at most the N youngest groups are pending
 // A wait covers the thread's own copies: a __syncthreads must follow before other threads read them.
 //
+//   load_shared(p); store_shared(p, x)     4, 8 or 16 bytes, as `*p` and `*p = x`; the emulator counts their bank conflicts
 //   ldmatrix_x4(r, row), ldmatrix_x4_trans   four 8x8 matrices of 16-bit values; lane l gives row l%8 of matrix l/8
 //   mma_bf16<N>(d, a, b)   d[j] += a * b[j], j < N: m16n8k16, bf16 factors, f32 sums
 //   mma_tf32<N>(d, a, b)   the same with m16n8k8 and factors from to_tf32 (round to nearest, ties away from zero)
@@ -36,6 +37,15 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+template <class T>
+__device__ __forceinline__ T load_shared(const T* p) {
+  return *p;
+}
+template <class T>
+__device__ __forceinline__ void store_shared(T* p, T x) {
+  *p = x;
 }
 
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
@@ -92,12 +102,32 @@ void cp_async_wait(EMU_HERE) {
   emu::async_wait(N, file_, line_);
 }
 
+template <class T>
+T load_shared(const T* p, EMU_HERE) {
+  emu::check_shared(p, sizeof(T), "load_shared", file_, line_);
+  emu::bank_access(p, sizeof(T), "load_shared", file_, line_);
+  return *p;
+}
+template <class T>
+void store_shared(T* p, T x, EMU_HERE) {
+  emu::check_shared(p, sizeof(T), "store_shared", file_, line_);
+  emu::bank_access(p, sizeof(T), "store_shared", file_, line_);
+  *p = x;
+}
+
+// A launch that leaves the address out reads the start of shared memory: tests must notice that too.
+inline const void* emu_matrix_row(const void* row, const char* kind, const char* file, int line) {
+  emu::check_shared(row, 16, kind, file, line);
+  emu::bank_access(row, 16, kind, file, line);
+  return emu::left_out(kind, file, line) ? emu::dynamic_shared() : row;
+}
+
 struct EmuLdmatrix {
   const uint16_t* row;
   uint32_t* r;
 };
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, EMU_HERE) {
-  emu::check_shared(row, 16, "ldmatrix", file_, line_);
+  row = emu_matrix_row(row, "ldmatrix", file_, line_);
   EmuLdmatrix slot{static_cast<const uint16_t*>(row), r};
   auto load = [](void** slots, unsigned) {
     for (int m = 0; m < 4; m++)
@@ -109,7 +139,7 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, EMU_HERE) {
   emu::collective(~0u, &slot, load, "ldmatrix", file_, line_, true);
 }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMU_HERE) {
-  emu::check_shared(row, 16, "ldmatrix.trans", file_, line_);
+  row = emu_matrix_row(row, "ldmatrix.trans", file_, line_);
   EmuLdmatrix slot{static_cast<const uint16_t*>(row), r};
   auto load = [](void** slots, unsigned) {
     for (int m = 0; m < 4; m++)

@@ -36,6 +36,7 @@ struct Node {
 #[derive(Clone)]
 pub struct Tape {
     device: Device,
+    tf32: bool,
     nodes: Arc<Mutex<Vec<Node>>>,
 }
 
@@ -56,7 +57,18 @@ pub struct Gradients {
 impl Tape {
     /// An empty tape for tensors of `device`.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), nodes: Arc::default() }
+        Self { device: device.clone(), tf32: false, nodes: Arc::default() }
+    }
+
+    /// The same tape, whose operations may round f32 factors to tf32 (10 bits of mantissa) for a GPU's tensor cores. Sums
+    /// stay f32. The CPU multiplies f32 as it is.
+    pub fn with_tf32(self) -> Self {
+        Self { tf32: true, ..self }
+    }
+
+    /// Whether f32 factors may be rounded to tf32.
+    pub fn tf32(&self) -> bool {
+        self.tf32
     }
 
     /// The device of its tensors.

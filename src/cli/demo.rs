@@ -18,6 +18,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let device = args.device()?;
     let out = args.out.clone().unwrap_or_else(|| train::new_folder("demo"));
     let mut config = args.resolve(Preset::Miniature)?;
+    config.expect_runs_on(&device)?;
     let data = &mut config.data;
     if (data.source, data.target) != (DatasetKind::Gta5, DatasetKind::Cityscapes) {
         return Err(

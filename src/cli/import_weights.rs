@@ -30,7 +30,7 @@ pub(super) struct ImportArgs {
 
 pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let config = Config::resolve(args.preset, None, &args.set)?;
-    let mut network = Network::new(&config.model, config.precision.dtype(), config.seed, &Device::cpu())?;
+    let mut network = Network::new(&config.model, config.precision, config.seed, &Device::cpu())?;
     let report = weights::import(&mut network.parameters, &args.weights)?;
     Checkpoint::of_weights(&config)?.write(&args.out, &network.parameters)?;
     if args.json {

@@ -20,7 +20,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     Device,
     data::DatasetKind,
-    train::{Config, Precision, Preset},
+    nn::Precision,
+    train::{Config, Preset},
 };
 
 /// Train a segmentation network on labelled synthetic images and unlabelled real ones.
@@ -81,7 +82,7 @@ struct TrainArgs {
     /// cpu, cuda or cuda:N; by default the first GPU, or the CPU where there is none.
     #[arg(long, value_parser = device_name)]
     device: Option<String>,
-    /// Precision of activations: fp32 or bf16.
+    /// fp32, tf32 (f32 storage, products on a GPU's tensor cores) or bf16 (storage and products).
     #[arg(long)]
     precision: Option<Precision>,
     /// Safetensors file of initial weights with torchvision's names.

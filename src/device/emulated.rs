@@ -33,6 +33,8 @@ pub struct Schedule {
     pub workers: u32,
     /// A synchronisation that kernels leave out, numbered by the emulator; 0 for none. It proves that tests need it.
     pub skipped_site: u32,
+    /// 1: bank conflicts of shared memory are counted, which takes time; 0: not.
+    pub count_banks: u32,
 }
 
 /// A compiled kernel: returns 0, or writes one line of at most `error_capacity` bytes with its NUL.

@@ -2,9 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::{ParameterId, Parameters, Role};
+use super::{ParameterId, Parameters, Precision, Role};
 use crate::{
-    DType, Device, Result, Tensor,
+    Device, Result, Tensor,
     autograd::{Gradients, Tape, Var},
     ops,
 };
@@ -39,7 +39,7 @@ pub struct Forward<'a> {
     normalization: Normalization,
     train: bool,
     train_affine: bool,
-    precision: DType,
+    precision: Precision,
     domain: Cell<Domain>,
     variables: RefCell<Vec<Slot>>,
     measured: RefCell<Vec<Measured>>,
@@ -67,24 +67,25 @@ impl<'a> Forward<'a> {
         parameters: &'a Parameters,
         normalization: Normalization,
         train_affine: bool,
-        precision: DType,
+        precision: Precision,
     ) -> Self {
         Self { train: true, train_affine, ..Self::new(parameters, normalization, precision) }
     }
 
     /// An evaluation with running statistics: nothing is recorded.
-    pub fn evaluate(parameters: &'a Parameters, precision: DType) -> Self {
+    pub fn evaluate(parameters: &'a Parameters, precision: Precision) -> Self {
         Self::new(parameters, Normalization::Running, precision)
     }
 
     /// A pass for the batch statistics alone: no gradients; end it with [`Forward::statistics`].
-    pub fn measure(parameters: &'a Parameters, precision: DType) -> Self {
+    pub fn measure(parameters: &'a Parameters, precision: Precision) -> Self {
         Self::new(parameters, Normalization::Batch, precision)
     }
 
-    fn new(parameters: &'a Parameters, normalization: Normalization, precision: DType) -> Self {
+    fn new(parameters: &'a Parameters, normalization: Normalization, precision: Precision) -> Self {
+        let tape = Tape::new(parameters.device());
         Self {
-            tape: Tape::new(parameters.device()),
+            tape: if precision == Precision::Tf32 { tape.with_tf32() } else { tape },
             parameters,
             normalization,
             train: false,
@@ -123,7 +124,7 @@ impl<'a> Forward<'a> {
 
     /// An input in the precision of the activations, without gradient.
     pub fn input(&self, value: &Tensor) -> Result<Var> {
-        Ok(self.tape.constant(value.to_dtype(self.precision)?))
+        Ok(self.tape.constant(value.to_dtype(self.precision.dtype())?))
     }
 
     /// A running statistic or any other tensor that gets no gradient.
@@ -154,13 +155,13 @@ impl<'a> Forward<'a> {
     /// A filter in the precision of the activations; the conversion is done once a step.
     pub fn filter(&self, id: ParameterId) -> Result<Var> {
         let master = self.parameter(id);
-        if master.value().dtype() == self.precision {
+        if master.value().dtype() == self.precision.dtype() {
             return Ok(master);
         }
         if let Some(cast) = &self.variables.borrow()[id.index()].cast {
             return Ok(cast.clone());
         }
-        let cast = ops::cast(&master, self.precision)?;
+        let cast = ops::cast(&master, self.precision.dtype())?;
         self.variables.borrow_mut()[id.index()].cast = Some(cast.clone());
         Ok(cast)
     }

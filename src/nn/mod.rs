@@ -3,7 +3,9 @@
 mod forward;
 mod layers;
 mod parameters;
+mod precision;
 
 pub use forward::{Domain, Forward, Normalization};
 pub use layers::{BatchNorm, Conv2d, ConvShape, TARGET_PREFIX};
 pub use parameters::{ParameterId, Parameters, Role};
+pub use precision::Precision;

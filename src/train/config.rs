@@ -2,59 +2,18 @@
 //!
 //! It is built in layers: preset, then the file, then `--set key=value`. The result is written into the run folder.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Preset;
 use crate::{
-    DType, Error, Result,
+    Device, Error, Result,
     adapt::MethodConfig,
     data::{DatasetKind, EvalSize, EvalTransform, Jitter, Normalize, TrainTransform},
     models::DeepLabConfig,
+    nn::Precision,
 };
-
-/// Precision of activations and filters; parameters, statistics and losses are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit.
-    Fp32,
-    /// bfloat16 storage with f32 accumulation.
-    Bf16,
-}
-
-impl Precision {
-    /// The element type of activations.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::Fp32 => DType::F32,
-            Self::Bf16 => DType::Bf16,
-        }
-    }
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "fp32" => Ok(Self::Fp32),
-            "bf16" => Ok(Self::Bf16),
-            "tf32" => Err(Error::Config("precision tf32 needs the tensor-core kernels; use fp32 or bf16".into())),
-            _ => Err(Error::Config(format!("unknown precision {text:?}; use fp32 or bf16"))),
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Fp32 { "fp32" } else { "bf16" })
-    }
-}
 
 /// Everything that decides a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,6 +181,14 @@ pub struct LogConfig {
 }
 
 impl Config {
+    /// Errors where training asks for what `device` cannot compute.
+    pub fn expect_runs_on(&self, device: &Device) -> Result<()> {
+        match self.precision == Precision::Tf32 && device.is_cpu() {
+            true => Err(Error::Config("precision tf32 needs a GPU's tensor cores; use fp32 or --device cuda".into())),
+            false => Ok(()),
+        }
+    }
+
     /// Preset, then the file's keys, then the assignments `a.b=value` (TOML values; bare words are strings).
     pub fn resolve(preset: Preset, file: Option<&Path>, assignments: &[String]) -> Result<Self> {
         let mut table = toml::Table::try_from(preset.config())

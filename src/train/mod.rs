@@ -21,7 +21,7 @@ pub mod weights;
 
 pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
 pub use config::{
-    AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Precision, Statistics, WarmupConfig,
+    AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Statistics, WarmupConfig,
 };
 pub use evaluate::{evaluate, predict_image};
 pub use interrupt::Interrupt;

@@ -6,7 +6,7 @@ use super::{Checkpoint, Config};
 use crate::{
     DType, Device, Result, Tensor,
     models::{DeepLab, DeepLabConfig},
-    nn::{Domain, Forward, Parameters},
+    nn::{Domain, Forward, Parameters, Precision},
 };
 
 /// DeepLab and its parameters on a device.
@@ -15,13 +15,13 @@ pub struct Network {
     pub model: DeepLab,
     /// The numbers.
     pub parameters: Parameters,
-    /// Element type of activations.
-    pub precision: DType,
+    /// In which numbers it computes.
+    pub precision: Precision,
 }
 
 impl Network {
     /// With initial weights from `seed`.
-    pub fn new(config: &DeepLabConfig, precision: DType, seed: u64, device: &Device) -> Result<Self> {
+    pub fn new(config: &DeepLabConfig, precision: Precision, seed: u64, device: &Device) -> Result<Self> {
         let mut parameters = Parameters::new(device);
         let model = DeepLab::new(&mut parameters, config, seed)?;
         Ok(Self { model, parameters, precision })
@@ -30,7 +30,7 @@ impl Network {
     /// The network of a checkpoint, with the configuration it was trained by.
     pub fn open(path: &Path, device: &Device) -> Result<(Self, Config)> {
         let config = Config::parse(path, &Checkpoint::read_config(path)?)?;
-        let mut network = Self::new(&config.model, config.precision.dtype(), config.seed, device)?;
+        let mut network = Self::new(&config.model, config.precision, config.seed, device)?;
         Checkpoint::read(path, &mut network.parameters, device)?;
         Ok((network, config))
     }

@@ -2,14 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{
-    AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Precision, Statistics, WarmupConfig,
-};
+use super::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Statistics, WarmupConfig};
 use crate::{
     Error, Result,
     adapt::{MethodConfig, PrototypeScope},
     data::{DatasetKind, Jitter, Normalize},
     models::{Backbone, DeepLabConfig, FeatureKind},
+    nn::Precision,
 };
 
 /// A complete configuration by name.

@@ -73,6 +73,7 @@ pub fn expect_no_run(out: &Path) -> Result<()> {
 
 /// Trains by `config` on `device`.
 pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<Outcome> {
+    config.expect_runs_on(device)?;
     Run::open(config, device, options)?.execute()
 }
 
@@ -102,7 +103,7 @@ impl<'a> Run<'a> {
         let source = open(data.source, &data.source_root, Split::Train, LabelSource::Truth)?;
         let target = open(data.target, &data.target_root, Split::Train, LabelSource::None)?;
         let validation = open(data.target, &data.target_root, Split::Val, LabelSource::Truth)?;
-        let mut network = Network::new(&config.model, config.precision.dtype(), config.seed, device)?;
+        let mut network = Network::new(&config.model, config.precision, config.seed, device)?;
         let mut state = State::new();
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
         let mut evaluations = Vec::new();

@@ -12,7 +12,7 @@ use crate::{Result, Tensor, data::Batch};
 /// use bicl::{Device, data::Batch, train::{Network, Preset, Stepper}};
 /// let mut config = Preset::Miniature.config();
 /// config.model.width = 2;
-/// let mut network = Network::new(&config.model, config.precision.dtype(), 0, &Device::cpu())?;
+/// let mut network = Network::new(&config.model, config.precision, 0, &Device::cpu())?;
 /// let batch = Batch {
 ///     images: vec![0.5; 32 * 32 * 3],
 ///     labels: vec![1; 32 * 32],

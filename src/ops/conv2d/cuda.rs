@@ -1,44 +1,30 @@
-//! Launches of `kernels/conv2d.cu`.
+//! Launches of the kernels that `algorithm` chooses.
 
-use half::bf16;
+mod mma;
+mod simt;
 
 use super::{
-    ConvParams, OP,
-    algorithm::{Algorithm, Direction, SimtTile, choose, extents, ranges},
+    ConvParams, OP, Products,
+    algorithm::{
+        Algorithm::{self, Mma, Simt},
+        Direction,
+        MmaTile::{Large, Medium, Slim, Small},
+        SimtTile::{Narrow, Wide},
+        choose, extents, ranges,
+    },
 };
 use crate::{
     DType, Error, Result, Tensor,
     device::Launch,
-    kernels,
-    tensor::{Element, In, OptIn, Out, Val},
+    tensor::{Declaration, Element},
 };
 
-kernels! { "conv2d";
-    /// y = x * w + bias, 64 filters a tile.
-    fn conv2d_forward_wide<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
-    /// As `conv2d_forward_wide`, 32 filters a tile.
-    fn conv2d_forward_narrow<T in f32 | f64 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
-    /// dx from dy and w, 64 channels a tile.
-    fn conv2d_data_gradient_wide<T in f32 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
-    /// As `conv2d_data_gradient_wide`, 32 channels a tile.
-    fn conv2d_data_gradient_narrow<T in f32 | f64 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
-    /// Sums of dw over ranges of pixels, 64 columns a tile.
-    fn conv2d_weight_gradient_wide<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// As `conv2d_weight_gradient_wide`, 32 columns a tile.
-    fn conv2d_weight_gradient_narrow<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// As `conv2d_weight_gradient_narrow`, in f64.
-    fn conv2d_weight_gradient_narrow_f64(dy: In<f64>, x: In<f64>, partial: Out<f64>, params: Val<ConvParams>, range: Val<i32>);
-    /// Sums of db over ranges of pixels.
-    fn conv2d_bias_gradient<T in f32 | bf16>(dy: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// As `conv2d_bias_gradient`, in f64.
-    fn conv2d_bias_gradient_f64(dy: In<f64>, partial: Out<f64>, params: Val<ConvParams>, range: Val<i32>);
-    /// The sums over ranges, added in order.
-    fn conv2d_reduce<T in f32 | bf16>(partial: In<f32>, out: Out<T>, count: Val<i32>, ranges: Val<i32>);
-    /// As `conv2d_reduce`, in f64.
-    fn conv2d_reduce_f64(partial: In<f64>, out: Out<f64>, count: Val<i32>, ranges: Val<i32>);
+/// What both kernel files declare.
+pub(crate) fn declarations() -> Vec<Declaration> {
+    [simt::declarations(), mma::declarations()].concat()
 }
 
-/// Threads of a block of the tiled kernels (CONV_THREADS).
+/// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
 const THREADS: u32 = 128;
 
 /// `tiles` blocks, for each of `layers` in z.
@@ -54,10 +40,11 @@ fn tiled(tiles: usize, layers: usize, block: [u32; 3]) -> Result<Launch> {
     Ok(Launch { block, ..launch })
 }
 
-fn tile_of(direction: Direction, params: &ConvParams, dtype: DType) -> (SimtTile, usize) {
-    let Algorithm::Simt(tile) = choose(direction, params, dtype);
+/// The algorithm for a product, and its number of tiles.
+fn plan(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> (Algorithm, usize) {
+    let algorithm = choose(direction, params, dtype, products);
     let (rows, columns) = extents(direction, params);
-    (tile, tile.count(rows, columns))
+    (algorithm, algorithm.tiles(rows, columns))
 }
 
 pub(super) fn forward<T: Element>(
@@ -65,59 +52,82 @@ pub(super) fn forward<T: Element>(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
+    products: Products,
 ) -> Result<Tensor> {
-    let mut y = Tensor::empty(&params.output(), T::DTYPE, x.device())?;
-    let (tile, tiles) = tile_of(Direction::Forward, params, T::DTYPE);
-    let launch = tiled(tiles, 1, [THREADS, 1, 1])?;
-    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
+    let (device, p) = (x.device(), *params);
+    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
+    let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
+    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, 1, [THREADS, 1, 1])? };
+    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles; the shared
+    // memory is the algorithm's, and so are the channels that it takes.
     unsafe {
-        match tile {
-            SimtTile::Wide => conv2d_forward_wide::<T>(x.device(), launch, x, w, bias, &mut y, *params)?,
-            SimtTile::Narrow => conv2d_forward_narrow::<T>(x.device(), launch, x, w, bias, &mut y, *params)?,
+        match algorithm {
+            Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Simt(Narrow) => simt::conv2d_forward_narrow::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Mma(Large) => mma::conv2d_mma_forward_large::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Mma(Medium) => mma::conv2d_mma_forward_medium::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Mma(Small) => mma::conv2d_mma_forward_small::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Mma(Slim) => mma::conv2d_mma_forward_slim::<T>(device, launch, x, w, bias, &mut y, p)?,
         }
     }
     Ok(y)
 }
 
-pub(super) fn data_gradient<T: Element>(params: &ConvParams, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, dy.device())?;
-    let (tile, tiles) = tile_of(Direction::DataGradient, params, T::DTYPE);
+pub(super) fn data_gradient<T: Element>(
+    params: &ConvParams,
+    dy: &Tensor,
+    w: &Tensor,
+    products: Products,
+) -> Result<Tensor> {
+    let (device, p) = (dy.device(), *params);
+    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let (algorithm, tiles) = plan(Direction::DataGradient, params, T::DTYPE, products);
     let phases = params.stride[0] as usize * params.stride[1] as usize;
-    let launch = tiled(tiles, phases, [THREADS, 1, 1])?;
-    // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase.
+    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, phases, [THREADS, 1, 1])? };
+    // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase; the
+    // shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
-        match tile {
-            SimtTile::Wide => conv2d_data_gradient_wide::<T>(dy.device(), launch, dy, w, &mut dx, *params)?,
-            SimtTile::Narrow => conv2d_data_gradient_narrow::<T>(dy.device(), launch, dy, w, &mut dx, *params)?,
+        match algorithm {
+            Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
+            Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
+            Mma(Large) => mma::conv2d_mma_data_gradient_large::<T>(device, launch, dy, w, &mut dx, p)?,
+            Mma(Medium) => mma::conv2d_mma_data_gradient_medium::<T>(device, launch, dy, w, &mut dx, p)?,
+            Mma(Small) => mma::conv2d_mma_data_gradient_small::<T>(device, launch, dy, w, &mut dx, p)?,
+            Mma(Slim) => mma::conv2d_mma_data_gradient_slim::<T>(device, launch, dy, w, &mut dx, p)?,
         }
     }
     Ok(dx)
 }
 
-pub(super) fn weight_gradient<T: Element>(params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let device = dy.device();
-    let (tile, tiles) = tile_of(Direction::WeightGradient, params, T::DTYPE);
+pub(super) fn weight_gradient<T: Element>(
+    params: &ConvParams,
+    dy: &Tensor,
+    x: &Tensor,
+    products: Products,
+) -> Result<Tensor> {
+    let (device, p) = (dy.device(), *params);
+    let (algorithm, tiles) = plan(Direction::WeightGradient, params, T::DTYPE, products);
     let (layers, range) = ranges(tiles, pixels(params));
-    let launch = tiled(tiles, layers, [THREADS, 1, 1])?;
+    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
-    let mut partial = partial(layers, &shape, dy)?;
-    let range = range as i32;
+    let mut sums = partial(layers, &shape, dy)?;
+    let (to, range) = (&mut sums, range as i32);
     // SAFETY: the tensors have the extents of `params`; the grid covers the filter in tiles and the pixels in ranges,
-    // one layer of `partial` each.
+    // one layer of `sums` each; the shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
-        match (tile, T::DTYPE) {
-            (_, DType::F64) => {
-                conv2d_weight_gradient_narrow_f64(device, launch, dy, x, &mut partial, *params, range)?;
+        match algorithm {
+            Simt(_) if T::DTYPE == DType::F64 => {
+                simt::conv2d_weight_gradient_narrow_f64(device, launch, dy, x, to, p, range)?;
             }
-            (SimtTile::Wide, _) => {
-                conv2d_weight_gradient_wide::<T>(device, launch, dy, x, &mut partial, *params, range)?;
-            }
-            (SimtTile::Narrow, _) => {
-                conv2d_weight_gradient_narrow::<T>(device, launch, dy, x, &mut partial, *params, range)?;
-            }
+            Simt(Wide) => simt::conv2d_weight_gradient_wide::<T>(device, launch, dy, x, to, p, range)?,
+            Simt(Narrow) => simt::conv2d_weight_gradient_narrow::<T>(device, launch, dy, x, to, p, range)?,
+            Mma(Large) => mma::conv2d_mma_weight_gradient_large::<T>(device, launch, dy, x, to, p, range)?,
+            Mma(Medium) => mma::conv2d_mma_weight_gradient_medium::<T>(device, launch, dy, x, to, p, range)?,
+            Mma(Small) => mma::conv2d_mma_weight_gradient_small::<T>(device, launch, dy, x, to, p, range)?,
+            Mma(Slim) => mma::conv2d_mma_weight_gradient_slim::<T>(device, launch, dy, x, to, p, range)?,
         }
     }
-    reduce::<T>(&partial, &shape, layers)
+    reduce::<T>(&sums, &shape, layers)
 }
 
 pub(super) fn bias_gradient<T: Element>(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
@@ -130,9 +140,9 @@ pub(super) fn bias_gradient<T: Element>(params: &ConvParams, dy: &Tensor) -> Res
     // `partial` each.
     unsafe {
         if T::DTYPE == DType::F64 {
-            conv2d_bias_gradient_f64(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
+            simt::conv2d_bias_gradient_f64(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
         } else {
-            conv2d_bias_gradient::<T>(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
+            simt::conv2d_bias_gradient::<T>(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
         }
     }
     reduce::<T>(&partial, &shape, layers)
@@ -156,9 +166,9 @@ fn reduce<T: Element>(partial: &Tensor, shape: &[usize], layers: usize) -> Resul
     // SAFETY: `partial` holds `layers` times `count` elements, `out` `count`, which the launch covers.
     unsafe {
         if T::DTYPE == DType::F64 {
-            conv2d_reduce_f64(device, launch, partial, &mut out, count, layers)?;
+            simt::conv2d_reduce_f64(device, launch, partial, &mut out, count, layers)?;
         } else {
-            conv2d_reduce::<T>(device, launch, partial, &mut out, count, layers)?;
+            simt::conv2d_reduce::<T>(device, launch, partial, &mut out, count, layers)?;
         }
     }
     Ok(out)

@@ -19,9 +19,19 @@ use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "conv2d";
 
+/// How f32 factors are multiplied on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Products {
+    /// As they are.
+    Full,
+    /// Rounded to tf32, on tensor cores.
+    Tf32,
+}
+
 /// Convolution of `x` [N, H, W, C] with the filter `w` [K, R, S, C], plus `bias` [K]: [N, P, Q, K] with
 /// P = (H + 2 padding - dilation (R - 1) - 1) / stride + 1, and Q likewise. All of one dtype: f32, f64 or bf16
-/// (stored; sums are kept in f32).
+/// (stored; sums are kept in f32). On a GPU bf16 is multiplied on tensor cores, and so is f32, rounded to tf32, where the
+/// tape says so ([`crate::autograd::Tape::with_tf32`]).
 ///
 /// Errors: channels that differ, a filter larger than the padded input, a stride or dilation of 0, empty tensors,
 /// more than 2^31 - 1 elements, dtypes or devices that differ.
@@ -49,13 +59,14 @@ pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result
             return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
         }
     }
-    let y = forward(&params, input, filter, bias.map(Var::value))?;
+    let products = if x.tape().tf32() { Products::Tf32 } else { Products::Full };
+    let y = forward(&params, input, filter, bias.map(Var::value), products)?;
     // The gradient of one factor needs the other.
     let kept_input = w.is_tracked().then(|| input.clone());
     let kept_filter = x.is_tracked().then(|| filter.clone());
     let gradients = move |dy: &Tensor, wanted: [bool; 2]| -> Result<[Option<Tensor>; 2]> {
-        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w)).transpose()?;
-        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x)).transpose()?;
+        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, products)).transpose()?;
+        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, products)).transpose()?;
         Ok([dx, dw])
     };
     match bias {
@@ -68,35 +79,35 @@ pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result
     }
 }
 
-fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: Products) -> Result<Tensor> {
     if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias));
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, products));
     }
     if x.dtype() == DType::Bf16 {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-        let y = forward(params, &x.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, bias.as_ref())?;
+        let y = forward(params, &x.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, bias.as_ref(), products)?;
         return y.to_dtype(DType::Bf16);
     }
     with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))
 }
 
-fn data_gradient(params: &ConvParams, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+fn data_gradient(params: &ConvParams, dy: &Tensor, w: &Tensor, products: Products) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w));
+        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products));
     }
     if dy.dtype() == DType::Bf16 {
-        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?)?;
+        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, products)?;
         return dx.to_dtype(DType::Bf16);
     }
     with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))
 }
 
-fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x));
+        return with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products));
     }
     if dy.dtype() == DType::Bf16 {
-        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?)?;
+        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, products)?;
         return dw.to_dtype(DType::Bf16);
     }
     with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))

@@ -166,6 +166,7 @@ bool Block::open(const Schedule& s, const uint32_t* g, const uint32_t* e, size_t
   ready.resize(threads);
   warps.resize((threads + WARP - 1) / WARP);
   returned.resize(warps.size());
+  banks.resize(warps.size());
   barrier.waiting.reserve(threads);
   return true;
 }
@@ -182,6 +183,7 @@ bool Block::run(uint64_t index) {
   barrier.waiting.clear();
   for (auto& meetings : warps) meetings.clear();
   for (auto& lanes_returned : returned) lanes_returned = 0;
+  for (auto& warp : banks) warp.clear();
   ready_lanes.assign(warps.size(), 0);
   variables.clear();
   // Shared memory that nobody wrote reads as NaN, or -1.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "banks.h"
 #include "fiber.h"
 #include "runtime.h"
 #include "sites.h"
@@ -75,6 +76,7 @@ struct Block {
   BlockBarrier barrier;
   std::vector<std::vector<Meeting>> warps;
   std::vector<unsigned> returned;  // per warp, lanes that returned
+  std::vector<WarpBanks> banks;    // per warp
   std::vector<Variable> variables;
   uint64_t random = 1;
   bool failed = false;

@@ -4,6 +4,8 @@
 //! launch must give the same bits; a missing barrier shows because it does not. [`check_barriers`] proves for a kernel
 //! file that its tests would notice the loss of any barrier. See `README.md` beside this crate.
 
+mod banks;
+
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
     fmt,
@@ -14,6 +16,8 @@ use bicl::{
     device::{EmulatedEntry, Order, Schedule},
 };
 
+pub use banks::{BankUse, bank_use};
+
 unsafe extern "C" {
     fn emu_find(name: *const c_char) -> Option<EmulatedEntry>;
     fn emu_kernel(index: usize) -> *const c_char;
@@ -23,7 +27,8 @@ unsafe extern "C" {
 }
 
 /// The schedule of [`device`]: threads in rising order, asynchronous copies as late as their waits allow.
-pub const DEFAULT: Schedule = Schedule { order: Order::Forward, late_copies: 1, seed: 1, workers: 1, skipped_site: 0 };
+pub const DEFAULT: Schedule =
+    Schedule { order: Order::Forward, late_copies: 1, seed: 1, workers: 1, skipped_site: 0, count_banks: 0 };
 
 /// A device whose kernels run on the CPU, under [`DEFAULT`].
 pub fn device() -> Device {
@@ -61,7 +66,7 @@ pub fn kernels() -> Vec<String> {
     names
 }
 
-/// A place where a kernel synchronises: `__syncthreads`, `__syncwarp` or `cp_async_wait`.
+/// A call that a launch can leave out: `__syncthreads`, `__syncwarp`, `cp_async_wait`, or the address of an `ldmatrix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// Path from the repository root, such as `kernels/conv2d.cu`.
@@ -120,7 +125,7 @@ fn new_skip(barrier: &Barrier) -> u32 {
 /// Proves that a kernel's test notices the loss of any barrier.
 ///
 /// `run` launches kernels of `file` (as in [`Barrier::file`]) on the given device and returns all output bits. It runs
-/// under all [`schedules`], which must agree; then again without each barrier of `file` that it passes, which must
+/// under all [`schedules`], which must agree; then again without each [`Barrier`] of `file` that it passes, which must
 /// change the bits or end in an error under one schedule at least. Shapes should be small but take every path: more
 /// than one tile in every loop.
 ///

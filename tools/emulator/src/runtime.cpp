@@ -100,8 +100,7 @@ void collective(unsigned mask, void* slot, Combine combine, const char* kind, co
 }
 
 void warp_barrier(unsigned mask, const char* file, int line) {
-  if (running->skips("__syncwarp", file, line)) return;
-  note_site("__syncwarp", file, line);
+  if (left_out("__syncwarp", file, line)) return;
   collective(mask, nullptr, nullptr, "__syncwarp", file, line, false);
 }
 
@@ -131,6 +130,19 @@ void check_shared(const void* p, size_t alignment, const char* what, const char*
     fail("%s: thread %u passes an address not aligned to %zu bytes at %s:%d", what, current->linear, alignment, file, line);
 }
 
+void bank_access(const void* p, int bytes, const char* kind, const char* file, int line) {
+  Block& block = *running;
+  if (!block.schedule.count_banks) return;
+  const unsigned lanes = std::min(WARP, block.threads - current->warp * WARP);
+  block.banks[current->warp].access(current->lane, lanes, p, bytes, bank_site(kind, file, line));
+}
+
+bool left_out(const char* kind, const char* file, int line) {
+  if (running->skips(kind, file, line)) return true;
+  note_site(kind, file, line);
+  return false;
+}
+
 static void perform(const Copy& copy) {
   memcpy(copy.to, copy.from, copy.from_bytes);
   memset(static_cast<char*>(copy.to) + copy.from_bytes, 0, copy.bytes - copy.from_bytes);
@@ -138,6 +150,7 @@ static void perform(const Copy& copy) {
 
 void async_copy(void* to, const void* from, int bytes, int from_bytes, const char* file, int line) {
   check_shared(to, bytes, "cp.async", file, line);
+  bank_access(to, bytes, "cp.async", file, line);
   if (reinterpret_cast<uintptr_t>(from) % bytes)
     fail("cp.async: thread %u passes a source not aligned to %d bytes at %s:%d", current->linear, bytes, file, line);
   if (from_bytes < 0 || from_bytes > bytes)
@@ -153,8 +166,7 @@ void async_commit() {
 }
 
 void async_wait(int pending, const char* file, int line) {
-  if (running->skips("cp_async_wait", file, line)) return;
-  note_site("cp_async_wait", file, line);
+  if (left_out("cp_async_wait", file, line)) return;
   Lane* me = static_cast<Lane*>(current);
   while (me->groups.size() - me->waited > size_t(pending)) {
     const size_t end = me->groups[me->waited++];

@@ -27,6 +27,7 @@ struct Schedule {
   uint64_t seed;
   uint32_t workers;
   uint32_t skipped_site;  // number of a Skip (sites.h); 0 for none
+  uint32_t count_banks;
 };
 
 // A CUDA thread's built-in variables.
@@ -51,6 +52,11 @@ void* shared_variable(const void* key, size_t bytes, const char* name);
 void* dynamic_shared();
 // Fails unless p points into the block's shared memory and is aligned.
 void check_shared(const void* p, size_t alignment, const char* what, const char* file, int line);
+
+// Counts the thread's part of a warp's access to shared memory, where banks are counted.
+void bank_access(const void* p, int bytes, const char* kind, const char* file, int line);
+// Whether this launch leaves out the call; notes it as one that could be left out.
+bool left_out(const char* kind, const char* file, int line);
 
 void async_copy(void* to, const void* from, int bytes, int from_bytes, const char* file, int line);
 void async_commit();

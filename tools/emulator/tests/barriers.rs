@@ -66,7 +66,7 @@ fn every_barrier_of_the_products_is_needed() {
     let of_file = barriers_seen().into_iter().filter(|barrier| barrier.file == FILE);
     let mut kinds: Vec<String> = of_file.map(|barrier| barrier.kind).collect();
     kinds.sort();
-    let want = ["__syncthreads"; 4].into_iter().chain(["cp_async_wait"; 2]).collect::<Vec<_>>();
+    let want = ["__syncthreads"; 4].into_iter().chain(["cp_async_wait"; 2]).chain(["ldmatrix"; 2]).collect::<Vec<_>>();
     let mut want: Vec<String> = want.into_iter().map(String::from).collect();
     want.sort();
     assert_eq!(kinds, want);

@@ -1,0 +1,400 @@
+// Implicit matrix products on tensor cores (mma.sync: sm_80 and newer), for the convolutions of conv2d_mma.cu.
+//
+//   C[i, j] = sum over d of A[i, d] B[d, j]     factors bf16, or f32 rounded to tf32; sums in f32
+//
+// The plain version of the same products is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its four
+// warps a part in registers. What is done beyond that, one step at a time:
+//   1. mma: a warp multiplies 16 x 8 tiles of C at once, in two steps of 32 bytes along d for each slice.
+//   2. cp.async: slices travel to shared memory without passing through registers, STAGES - 1 of them on the way while one
+//      is multiplied. What lies outside an image or beyond an edge is not read: the copy writes zeros.
+//   3. One barrier a slice: it says that the slice has come for all threads, and that all have read the slice before, whose
+//      place the next copy takes.
+//   4. ldmatrix: a warp's factors come from shared memory in the fragments that mma wants, 16 bytes a row.
+//   5. A swizzle instead of padding: the 16-byte chunks of a line are permuted by its number, so that the eight rows of an
+//      ldmatrix, and the threads of a copy, meet all 32 banks once.
+//   6. No slice straddles two taps: tap and first channel of a slice are the same for all threads, and addresses take two
+//      additions. Channels that do not fill a slice are zeros.
+//   7. Results leave through shared memory, so that every store to global memory has 16 bytes.
+//
+// An operand lies in shared memory as it lies in global memory:
+//   deep   a line for each row (column) of the product, d along it: 64 bytes
+//   flat   a line for each d, rows (columns) of the product along it; transposed on the way into registers
+#pragma once
+#include "conv_gather.cuh"
+
+constexpr int MMA_THREADS = 128;
+constexpr int STAGES = 4;
+// A slice's bytes along d, for each row and each column of the tile.
+constexpr int SLICE_BYTES = 64;
+template <class T>
+constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
+// Elements of 16 bytes.
+template <class T>
+constexpr int CHUNK = 16 / sizeof(T);
+
+// A tile of BM x BN by four warps, of which DOWN lie below each other.
+template <int BM_, int BN_, int DOWN>
+struct MmaTile {
+  static constexpr int BM = BM_, BN = BN_, ACROSS = 4 / DOWN, WM = BM / DOWN, WN = BN / ACROSS;
+  static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
+  static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
+  // 16 x 8 tiles, each in the fragments of mma.cuh.
+  using Sums = float[DOWN_16][ACROSS_8][4];
+
+  __device__ static int row() { return threadIdx.x / 32 / ACROSS * WM; }
+  __device__ static int column() { return threadIdx.x / 32 % ACROSS * WN; }
+};
+
+// Byte offset of a chunk in a tile whose lines have LINE bytes. Eight lines of one chunk meet all banks; so do four lines
+// of two chunks, which is how single words of 4 bytes are read and written.
+template <int LINE, bool WORDS>
+__device__ __forceinline__ int place(int line, int chunk) {
+  int turn = LINE == 64 ? line >> 1 & 3 : WORDS ? (line & 3) << 1 : line & 7;
+  return line * LINE + ((chunk ^ turn) << 4);
+}
+
+template <class T>
+struct DeepTile {
+  __device__ static int at(int line, int chunk) { return place<SLICE_BYTES, false>(line, chunk); }
+
+  // 16 rows from `row`, as the left factor.
+  __device__ static void left(uint32_t (&a)[4], const char* tile, int row, int step) {
+    int lane = threadIdx.x & 31;
+    ldmatrix_x4(a, tile + at(row + (lane & 15), step * 2 + (lane >> 4)));
+    round(a);
+  }
+  // Twice 8 columns from `column`, as the right factor.
+  __device__ static void right(uint32_t (*b)[2], const char* tile, int column, int step) {
+    int lane = threadIdx.x & 31;
+    uint32_t q[4];
+    ldmatrix_x4(q, tile + at(column + (lane & 7) + (lane >> 4 << 3), step * 2 + (lane >> 3 & 1)));
+    round(q);
+    b[0][0] = q[0], b[0][1] = q[1], b[1][0] = q[2], b[1][1] = q[3];
+  }
+  __device__ static void round(uint32_t (&words)[4]) {
+    if (sizeof(T) == 4)
+#pragma unroll
+      for (int e = 0; e < 4; e++) words[e] = to_tf32(__uint_as_float(words[e]));
+  }
+};
+
+template <class T, int EXTENT>
+struct FlatTile;
+
+template <int EXTENT>
+struct FlatTile<bf16, EXTENT> {
+  __device__ static int at(int line, int chunk) { return place<EXTENT * 2, false>(line, chunk); }
+
+  __device__ static void left(uint32_t (&a)[4], const char* tile, int row, int step) {
+    int lane = threadIdx.x & 31;
+    ldmatrix_x4_trans(a, tile + at(step * 16 + (lane & 7) + (lane >> 4 << 3), (row >> 3) + (lane >> 3 & 1)));
+  }
+  __device__ static void right(uint32_t (*b)[2], const char* tile, int column, int step) {
+    int lane = threadIdx.x & 31;
+    uint32_t q[4];
+    ldmatrix_x4_trans(q, tile + at(step * 16 + (lane & 15), (column >> 3) + (lane >> 4)));
+    b[0][0] = q[0], b[0][1] = q[1], b[1][0] = q[2], b[1][1] = q[3];
+  }
+};
+
+// ldmatrix transposes 16-bit values only: words one by one.
+template <int EXTENT>
+struct FlatTile<float, EXTENT> {
+  __device__ static int at(int line, int chunk) { return place<EXTENT * 4, true>(line, chunk); }
+  __device__ static uint32_t word(const char* tile, int line, int i) {
+    return to_tf32(load_shared(reinterpret_cast<const float*>(tile + at(line, i >> 2)) + (i & 3)));
+  }
+
+  __device__ static void left(uint32_t (&a)[4], const char* tile, int row, int step) {
+    int lane = threadIdx.x & 31, line = step * 8 + (lane & 3), i = row + (lane >> 2);
+#pragma unroll
+    for (int e = 0; e < 4; e++) a[e] = word(tile, line + (e >> 1) * 4, i + (e & 1) * 8);
+  }
+  __device__ static void right(uint32_t (*b)[2], const char* tile, int column, int step) {
+    int lane = threadIdx.x & 31, line = step * 8 + (lane & 3), i = column + (lane >> 2);
+#pragma unroll
+    for (int e = 0; e < 4; e++) b[e >> 1][e & 1] = word(tile, line + (e & 1) * 4, i + (e >> 1) * 8);
+  }
+};
+
+// The place of a slice: a tap and its channels from `channel` on.
+template <class T>
+struct TapWalk {
+  int rows, columns, channels;
+  int row = 0, column = 0, channel = 0;
+
+  __device__ TapWalk(const Gather& g) : rows(g.taps[0]), columns(g.taps[1]), channels(g.c) {}
+  __device__ int slices() const { return rows * columns * ((channels + MMA_SLICE<T> - 1) / MMA_SLICE<T>); }
+  __device__ __forceinline__ void next() {
+    channel += MMA_SLICE<T>;
+    if (channel < channels) return;
+    channel = 0;
+    if (++column == columns) column = 0, row++;
+  }
+};
+
+// The place of a slice: pixels from `from` on, up to `to`.
+template <class T>
+struct PixelWalk {
+  int from, to;
+
+  __device__ int slices() const { return (to - from + MMA_SLICE<T> - 1) / MMA_SLICE<T>; }
+  __device__ __forceinline__ void next() { from += MMA_SLICE<T>; }
+};
+
+// What loaders of deep tiles share: four threads take a line.
+template <class T, int EXTENT>
+struct DeepLoader {
+  using Tile = DeepTile<T>;
+  static constexpr int LINES = MMA_THREADS / 4, PASSES = EXTENT / LINES;
+  static_assert(PASSES * LINES == EXTENT, "the threads share the tile evenly");
+  int line = threadIdx.x >> 2, chunk = threadIdx.x & 3;
+
+  __device__ __forceinline__ void copy(char* tile, int pass, const T* from, bool inside) const {
+    cp_async16(tile + Tile::at(line + pass * LINES, chunk), from, inside ? 16 : 0);
+  }
+};
+
+// What loaders of flat tiles share.
+template <class T, int EXTENT>
+struct FlatLoader {
+  using Tile = FlatTile<T, EXTENT>;
+  static constexpr int CHUNKS = EXTENT / CHUNK<T>, LINES = MMA_THREADS / CHUNKS, PASSES = MMA_SLICE<T> / LINES;
+  static_assert(PASSES * LINES == MMA_SLICE<T>, "the threads share the tile evenly");
+  int line = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+
+  __device__ __forceinline__ void copy(char* tile, int pass, const T* from, bool inside) const {
+    cp_async16(tile + Tile::at(line + pass * LINES, chunk), from, inside ? 16 : 0);
+  }
+};
+
+// Gathered pixels by tap and channel: x in the forward pass, dy in the data gradient.
+template <class T, int EXTENT>
+struct GatheredPixels : DeepLoader<T, EXTENT> {
+  using Base = DeepLoader<T, EXTENT>;
+  const T* source;
+  const Gather& g;
+  int y[Base::PASSES], x[Base::PASSES], offset[Base::PASSES];
+
+  __device__ GatheredPixels(const T* source, const Gather& g, int start) : source(source), g(g) {
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      Pixel pixel = pixel_of(g, start + this->line + pass * Base::LINES);
+      y[pass] = pixel.y, x[pass] = pixel.x;
+      offset[pass] = pixel.y == OUTSIDE ? 0 : ((pixel.image * g.h + pixel.y) * g.w + pixel.x) * g.c;
+    }
+  }
+
+  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
+    int down = walk.row * g.distance[0], across = walk.column * g.distance[1];
+    int channel = walk.channel + this->chunk * CHUNK<T>, shift = (down * g.w + across) * g.c + channel;
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      bool rows = static_cast<unsigned>(y[pass] + down) < static_cast<unsigned>(g.h);
+      bool columns = static_cast<unsigned>(x[pass] + across) < static_cast<unsigned>(g.w);
+      bool inside = rows && columns && channel < g.c;
+      this->copy(tile, pass, source + (inside ? offset[pass] + shift : 0), inside);
+    }
+  }
+};
+
+// The filter by tap and input channel, a line for each filter: the forward pass.
+template <class T, int EXTENT>
+struct FilterRows : DeepLoader<T, EXTENT> {
+  using Base = DeepLoader<T, EXTENT>;
+  const T* w;
+  const ConvParams& p;
+  int start;
+
+  __device__ FilterRows(const T* w, const ConvParams& p, int start) : w(w), p(p), start(start + this->line) {}
+
+  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
+    int channel = walk.channel + this->chunk * CHUNK<T>, shift = (walk.row * p.s + walk.column) * p.c + channel;
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      int k = start + pass * Base::LINES;
+      bool inside = k < p.k && channel < p.c;
+      this->copy(tile, pass, w + (inside ? k * p.taps() * p.c + shift : 0), inside);
+    }
+  }
+};
+
+// The filter by tap and output channel, a line for each of those: the data gradient.
+template <class T, int EXTENT>
+struct FilterLines : FlatLoader<T, EXTENT> {
+  using Base = FlatLoader<T, EXTENT>;
+  const T* w;
+  const ConvParams& p;
+  const Phase& phase;
+  int column;
+
+  __device__ FilterLines(const T* w, const ConvParams& p, const Phase& phase, int start)
+      : w(w), p(p), phase(phase), column(start + this->chunk * CHUNK<T>) {}
+
+  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
+    int tap = phase.tap(p, walk.row, walk.column);
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      int k = walk.channel + this->line + pass * Base::LINES;
+      bool inside = k < p.k && column < p.c;
+      this->copy(tile, pass, w + (inside ? (k * p.taps() + tap) * p.c + column : 0), inside);
+    }
+  }
+};
+
+// The output's gradient, a line for each pixel: the weight gradient.
+template <class T, int EXTENT>
+struct GradientLines : FlatLoader<T, EXTENT> {
+  using Base = FlatLoader<T, EXTENT>;
+  const T* dy;
+  int k, column;
+
+  __device__ GradientLines(const T* dy, const ConvParams& p, int start)
+      : dy(dy), k(p.k), column(start + this->chunk * CHUNK<T>) {}
+
+  __device__ __forceinline__ void fetch(char* tile, const PixelWalk<T>& walk) {
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      int pixel = walk.from + this->line + pass * Base::LINES;
+      bool inside = pixel < walk.to && column < k;
+      this->copy(tile, pass, dy + (inside ? pixel * k + column : 0), inside);
+    }
+  }
+};
+
+// The input's pixels under a tap, a line for each output pixel: the weight gradient. A thread keeps its tap and channels.
+template <class T, int EXTENT>
+struct GatheredLines : FlatLoader<T, EXTENT> {
+  using Base = FlatLoader<T, EXTENT>;
+  const T* x;
+  const Gather& g;
+  int down, across, channel;  // of the tap
+  bool some;                  // the column is one of the filter's
+  int image[Base::PASSES], row[Base::PASSES], column[Base::PASSES];
+
+  __device__ GatheredLines(const T* x, const Gather& g, int start, int first) : x(x), g(g) {
+    int at = start + this->chunk * CHUNK<T>, tap = at / g.c;
+    some = at < g.depth();
+    channel = at - tap * g.c;
+    down = tap / g.taps[1] * g.distance[0] + g.origin[0];
+    across = tap % g.taps[1] * g.distance[1] + g.origin[1];
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      int pixel = first + this->line + pass * Base::LINES, line = pixel / g.columns;
+      image[pass] = line / g.rows;
+      row[pass] = line - image[pass] * g.rows;
+      column[pass] = pixel - line * g.columns;
+    }
+  }
+
+  __device__ __forceinline__ void fetch(char* tile, const PixelWalk<T>& walk) {
+#pragma unroll
+    for (int pass = 0; pass < Base::PASSES; pass++) {
+      int i = row[pass] * g.step[0] + down, j = column[pass] * g.step[1] + across;
+      bool rows = static_cast<unsigned>(i) < static_cast<unsigned>(g.h);
+      bool columns = static_cast<unsigned>(j) < static_cast<unsigned>(g.w);
+      bool inside = rows && columns && some && walk.from + this->line + pass * Base::LINES < walk.to;
+      this->copy(tile, pass, x + (inside ? ((image[pass] * g.h + i) * g.w + j) * g.c + channel : 0), inside);
+      // Without a division: a slice further on is at most one row further where rows are longer than slices.
+      column[pass] += MMA_SLICE<T>;
+      while (column[pass] >= g.columns) {
+        column[pass] -= g.columns;
+        if (++row[pass] == g.rows) row[pass] = 0, image[pass]++;
+      }
+    }
+  }
+};
+
+template <class T, int N>
+__device__ __forceinline__ void mma(float (*sums)[4], const uint32_t (&a)[4], const uint32_t (*b)[2]) {
+  if constexpr (sizeof(T) == 4)
+    mma_tf32<N>(sums, a, b);
+  else
+    mma_bf16<N>(sums, a, b);
+}
+
+// Adds the products of all slices of `walk` to `sums`. `shared` has STAGES stages of the tile.
+template <class T, class Tile, class A, class B, class Walk>
+__device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, typename Tile::Sums& sums) {
+  constexpr int B_AT = Tile::BM * SLICE_BYTES;
+  int slices = walk.slices(), fetched = 0;
+  char *into = shared, *end = shared + STAGES * Tile::STAGE_BYTES;
+  // A group is committed for every slice, there or not, so that the waits can count.
+  auto fetch = [&] {
+    if (fetched < slices) {
+      a.fetch(into, walk);
+      b.fetch(into + B_AT, walk);
+      walk.next();
+      fetched++;
+    }
+    cp_async_commit();
+    into += Tile::STAGE_BYTES;
+    if (into == end) into = shared;
+  };
+  for (int stage = 0; stage < STAGES - 1; stage++) fetch();
+  const char* from = shared;
+  for (int slice = 0; slice < slices; slice++) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    fetch();
+#pragma unroll
+    for (int step = 0; step < 2; step++) {
+      uint32_t left[Tile::DOWN_16][4], right[Tile::ACROSS_8][2];
+#pragma unroll
+      for (int i = 0; i < Tile::DOWN_16; i++) A::Tile::left(left[i], from, Tile::row() + i * 16, step);
+#pragma unroll
+      for (int j = 0; j < Tile::ACROSS_8; j += 2)
+        B::Tile::right(right + j, from + B_AT, Tile::column() + j * 8, step);
+#pragma unroll
+      for (int i = 0; i < Tile::DOWN_16; i++) mma<T, Tile::ACROSS_8>(sums[i], left[i], right);
+    }
+    from += Tile::STAGE_BYTES;
+    if (from == end) from = shared;
+  }
+}
+
+// Elements first.. of a row with `count` elements, from a chunk in shared memory.
+template <class T>
+__device__ __forceinline__ void store_chunk(T* row, int first, int count, bool vector, const char* from) {
+  struct alignas(16) Chunk {
+    T at[CHUNK<T>];
+  };
+  Chunk chunk = load_shared(reinterpret_cast<const Chunk*>(from));
+  if (vector && first < count) {
+    *reinterpret_cast<Chunk*>(row + first) = chunk;
+  } else {
+#pragma unroll
+    for (int e = 0; e < CHUNK<T>; e++)
+      if (first + e < count) row[first + e] = chunk.at[e];
+  }
+}
+
+// Rounds the sums to T and calls store(row, column, chunk) for each 16 bytes of the tile.
+template <class T, class Tile, class Store>
+__device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {
+  constexpr int LINE = Tile::BN * sizeof(T), CHUNKS = LINE / 16;
+  static_assert(Tile::BM * LINE <= STAGES * Tile::STAGE_BYTES, "the results take the place of the slices");
+  auto at = [](int line, int chunk) { return place<LINE, sizeof(T) == 4>(line, chunk); };
+  int lane = threadIdx.x & 31;
+  // All have read the last slice.
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < Tile::DOWN_16; i++)
+#pragma unroll
+    for (int j = 0; j < Tile::ACROSS_8; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        int row = Tile::row() + i * 16 + (lane >> 2) + e * 4, column = Tile::column() + j * 8 + (lane & 3) * 2;
+        struct alignas(2 * sizeof(T)) Pair {
+          T at[2];
+        };
+        Pair pair = {from_acc<T>(sums[i][j][e]), from_acc<T>(sums[i][j][e + 1])};
+        char* to = shared + at(row, column / CHUNK<T>) + column % CHUNK<T> * sizeof(T);
+        store_shared(reinterpret_cast<Pair*>(to), pair);
+      }
+  __syncthreads();
+  for (int i = threadIdx.x; i < Tile::BM * CHUNKS; i += MMA_THREADS) {
+    int row = i / CHUNKS, chunk = i % CHUNKS;
+    store(row, chunk * CHUNK<T>, shared + at(row, chunk));
+  }
+}

@@ -1,0 +1,193 @@
+//! Convolution on tensor cores: bf16, and f32 rounded to tf32.
+
+mod common;
+
+use bicl::{
+    DType, Device, Result, Tensor,
+    autograd::{Tape, Var},
+    ops::{self, Conv2dSpec},
+};
+use common::{Rng, Tolerance, all_devices, assert_close, assert_same_bits, bytes_of, kernel_devices, of_dtype, wide};
+
+/// N, H, W, C; K, R, S; the spec.
+type Case = ([usize; 4], [usize; 3], Conv2dSpec);
+
+fn case(x: [usize; 4], w: [usize; 3], stride: usize, padding: usize, dilation: usize) -> Case {
+    (x, w, Conv2dSpec { stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2] })
+}
+
+/// One of each kind of shape, with channels in whole chunks of 16 bytes.
+fn kinds() -> Vec<Case> {
+    let uneven = Conv2dSpec { stride: [1, 3], padding: [2, 0], dilation: [2, 4] };
+    vec![
+        case([2, 5, 7, 8], [16, 3, 3], 1, 1, 1),      // odd sizes, channels below a slice
+        case([1, 9, 10, 40], [72, 3, 3], 2, 1, 1),    // stride, channels off every tile
+        case([1, 5, 4, 16], [24, 3, 3], 1, 24, 24),   // dilation beyond the image
+        case([1, 1, 1, 32], [8, 1, 1], 1, 0, 1),      // one pixel
+        case([1, 12, 13, 200], [136, 1, 1], 1, 0, 1), // more slices than stages
+        case([1, 8, 6, 16], [32, 2, 2], 2, 0, 1),     // taps that no two pixels share
+        case([1, 10, 9, 8], [8, 1, 1], 3, 0, 1),      // pixels that no tap hits
+        case([1, 6, 5, 64], [19, 3, 3], 1, 6, 6),     // 19 filters: only the forward pass has whole chunks
+        ([2, 7, 12, 8], [16, 3, 2], uneven),
+    ]
+}
+
+/// Enough tiles that the large and the medium ones are chosen in every direction.
+fn large_kinds() -> Vec<Case> {
+    [(8, 72), (72, 8), (8, 40), (40, 8)].map(|(c, k)| case([4, 92, 92, c], [k, 1, 1], 1, 0, 1)).to_vec()
+}
+
+/// f32 means tf32.
+const DTYPES: [DType; 2] = [DType::Bf16, DType::F32];
+
+struct Problem {
+    inputs: Vec<Tensor>,
+    dy: Tensor,
+    spec: Conv2dSpec,
+}
+
+impl Problem {
+    /// On the CPU.
+    fn new((x, w, spec): &Case, dtype: DType, mut draw: impl FnMut(&[usize], DType) -> Tensor) -> Self {
+        let filter = [w[0], w[1], w[2], x[3]];
+        let extent =
+            |i: usize| (x[1 + i] + 2 * spec.padding[i] - spec.dilation[i] * (w[1 + i] - 1) - 1) / spec.stride[i] + 1;
+        let output = [x[0], extent(0), extent(1), w[0]];
+        let inputs = vec![draw(x, dtype), draw(&filter, dtype), draw(&w[..1], dtype)];
+        Self { inputs, dy: draw(&output, dtype), spec: *spec }
+    }
+
+    fn integers(case: &Case, dtype: DType) -> Self {
+        let mut rng = Rng(17);
+        Self::new(case, dtype, |shape, dtype| rng.integers(shape, dtype, &Device::cpu()))
+    }
+
+    /// Output, dx, dw, db on `device`.
+    fn run(&self, device: &Device) -> Result<Vec<Tensor>> {
+        let tape = Tape::new(device).with_tf32();
+        let variable = |tensor: &Tensor| Ok(tape.variable(tensor.to_device(device)?));
+        let vars: Vec<Var> = self.inputs.iter().map(variable).collect::<Result<_>>()?;
+        let y = ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), &self.spec)?;
+        let gradients = tape.backward_with(&y, self.dy.to_device(device)?)?;
+        let all = vars.iter().map(|var| gradients.get(var).cloned().expect("a variable has a gradient"));
+        Ok(std::iter::once(y.value().clone()).chain(all).collect())
+    }
+}
+
+/// Small integers are exact in bf16 and tf32, and so are their sums in f32.
+fn check_exact(case: &Case, devices: &[Device]) {
+    for dtype in DTYPES {
+        let problem = Problem::integers(case, dtype);
+        let want = problem.run(&Device::cpu()).unwrap();
+        for device in devices.iter().filter(|device| !device.is_cpu()) {
+            let got = problem.run(device).unwrap();
+            for (what, (got, want)) in ["y", "dx", "dw", "db"].iter().zip(got.iter().zip(&want)) {
+                assert_close(got, want, Tolerance::EXACT, &format!("{case:?} {dtype}: {what}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn small_integers_are_exact() {
+    let devices = kernel_devices();
+    kinds().iter().for_each(|case| check_exact(case, &devices));
+}
+
+#[test]
+fn small_integers_are_exact_in_large_tiles() {
+    let devices = all_devices();
+    large_kinds().iter().for_each(|case| check_exact(case, &devices));
+}
+
+/// |got - want| / |want|, Euclidean.
+fn distance(got: &Tensor, want: &[f64]) -> f64 {
+    let difference: f64 = wide(got).iter().zip(want).map(|(got, want)| (got - want).powi(2)).sum();
+    (difference / want.iter().map(|want| want * want).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn reals_are_as_close_to_f64_as_their_factors_allow() {
+    let case = case([2, 11, 9, 96], [72, 3, 3], 1, 2, 2);
+    for (dtype, bound, least) in [(DType::Bf16, 1e-2, 1e-4), (DType::F32, 1e-3, 1e-6)] {
+        let mut rng = Rng(19);
+        let exact = Problem::new(&case, DType::F64, |shape, _| {
+            // Numbers that the dtype holds, so that only the products are compared.
+            let drawn = rng.reals(shape, dtype, &Device::cpu());
+            of_dtype(&wide(&drawn), shape, DType::F64, &Device::cpu())
+        });
+        let cast = |tensor: &Tensor| of_dtype(&wide(tensor), tensor.shape(), dtype, &Device::cpu());
+        let problem =
+            Problem { inputs: exact.inputs.iter().map(cast).collect(), dy: cast(&exact.dy), spec: exact.spec };
+        let want = exact.run(&Device::cpu()).unwrap();
+        let mut first: Option<Vec<Tensor>> = None;
+        for device in kernel_devices() {
+            let got = problem.run(&device).unwrap();
+            for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
+                let distance = distance(got, &wide(want));
+                assert!(distance <= bound, "{dtype} {what} on {device}: {distance:e}");
+                // f32 products would be nearer: the tensor cores' rounding must show.
+                assert!(distance >= least, "{dtype} {what} on {device}: {distance:e} is too near");
+            }
+            if device.is_emulated() {
+                let first = first.get_or_insert_with(|| got.clone());
+                first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, "schedules"));
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_stays_f32_without_leave() {
+    let problem = Problem::new(&case([1, 4, 4, 8], [8, 1, 1], 1, 0, 1), DType::F32, |shape, dtype| {
+        // 1 + 2^-12 is no tf32 number.
+        Tensor::full(shape, 1.0 + 2.0f64.powi(-12), dtype, &Device::cpu()).unwrap()
+    });
+    for device in all_devices() {
+        let tape = Tape::new(&device);
+        let [x, w] = [0, 1].map(|i: usize| tape.constant(problem.inputs[i].to_device(&device).unwrap()));
+        let y = ops::conv2d(&x, &w, None, &problem.spec).unwrap();
+        assert!(wide(y.value()).iter().all(|y| *y > 8.0), "f32 was rounded on {device}");
+    }
+}
+
+/// Every tile shape, in every direction.
+#[test]
+fn shared_memory_has_no_bank_conflicts() {
+    let cases = [
+        case([2, 12, 12, 40], [72, 3, 3], 1, 1, 1),
+        case([1, 9, 9, 16], [24, 1, 1], 1, 0, 1),
+        case([1, 9, 9, 72], [144, 1, 1], 1, 0, 1),
+    ];
+    let used = bicl_emulator::bank_use(|schedule| {
+        let device = bicl_emulator::device_with(schedule);
+        for case in cases.iter().chain(&large_kinds()) {
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
+        }
+    });
+    let own: Vec<_> = used.iter().filter(|used| used.file == "kernels/include/conv_mma.cuh").collect();
+    for kind in ["cp.async", "ldmatrix", "ldmatrix.trans", "load_shared", "store_shared"] {
+        assert!(own.iter().any(|used| used.kind == kind && used.accesses > 100), "no {kind} was counted");
+    }
+    for used in own {
+        assert_eq!(used.wavefronts, used.least, "{used}");
+    }
+}
+
+#[test]
+fn every_barrier_and_wait_is_needed() {
+    let problems = DTYPES.map(|dtype| {
+        let mut rng = Rng(23);
+        Problem::new(&case([1, 12, 12, 40], [72, 3, 3], 1, 1, 1), dtype, |shape, dtype| {
+            rng.reals(shape, dtype, &Device::cpu())
+        })
+    });
+    let run = |device: &Device| {
+        let mut bytes = Vec::new();
+        for problem in &problems {
+            bytes.extend(bytes_of(&problem.run(device)?));
+        }
+        Ok(bytes)
+    };
+    bicl_emulator::check_barriers("kernels/include/conv_mma.cuh", run).unwrap();
+}
