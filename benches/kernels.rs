@@ -7,6 +7,8 @@
 //! printed, with the rate and its share of the ceiling: the copy rate measured at the start, or the matrix rate
 //! (of one large product on the CPU; of the data sheet on an H200, dense, ordinary units for f32 and f64).
 
+#[path = "kernels/aspp.rs"]
+mod aspp;
 #[path = "kernels/conv2d.rs"]
 mod conv2d;
 #[path = "kernels/harness.rs"]
@@ -24,6 +26,7 @@ fn main() -> std::process::ExitCode {
     let run = || {
         let mut bench = harness::Bench::from_arguments()?;
         conv2d::rows(&mut bench)?;
+        aspp::rows(&mut bench)?;
         norm::rows(&mut bench)?;
         losses::rows(&mut bench)?;
         labels::rows(&mut bench)?;

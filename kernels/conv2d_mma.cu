@@ -10,7 +10,7 @@
 //   data gradient:   grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.z = stride[0] stride[1] phases
 //   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each writes
 //                    its sums to partial[z][k, r s c], which conv2d_reduce adds up in order
-#include "conv_mma.cuh"
+#include "conv_mma_loaders.cuh"
 
 template <class T, class Tile>
 __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvParams& p) {
@@ -22,16 +22,7 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
   FilterRows<T, Tile::BN> b(w, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
-  if (bias)
-#pragma unroll
-    for (int j = 0; j < Tile::ACROSS_8; j++)
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        int k = start_n + Tile::column() + j * 8 + threadIdx.x % 4 * 2 + e;
-        float add = k < p.k ? to_acc(bias[k]) : 0.0f;
-#pragma unroll
-        for (int i = 0; i < Tile::DOWN_16; i++) sums[i][j][e] += add, sums[i][j][e + 2] += add;
-      }
+  if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
   finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
     int pixel = start_m + row;
     if (pixel < g.pixels()) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
@@ -63,7 +54,7 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
   int depth = g.depth(), tiles = (depth + Tile::BN - 1) / Tile::BN;
   int start_m = blockIdx.x / tiles * Tile::BM, start_n = blockIdx.x % tiles * Tile::BN;
   PixelWalk<T> walk = {static_cast<int>(blockIdx.z) * range, min(static_cast<int>(blockIdx.z + 1) * range, g.pixels())};
-  GradientLines<T, Tile::BM> a(dy, p, start_m);
+  GradientLines<T, Tile::BM> a(dy, p.k, p.k, start_m);
   GatheredLines<T, Tile::BN> b(x, g, start_n, walk.from);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, walk, sums);

@@ -6,6 +6,8 @@
 
 #[path = "argmax.rs"]
 mod argmax;
+#[path = "aspp.rs"]
+mod aspp;
 #[path = "autograd.rs"]
 mod autograd;
 #[path = "batch_norm.rs"]

@@ -19,6 +19,7 @@
 // An operand lies in shared memory as it lies in global memory:
 //   deep   a line for each row (column) of the product, d along it: 64 bytes
 //   flat   a line for each d, rows (columns) of the product along it; transposed on the way into registers
+// The operands come from loaders (conv_mma_loaders.cuh): fetch(tile, walk) copies the slice at `walk`.
 #pragma once
 #include "conv_gather.cuh"
 
@@ -117,194 +118,6 @@ struct FlatTile<float, EXTENT> {
   }
 };
 
-// The place of a slice: a tap and its channels from `channel` on.
-template <class T>
-struct TapWalk {
-  int rows, columns, channels;
-  int row = 0, column = 0, channel = 0;
-
-  __device__ TapWalk(const Gather& g) : rows(g.taps[0]), columns(g.taps[1]), channels(g.c) {}
-  __device__ int slices() const { return rows * columns * ((channels + MMA_SLICE<T> - 1) / MMA_SLICE<T>); }
-  __device__ __forceinline__ void next() {
-    channel += MMA_SLICE<T>;
-    if (channel < channels) return;
-    channel = 0;
-    if (++column == columns) column = 0, row++;
-  }
-};
-
-// The place of a slice: pixels from `from` on, up to `to`.
-template <class T>
-struct PixelWalk {
-  int from, to;
-
-  __device__ int slices() const { return (to - from + MMA_SLICE<T> - 1) / MMA_SLICE<T>; }
-  __device__ __forceinline__ void next() { from += MMA_SLICE<T>; }
-};
-
-// What loaders of deep tiles share: four threads take a line.
-template <class T, int EXTENT>
-struct DeepLoader {
-  using Tile = DeepTile<T>;
-  static constexpr int LINES = MMA_THREADS / 4, PASSES = EXTENT / LINES;
-  static_assert(PASSES * LINES == EXTENT, "the threads share the tile evenly");
-  int line = threadIdx.x >> 2, chunk = threadIdx.x & 3;
-
-  __device__ __forceinline__ void copy(char* tile, int pass, const T* from, bool inside) const {
-    cp_async16(tile + Tile::at(line + pass * LINES, chunk), from, inside ? 16 : 0);
-  }
-};
-
-// What loaders of flat tiles share.
-template <class T, int EXTENT>
-struct FlatLoader {
-  using Tile = FlatTile<T, EXTENT>;
-  static constexpr int CHUNKS = EXTENT / CHUNK<T>, LINES = MMA_THREADS / CHUNKS, PASSES = MMA_SLICE<T> / LINES;
-  static_assert(PASSES * LINES == MMA_SLICE<T>, "the threads share the tile evenly");
-  int line = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-
-  __device__ __forceinline__ void copy(char* tile, int pass, const T* from, bool inside) const {
-    cp_async16(tile + Tile::at(line + pass * LINES, chunk), from, inside ? 16 : 0);
-  }
-};
-
-// Gathered pixels by tap and channel: x in the forward pass, dy in the data gradient.
-template <class T, int EXTENT>
-struct GatheredPixels : DeepLoader<T, EXTENT> {
-  using Base = DeepLoader<T, EXTENT>;
-  const T* source;
-  const Gather& g;
-  int y[Base::PASSES], x[Base::PASSES], offset[Base::PASSES];
-
-  __device__ GatheredPixels(const T* source, const Gather& g, int start) : source(source), g(g) {
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      Pixel pixel = pixel_of(g, start + this->line + pass * Base::LINES);
-      y[pass] = pixel.y, x[pass] = pixel.x;
-      offset[pass] = pixel.y == OUTSIDE ? 0 : ((pixel.image * g.h + pixel.y) * g.w + pixel.x) * g.c;
-    }
-  }
-
-  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
-    int down = walk.row * g.distance[0], across = walk.column * g.distance[1];
-    int channel = walk.channel + this->chunk * CHUNK<T>, shift = (down * g.w + across) * g.c + channel;
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      bool rows = static_cast<unsigned>(y[pass] + down) < static_cast<unsigned>(g.h);
-      bool columns = static_cast<unsigned>(x[pass] + across) < static_cast<unsigned>(g.w);
-      bool inside = rows && columns && channel < g.c;
-      this->copy(tile, pass, source + (inside ? offset[pass] + shift : 0), inside);
-    }
-  }
-};
-
-// The filter by tap and input channel, a line for each filter: the forward pass.
-template <class T, int EXTENT>
-struct FilterRows : DeepLoader<T, EXTENT> {
-  using Base = DeepLoader<T, EXTENT>;
-  const T* w;
-  const ConvParams& p;
-  int start;
-
-  __device__ FilterRows(const T* w, const ConvParams& p, int start) : w(w), p(p), start(start + this->line) {}
-
-  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
-    int channel = walk.channel + this->chunk * CHUNK<T>, shift = (walk.row * p.s + walk.column) * p.c + channel;
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      int k = start + pass * Base::LINES;
-      bool inside = k < p.k && channel < p.c;
-      this->copy(tile, pass, w + (inside ? k * p.taps() * p.c + shift : 0), inside);
-    }
-  }
-};
-
-// The filter by tap and output channel, a line for each of those: the data gradient.
-template <class T, int EXTENT>
-struct FilterLines : FlatLoader<T, EXTENT> {
-  using Base = FlatLoader<T, EXTENT>;
-  const T* w;
-  const ConvParams& p;
-  const Phase& phase;
-  int column;
-
-  __device__ FilterLines(const T* w, const ConvParams& p, const Phase& phase, int start)
-      : w(w), p(p), phase(phase), column(start + this->chunk * CHUNK<T>) {}
-
-  __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
-    int tap = phase.tap(p, walk.row, walk.column);
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      int k = walk.channel + this->line + pass * Base::LINES;
-      bool inside = k < p.k && column < p.c;
-      this->copy(tile, pass, w + (inside ? (k * p.taps() + tap) * p.c + column : 0), inside);
-    }
-  }
-};
-
-// The output's gradient, a line for each pixel: the weight gradient.
-template <class T, int EXTENT>
-struct GradientLines : FlatLoader<T, EXTENT> {
-  using Base = FlatLoader<T, EXTENT>;
-  const T* dy;
-  int k, column;
-
-  __device__ GradientLines(const T* dy, const ConvParams& p, int start)
-      : dy(dy), k(p.k), column(start + this->chunk * CHUNK<T>) {}
-
-  __device__ __forceinline__ void fetch(char* tile, const PixelWalk<T>& walk) {
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      int pixel = walk.from + this->line + pass * Base::LINES;
-      bool inside = pixel < walk.to && column < k;
-      this->copy(tile, pass, dy + (inside ? pixel * k + column : 0), inside);
-    }
-  }
-};
-
-// The input's pixels under a tap, a line for each output pixel: the weight gradient. A thread keeps its tap and channels.
-template <class T, int EXTENT>
-struct GatheredLines : FlatLoader<T, EXTENT> {
-  using Base = FlatLoader<T, EXTENT>;
-  const T* x;
-  const Gather& g;
-  int down, across, channel;  // of the tap
-  bool some;                  // the column is one of the filter's
-  int image[Base::PASSES], row[Base::PASSES], column[Base::PASSES];
-
-  __device__ GatheredLines(const T* x, const Gather& g, int start, int first) : x(x), g(g) {
-    int at = start + this->chunk * CHUNK<T>, tap = at / g.c;
-    some = at < g.depth();
-    channel = at - tap * g.c;
-    down = tap / g.taps[1] * g.distance[0] + g.origin[0];
-    across = tap % g.taps[1] * g.distance[1] + g.origin[1];
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      int pixel = first + this->line + pass * Base::LINES, line = pixel / g.columns;
-      image[pass] = line / g.rows;
-      row[pass] = line - image[pass] * g.rows;
-      column[pass] = pixel - line * g.columns;
-    }
-  }
-
-  __device__ __forceinline__ void fetch(char* tile, const PixelWalk<T>& walk) {
-#pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++) {
-      int i = row[pass] * g.step[0] + down, j = column[pass] * g.step[1] + across;
-      bool rows = static_cast<unsigned>(i) < static_cast<unsigned>(g.h);
-      bool columns = static_cast<unsigned>(j) < static_cast<unsigned>(g.w);
-      bool inside = rows && columns && some && walk.from + this->line + pass * Base::LINES < walk.to;
-      this->copy(tile, pass, x + (inside ? ((image[pass] * g.h + i) * g.w + j) * g.c + channel : 0), inside);
-      // Without a division: a slice further on is at most one row further where rows are longer than slices.
-      column[pass] += MMA_SLICE<T>;
-      while (column[pass] >= g.columns) {
-        column[pass] -= g.columns;
-        if (++row[pass] == g.rows) row[pass] = 0, image[pass]++;
-      }
-    }
-  }
-};
-
 template <class T, int N>
 __device__ __forceinline__ void mma(float (*sums)[4], const uint32_t (&a)[4], const uint32_t (*b)[2]) {
   if constexpr (sizeof(T) == 4)
@@ -351,6 +164,20 @@ __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, ty
     from += Tile::STAGE_BYTES;
     if (from == end) from = shared;
   }
+}
+
+// sums[i, j] += bias[start + j], for columns below `count`.
+template <class T, class Tile>
+__device__ __forceinline__ void add_bias(typename Tile::Sums& sums, const T* bias, int start, int count) {
+#pragma unroll
+  for (int j = 0; j < Tile::ACROSS_8; j++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      int k = start + Tile::column() + j * 8 + threadIdx.x % 4 * 2 + e;
+      float add = k < count ? to_acc(bias[k]) : 0.0f;
+#pragma unroll
+      for (int i = 0; i < Tile::DOWN_16; i++) sums[i][j][e] += add, sums[i][j][e + 2] += add;
+    }
 }
 
 // Elements first.. of a row with `count` elements, from a chunk in shared memory.

@@ -6,7 +6,7 @@ use super::{Backbone, ResNet, Stem, resnet::Shape};
 use crate::{
     Result, Tensor,
     autograd::Var,
-    nn::{Conv2d, ConvShape, Domain, Forward, Parameters, TARGET_PREFIX},
+    nn::{Aspp, Domain, Forward, Parameters, TARGET_PREFIX},
     ops,
     tensor::Rng,
 };
@@ -56,7 +56,7 @@ pub struct DeepLab {
     stem: Stem,
     target_stem: Option<Stem>,
     backbone: ResNet,
-    branches: Vec<Conv2d>,
+    head: Aspp,
     feature: FeatureKind,
 }
 
@@ -68,17 +68,12 @@ impl DeepLab {
         let shape = Shape { backbone, width, domain_statistics };
         let stem = Stem::new(parameters, rng, "", shape)?;
         let backbone = ResNet::new(parameters, rng, shape)?;
-        let mut branches = Vec::new();
-        for (i, dilation) in RATES.into_iter().enumerate() {
-            let (input, output) = (backbone.channels(), config.classes);
-            let shape = ConvShape { input, output, kernel: 3, stride: 1, dilation };
-            branches.push(Conv2d::head(parameters, rng, &format!("classifier.convs.{i}"), shape)?);
-        }
+        let head = Aspp::new(parameters, rng, "classifier.convs", [backbone.channels(), config.classes], &RATES)?;
         let target_stem = match config.domain_stem {
             true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
             false => None,
         };
-        Ok(Self { stem, target_stem, backbone, branches, feature: config.feature })
+        Ok(Self { stem, target_stem, backbone, head, feature: config.feature })
     }
 
     /// Images [N,H,W,3], normalised -> features and logits at stride 8.
@@ -90,14 +85,10 @@ impl DeepLab {
             _ => &self.stem,
         };
         let map = self.backbone.forward(pass, stem.forward(pass, &images)?)?;
-        let branches: Vec<Var> =
-            self.branches.iter().map(|branch| branch.forward(pass, &map)).collect::<Result<_>>()?;
-        let mut logits = ops::add(&branches[0], &branches[1])?;
-        for branch in &branches[2..] {
-            logits = ops::add(&logits, branch)?;
-        }
+        let branches = self.head.forward(pass, &map)?;
+        let logits = ops::sum_channel_groups(&branches, RATES.len())?;
         let features = match self.feature {
-            FeatureKind::Aspp => ops::concat_channels(&branches.iter().collect::<Vec<_>>())?,
+            FeatureKind::Aspp => branches,
             FeatureKind::Backbone => map,
         };
         Ok(Output { features, logits })

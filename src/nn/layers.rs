@@ -2,9 +2,9 @@
 
 use super::{Domain, Forward, Normalization, ParameterId, Parameters, Role};
 use crate::{
-    Result,
+    Error, Result,
     autograd::Var,
-    ops::{self, BatchNormMode, BatchNormSpec, Conv2dSpec},
+    ops::{self, AsppBranch, BatchNormMode, BatchNormSpec, Conv2dSpec},
     tensor::Rng,
 };
 
@@ -76,6 +76,43 @@ impl Conv2d {
         let filter = pass.filter(self.filter)?;
         let bias = self.bias.map(|bias| pass.filter(bias)).transpose()?;
         ops::conv2d(x, &filter, bias.as_ref(), &self.spec)
+    }
+}
+
+/// Atrous spatial pyramid pooling: 3 x 3 convolutions of one input with a dilation each, side by side.
+#[derive(Clone, Debug)]
+pub struct Aspp {
+    branches: Vec<Conv2d>,
+    dilations: Vec<usize>,
+}
+
+impl Aspp {
+    /// Branch `i` is `{name}.{i}`, as [`Conv2d::head`].
+    pub fn new(
+        parameters: &mut Parameters,
+        rng: &mut Rng,
+        name: &str,
+        [input, output]: [usize; 2],
+        dilations: &[usize],
+    ) -> Result<Self> {
+        let branch = |(i, &dilation): (usize, &usize)| {
+            let shape = ConvShape { input, output, kernel: 3, stride: 1, dilation };
+            Conv2d::head(parameters, rng, &format!("{name}.{i}"), shape)
+        };
+        let branches = dilations.iter().enumerate().map(branch).collect::<Result<_>>()?;
+        Ok(Self { branches, dilations: dilations.to_vec() })
+    }
+
+    /// [N,H,W,C] -> [N,H,W,B*K]: the branches' outputs, concatenated.
+    pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        let parts = |branch: &Conv2d| {
+            let bias = branch.bias.ok_or_else(|| Error::Internal("a branch of the head has no bias".into()))?;
+            Ok((pass.filter(branch.filter)?, pass.filter(bias)?))
+        };
+        let parts: Vec<(Var, Var)> = self.branches.iter().map(parts).collect::<Result<_>>()?;
+        let branch = |((filter, bias), &dilation)| AsppBranch { filter, bias, dilation };
+        let branches: Vec<_> = parts.iter().map(|(f, b)| (f, b)).zip(&self.dilations).map(branch).collect();
+        ops::aspp(x, &branches)
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod add;
 pub mod argmax;
+pub mod aspp;
 pub mod batch_norm;
 pub mod calibration;
 pub mod cast;
@@ -22,12 +23,14 @@ pub mod resize_labels;
 pub mod scale;
 pub mod segmentation_loss;
 pub mod sgd;
+pub mod sum_channel_groups;
 pub mod transfer_labels;
 pub mod upsample_bilinear;
 pub mod weighted_sum;
 
 pub use add::{add, add_relu};
 pub use argmax::argmax;
+pub use aspp::{AsppBranch, aspp};
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
 pub use calibration::{calibrate, update_calibration};
 pub use cast::cast;
@@ -48,6 +51,7 @@ pub use resize_labels::resize_labels_nearest;
 pub use scale::scale;
 pub use segmentation_loss::{SegmentationLoss, SegmentationWeights, segmentation_loss};
 pub use sgd::{SgdItem, all_finite, sgd_step};
+pub use sum_channel_groups::sum_channel_groups;
 pub use transfer_labels::{hybrid_labels, transfer_labels};
 pub use upsample_bilinear::upsample_bilinear;
 pub use weighted_sum::weighted_sum;

@@ -46,7 +46,7 @@ fn forward(parts: &[&Tensor], shape: &[usize; 4]) -> Result<Tensor> {
 }
 
 /// The channels `from..from + channels` of an image.
-fn slice(x: &Tensor, from: usize, channels: usize) -> Result<Tensor> {
+pub(super) fn slice(x: &Tensor, from: usize, channels: usize) -> Result<Tensor> {
     if x.device().is_cpu() {
         return with_float!(x.dtype(), OP, T => cpu::slice::<T>(x, from, channels));
     }

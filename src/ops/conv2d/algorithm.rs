@@ -35,7 +35,7 @@ pub(super) enum SimtTile {
 
 /// Tiles of [`Algorithm::Mma`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MmaTile {
+pub(in crate::ops) enum MmaTile {
     /// 128 x 128: the most products for each byte from shared memory.
     Large,
     /// 128 x 64: up to 64 columns.
@@ -58,6 +58,16 @@ impl MmaTile {
             Self::Small => (64, 64),
             Self::Slim => (128, 32),
         }
+    }
+
+    /// Tiles of a product with `rows` x `columns` elements.
+    pub fn count(self, rows: usize, columns: usize) -> usize {
+        Algorithm::Mma(self).tiles(rows, columns)
+    }
+
+    /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, SLICE_BYTES).
+    pub fn shared_bytes(self) -> u32 {
+        4 * 64 * (self.extent().0 + self.extent().1) as u32
     }
 }
 
@@ -85,11 +95,11 @@ impl Algorithm {
         rows.div_ceil(down) * columns.div_ceil(across)
     }
 
-    /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, SLICE_BYTES).
+    /// Dynamic shared memory of a block.
     pub fn shared_bytes(self) -> u32 {
         match self {
             Self::Simt(_) => 0,
-            Self::Mma(tile) => 4 * 64 * (tile.extent().0 + tile.extent().1) as u32,
+            Self::Mma(tile) => tile.shared_bytes(),
         }
     }
 }
@@ -144,7 +154,7 @@ fn mma_tile(direction: Direction, rows: usize, columns: usize) -> MmaTile {
 }
 
 /// Into how many pixels' ranges the sums of a weight or bias gradient are cut, for `tiles` blocks each: (ranges, pixels a range).
-pub(super) fn ranges(tiles: usize, pixels: usize) -> (usize, usize) {
+pub(in crate::ops) fn ranges(tiles: usize, pixels: usize) -> (usize, usize) {
     const LEAST: usize = 128;
     let wanted = BLOCKS.div_ceil(tiles).min(pixels.div_ceil(LEAST)).max(1);
     let range = pixels.div_ceil(wanted).next_multiple_of(32);

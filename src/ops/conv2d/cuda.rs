@@ -158,7 +158,8 @@ fn partial(layers: usize, shape: &[usize], like: &Tensor) -> Result<Tensor> {
     Tensor::empty(&[&[layers], shape].concat(), like.dtype().accumulator(), like.device())
 }
 
-fn reduce<T: Element>(partial: &Tensor, shape: &[usize], layers: usize) -> Result<Tensor> {
+/// The sums over ranges, added in order.
+pub(in crate::ops) fn reduce<T: Element>(partial: &Tensor, shape: &[usize], layers: usize) -> Result<Tensor> {
     let device = partial.device();
     let mut out = Tensor::empty(shape, T::DTYPE, device)?;
     let launch = Launch::linear(OP, out.len())?;

@@ -12,6 +12,7 @@ mod cpu;
 pub(crate) mod cuda;
 mod params;
 
+pub(super) use algorithm::{MmaTile, ranges};
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
 
@@ -113,7 +114,7 @@ fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Produ
     with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))
 }
 
-fn bias_gradient(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
     if !dy.device().is_cpu() {
         return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(params, dy));
     }

@@ -1,0 +1,203 @@
+//! Launches of `kernels/aspp.cu`.
+
+use bytemuck::{Pod, Zeroable};
+use half::bf16;
+
+use super::OP;
+use crate::{
+    DType, Error, Result, Tensor,
+    autograd::Var,
+    device::Launch,
+    kernels,
+    ops::{
+        Conv2dSpec, concat_channels,
+        conv2d::{ConvParams, MmaTile, bias_gradient, cuda::reduce, ranges},
+    },
+    tensor::{Element, In, Out, Val},
+};
+
+/// Branches that the kernels take.
+pub(super) const BRANCHES: usize = 4;
+/// Output channels that they take: the columns of their tile.
+const MOST_CHANNELS: usize = 32;
+/// Threads of a block (MMA_THREADS).
+const THREADS: u32 = 128;
+/// Blocks that keep a large GPU busy.
+const BLOCKS: usize = 264;
+
+/// Mirrors `AsppParams` of kernels/aspp.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct AsppParams {
+    n: i32,
+    h: i32,
+    w: i32,
+    c: i32,
+    k: i32,
+    r: i32,
+    s: i32,
+    dilation: [i32; BRANCHES],
+}
+
+kernels! { "aspp";
+    /// y from x and the four filters and biases.
+    fn aspp_forward<T in f32 | bf16>(
+        x: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, b0: In<T>, b1: In<T>, b2: In<T>, b3: In<T>, y: Out<T>,
+        params: Val<AsppParams>
+    );
+    /// dy with the channels of each branch filled up to whole chunks.
+    fn aspp_pack<T in f32 | bf16>(dy: In<T>, packed: Out<T>, k: Val<i32>, count: Val<i32>);
+    /// dx, tiles of 128 x 128.
+    fn aspp_data_gradient_large<T in f32 | bf16>(
+        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, params: Val<AsppParams>
+    );
+    /// dx, tiles of 64 x 64.
+    fn aspp_data_gradient_small<T in f32 | bf16>(
+        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, params: Val<AsppParams>
+    );
+    /// Sums of dw over ranges of pixels.
+    fn aspp_weight_gradient<T in f32 | bf16>(
+        packed: In<T>, x: In<T>, p0: Out<f32>, p1: Out<f32>, p2: Out<f32>, p3: Out<f32>, params: Val<AsppParams>,
+        range: Val<i32>
+    );
+}
+
+/// Whether the kernels take this input and filter.
+pub(super) fn takes(x: &Var, [k, _, _, c]: [usize; 4]) -> bool {
+    let tensor = x.value();
+    let tensor_cores = match tensor.dtype() {
+        DType::Bf16 => true,
+        DType::F32 => x.tape().tf32(),
+        _ => false,
+    };
+    tensor_cores && !tensor.device().is_cpu() && c > 0 && c % (16 / tensor.dtype().size()) == 0 && k <= MOST_CHANNELS
+}
+
+/// A checked problem: the first branch as a convolution, and the dilations of all.
+#[derive(Clone, Copy)]
+pub(super) struct Params {
+    conv: ConvParams,
+    aspp: AsppParams,
+}
+
+impl Params {
+    /// Errors as those of a convolution for each branch.
+    pub fn new(x: &Tensor, filter: &Tensor, specs: &[Conv2dSpec]) -> Result<Self> {
+        let (x, w) = (x.dims::<4>(OP)?, filter.dims::<4>(OP)?);
+        let branches: Vec<ConvParams> = specs.iter().map(|spec| ConvParams::new(x, w, spec)).collect::<Result<_>>()?;
+        // All branches together have more channels, and whole chunks of them.
+        ConvParams::new(x, [BRANCHES * w[0].next_multiple_of(8), w[1], w[2], w[3]], &specs[0])?;
+        let conv = branches[0];
+        let mut dilation = [0; BRANCHES];
+        dilation.iter_mut().zip(&branches).for_each(|(d, branch)| *d = branch.dilation[0]);
+        let ConvParams { n, h, w, c, k, r, s, .. } = conv;
+        Ok(Self { conv, aspp: AsppParams { n, h, w, c, k, r, s, dilation } })
+    }
+
+    fn pixels(&self) -> usize {
+        self.conv.output()[..3].iter().product()
+    }
+}
+
+fn launch(tile: MmaTile, grid: [usize; 3]) -> Result<Launch> {
+    let launch = Launch::blocks(OP, grid[0], THREADS)?;
+    Ok(Launch { grid: [launch.grid[0], grid[1] as u32, grid[2] as u32], shared_bytes: tile.shared_bytes(), ..launch })
+}
+
+pub(super) fn forward<T: Element>(
+    params: &Params,
+    x: &Tensor,
+    [w0, w1, w2, w3]: &[Tensor; BRANCHES],
+    [b0, b1, b2, b3]: [&Tensor; BRANCHES],
+) -> Result<Tensor> {
+    let [n, h, w, k] = params.conv.output();
+    let mut y = Tensor::empty(&[n, h, w, BRANCHES * k], T::DTYPE, x.device())?;
+    let launch = launch(MmaTile::Slim, [params.pixels().div_ceil(128), 1, BRANCHES])?;
+    // SAFETY: the tensors have the extents of `params`, which the caller checked, and the channels that the kernel takes;
+    // the grid covers the pixels in tiles, for each branch.
+    unsafe { aspp_forward::<T>(x.device(), launch, x, w0, w1, w2, w3, b0, b1, b2, b3, &mut y, params.aspp)? };
+    Ok(y)
+}
+
+/// Gradients of x, the filters and the biases, in this order, as far as they are wanted.
+pub(super) fn backward<T: Element>(
+    params: &Params,
+    dy: &Tensor,
+    x: &Tensor,
+    filters: &[Tensor; BRANCHES],
+    wanted: &[bool],
+) -> Result<Vec<Option<Tensor>>> {
+    let packed = pack::<T>(params, dy)?;
+    let mut gradients = vec![wanted[0].then(|| data_gradient::<T>(params, &packed, filters)).transpose()?];
+    // One launch makes those of all filters, and one those of all biases.
+    let (of_filters, of_biases) = wanted[1..].split_at(BRANCHES);
+    gradients.extend(match of_filters.contains(&true) {
+        true => weight_gradients::<T>(params, &packed, x)?.map(Some),
+        false => [const { None }; BRANCHES],
+    });
+    let channels = params.conv.k as usize;
+    let biases = match of_biases.contains(&true) {
+        true => {
+            let all = ConvParams { k: BRANCHES as i32 * params.conv.k, ..params.conv };
+            Some(bias_gradient(&all, dy)?.reshape(&[1, 1, 1, BRANCHES * channels])?)
+        }
+        false => None,
+    };
+    for branch in 0..BRANCHES {
+        let slice = |all: &Tensor| concat_channels::slice(all, branch * channels, channels)?.reshape(&[channels]);
+        gradients.push(biases.as_ref().map(slice).transpose()?);
+    }
+    gradients.iter_mut().zip(wanted).filter(|(_, wanted)| !**wanted).for_each(|(gradient, _)| *gradient = None);
+    Ok(gradients)
+}
+
+fn pack<T: Element>(params: &Params, dy: &Tensor) -> Result<Tensor> {
+    let [n, h, w, k] = params.conv.output();
+    let channels = k.next_multiple_of(16 / T::DTYPE.size());
+    let mut packed = Tensor::empty(&[n, h, w, BRANCHES * channels], T::DTYPE, dy.device())?;
+    let launch = Launch::linear(OP, packed.len())?;
+    let count = packed.len() as i32;
+    // SAFETY: dy has the pixels and four times the channels of `params`; the launch covers `packed`.
+    unsafe { aspp_pack::<T>(dy.device(), launch, dy, &mut packed, params.conv.k, count)? };
+    Ok(packed)
+}
+
+fn data_gradient<T: Element>(params: &Params, packed: &Tensor, filters: &[Tensor; BRANCHES]) -> Result<Tensor> {
+    let [w0, w1, w2, w3] = filters;
+    let (device, p) = (packed.device(), params.aspp);
+    let mut dx = Tensor::empty(&params.conv.input(), T::DTYPE, device)?;
+    let tiles = |tile: MmaTile| tile.count(params.pixels(), params.conv.c as usize);
+    // SAFETY: the tensors have the extents of `params`; the grid covers dx in tiles.
+    unsafe {
+        if tiles(MmaTile::Large) >= BLOCKS {
+            let launch = launch(MmaTile::Large, [tiles(MmaTile::Large), 1, 1])?;
+            aspp_data_gradient_large::<T>(device, launch, packed, w0, w1, w2, w3, &mut dx, p)?;
+        } else {
+            let launch = launch(MmaTile::Small, [tiles(MmaTile::Small), 1, 1])?;
+            aspp_data_gradient_small::<T>(device, launch, packed, w0, w1, w2, w3, &mut dx, p)?;
+        }
+    }
+    Ok(dx)
+}
+
+fn weight_gradients<T: Element>(params: &Params, packed: &Tensor, x: &Tensor) -> Result<[Tensor; BRANCHES]> {
+    let shape = params.conv.filter();
+    let tiles = shape[1..].iter().product::<usize>().div_ceil(128);
+    let (layers, range) = ranges(BRANCHES * tiles, params.pixels());
+    if layers > 65_535 {
+        return Err(Error::shape(
+            OP,
+            format!("{layers} ranges of pixels exceed the grid; use a smaller batch or crop"),
+        ));
+    }
+    let launch = launch(MmaTile::Slim, [tiles, BRANCHES, layers])?;
+    let partial = || Tensor::empty(&[&[layers][..], &shape].concat(), DType::F32, x.device());
+    let mut sums = [partial()?, partial()?, partial()?, partial()?];
+    let [p0, p1, p2, p3] = &mut sums;
+    // SAFETY: the tensors have the extents of `params`; the grid covers the filters in tiles and the pixels in ranges, one
+    // layer of each of `sums`.
+    unsafe { aspp_weight_gradient::<T>(x.device(), launch, packed, x, p0, p1, p2, p3, params.aspp, range as i32)? };
+    let [a, b, c, d] = sums;
+    let total = |sums: Tensor| reduce::<T>(&sums, &shape, layers);
+    Ok([total(a)?, total(b)?, total(c)?, total(d)?])
+}
