@@ -32,6 +32,18 @@ fn kinds() -> Vec<Case> {
     ]
 }
 
+/// Images of few channels: the stem; odd extents and an even padding; a window with room to spare; 1 channel; no padding.
+fn few_channels() -> Vec<Case> {
+    let uneven = Conv2dSpec { stride: [1, 4], padding: [0, 2], dilation: [3, 1] };
+    vec![
+        case([2, 22, 26, 3], [64, 7, 7], 2, 3, 1),
+        case([1, 13, 15, 3], [16, 7, 7], 2, 3, 1),
+        case([1, 9, 11, 4], [72, 5, 8], 2, 0, 1),
+        ([2, 10, 13, 1], [24, 3, 3], uneven),
+        case([1, 7, 9, 2], [19, 3, 3], 2, 1, 1),
+    ]
+}
+
 /// Enough tiles that the large and the medium ones are chosen in every direction.
 fn large_kinds() -> Vec<Case> {
     [(8, 72), (72, 8), (8, 40), (40, 8)].map(|(c, k)| case([4, 92, 92, c], [k, 1, 1], 1, 0, 1)).to_vec()
@@ -91,7 +103,7 @@ fn check_exact(case: &Case, devices: &[Device]) {
 #[test]
 fn small_integers_are_exact() {
     let devices = kernel_devices();
-    kinds().iter().for_each(|case| check_exact(case, &devices));
+    kinds().iter().chain(&few_channels()).for_each(|case| check_exact(case, &devices));
 }
 
 #[test]
@@ -161,7 +173,7 @@ fn shared_memory_has_no_bank_conflicts() {
     ];
     let used = bicl_emulator::bank_use(|schedule| {
         let device = bicl_emulator::device_with(schedule);
-        for case in cases.iter().chain(&large_kinds()) {
+        for case in cases.iter().chain(&large_kinds()).chain(&few_channels()) {
             DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
         }
     });

@@ -22,6 +22,8 @@ pub(super) enum Algorithm {
     Simt(SimtTile),
     /// Implicit matrix product on tensor cores, for bf16 and tf32 (kernels/include/conv_mma.cuh).
     Mma(MmaTile),
+    /// The same for images of few channels, a row of taps at a time (kernels/conv2d_window.cu).
+    Window(MmaTile),
 }
 
 /// Tiles of [`Algorithm::Simt`], which all have 128 rows.
@@ -85,7 +87,7 @@ impl Algorithm {
     fn extent(self) -> (usize, usize) {
         match self {
             Self::Simt(tile) => tile.extent(),
-            Self::Mma(tile) => tile.extent(),
+            Self::Mma(tile) | Self::Window(tile) => tile.extent(),
         }
     }
 
@@ -99,7 +101,7 @@ impl Algorithm {
     pub fn shared_bytes(self) -> u32 {
         match self {
             Self::Simt(_) => 0,
-            Self::Mma(tile) => tile.shared_bytes(),
+            Self::Mma(tile) | Self::Window(tile) => tile.shared_bytes(),
         }
     }
 }
@@ -123,6 +125,11 @@ pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, pr
     if tensor_cores && whole_chunks(direction, params, dtype) {
         return Algorithm::Mma(mma_tile(direction, rows, columns));
     }
+    if tensor_cores && windowed(direction, params, dtype) {
+        let narrow = direction == Direction::Forward && columns <= MmaTile::Slim.extent().1;
+        let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
+        return Algorithm::Window(if narrow { MmaTile::Slim } else { tile });
+    }
     let wide = Algorithm::Simt(SimtTile::Wide);
     let tail = columns % SimtTile::Wide.extent().1;
     let wasted = (1..=32).contains(&tail) && columns < 256;
@@ -135,6 +142,22 @@ pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, pr
 fn whole_chunks(direction: Direction, params: &ConvParams, dtype: DType) -> bool {
     let chunk = (16 / dtype.size()) as i32;
     params.c % chunk == 0 && (direction == Direction::Forward || params.k % chunk == 0)
+}
+
+/// Taps of a window, which with four channels each fill a slice.
+pub(super) const WINDOW: usize = 8;
+
+/// Whether a row of taps fits a window that begins at a multiple of 16 bytes.
+fn windowed(direction: Direction, params: &ConvParams, dtype: DType) -> bool {
+    let fits = match direction {
+        Direction::Forward => true,
+        Direction::WeightGradient => params.k % (16 / dtype.size()) as i32 == 0,
+        Direction::DataGradient => false,
+    };
+    let row = params.s + params.padding[1] % 2 <= WINDOW as i32 && params.dilation[1] == 1 && params.stride[1] % 2 == 0;
+    // The padded image is indexed with 32 bits too.
+    let [n, h, w, c] = params.input();
+    fits && row && c <= 4 && n * h * (w + 1) <= i32::MAX as usize / 4
 }
 
 /// The tile that wastes no columns, smaller where the large one would leave multiprocessors without work. A weight
@@ -195,9 +218,22 @@ mod tests {
         assert!(matches!(head(Direction::DataGradient), Algorithm::Simt(_)));
         assert!(matches!(head(Direction::WeightGradient), Algorithm::Simt(_)));
         for direction in DIRECTIONS {
-            let stem = chosen(direction, [4, 730, 730, 3], [64, 7, 7], DType::Bf16, Products::Full);
-            assert!(matches!(stem, Algorithm::Simt(_)));
+            let five = chosen(direction, [4, 730, 730, 5], [64, 7, 7], DType::Bf16, Products::Full);
+            assert!(matches!(five, Algorithm::Simt(_)));
         }
+    }
+
+    #[test]
+    fn the_stem_goes_by_rows_of_taps() {
+        let spec = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
+        let stem = ConvParams::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
+        let by = |direction, dtype, products| choose(direction, &stem, dtype, products);
+        for (dtype, products) in [(DType::Bf16, Products::Full), (DType::F32, Products::Tf32)] {
+            assert_eq!(by(Direction::Forward, dtype, products), Algorithm::Window(MmaTile::Medium));
+            assert_eq!(by(Direction::WeightGradient, dtype, products), Algorithm::Window(MmaTile::Small));
+            assert!(matches!(by(Direction::DataGradient, dtype, products), Algorithm::Simt(_)));
+        }
+        assert!(matches!(by(Direction::Forward, DType::F32, Products::Full), Algorithm::Simt(_)));
     }
 
     #[test]

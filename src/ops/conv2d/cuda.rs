@@ -2,11 +2,12 @@
 
 mod mma;
 mod simt;
+mod window;
 
 use super::{
     ConvParams, OP, Products,
     algorithm::{
-        Algorithm::{self, Mma, Simt},
+        Algorithm::{self, Mma, Simt, Window},
         Direction,
         MmaTile::{Large, Medium, Slim, Small},
         SimtTile::{Narrow, Wide},
@@ -19,9 +20,9 @@ use crate::{
     tensor::{Declaration, Element},
 };
 
-/// What both kernel files declare.
+/// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations()].concat()
+    [simt::declarations(), mma::declarations(), window::declarations()].concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
@@ -55,8 +56,11 @@ pub(super) fn forward<T: Element>(
     products: Products,
 ) -> Result<Tensor> {
     let (device, p) = (x.device(), *params);
-    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
+    if let Window(tile) = algorithm {
+        return window::forward::<T>(params, tile, x, w, bias);
+    }
+    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, 1, [THREADS, 1, 1])? };
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles; the shared
     // memory is the algorithm's, and so are the channels that it takes.
@@ -68,6 +72,7 @@ pub(super) fn forward<T: Element>(
             Mma(Medium) => mma::conv2d_mma_forward_medium::<T>(device, launch, x, w, bias, &mut y, p)?,
             Mma(Small) => mma::conv2d_mma_forward_small::<T>(device, launch, x, w, bias, &mut y, p)?,
             Mma(Slim) => mma::conv2d_mma_forward_slim::<T>(device, launch, x, w, bias, &mut y, p)?,
+            Window(_) => return Err(elsewhere()),
         }
     }
     Ok(y)
@@ -94,6 +99,7 @@ pub(super) fn data_gradient<T: Element>(
             Mma(Medium) => mma::conv2d_mma_data_gradient_medium::<T>(device, launch, dy, w, &mut dx, p)?,
             Mma(Small) => mma::conv2d_mma_data_gradient_small::<T>(device, launch, dy, w, &mut dx, p)?,
             Mma(Slim) => mma::conv2d_mma_data_gradient_slim::<T>(device, launch, dy, w, &mut dx, p)?,
+            Window(_) => return Err(elsewhere()),
         }
     }
     Ok(dx)
@@ -105,8 +111,22 @@ pub(super) fn weight_gradient<T: Element>(
     x: &Tensor,
     products: Products,
 ) -> Result<Tensor> {
+    let algorithm = plan(Direction::WeightGradient, params, T::DTYPE, products).0;
+    let Window(tile) = algorithm else { return weight_gradient_by::<T>(algorithm, params, dy, x) };
+    // The padded problem on the ordinary kernels of the tensor cores.
+    let x = window::image::<T>(params, x)?;
+    window::filter_gradient::<T>(params, &weight_gradient_by::<T>(Mma(tile), &window::padded(params), dy, &x)?)
+}
+
+fn weight_gradient_by<T: Element>(
+    algorithm: Algorithm,
+    params: &ConvParams,
+    dy: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
     let (device, p) = (dy.device(), *params);
-    let (algorithm, tiles) = plan(Direction::WeightGradient, params, T::DTYPE, products);
+    let (rows, columns) = extents(Direction::WeightGradient, params);
+    let tiles = algorithm.tiles(rows, columns);
     let (layers, range) = ranges(tiles, pixels(params));
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
@@ -125,6 +145,7 @@ pub(super) fn weight_gradient<T: Element>(
             Mma(Medium) => mma::conv2d_mma_weight_gradient_medium::<T>(device, launch, dy, x, to, p, range)?,
             Mma(Small) => mma::conv2d_mma_weight_gradient_small::<T>(device, launch, dy, x, to, p, range)?,
             Mma(Slim) => mma::conv2d_mma_weight_gradient_slim::<T>(device, launch, dy, x, to, p, range)?,
+            Window(_) => return Err(elsewhere()),
         }
     }
     reduce::<T>(&sums, &shape, layers)
@@ -146,6 +167,11 @@ pub(super) fn bias_gradient<T: Element>(params: &ConvParams, dy: &Tensor) -> Res
         }
     }
     reduce::<T>(&partial, &shape, layers)
+}
+
+/// Windows have launches of their own.
+fn elsewhere() -> Error {
+    Error::Internal("conv2d: a window was sent to the kernels of whole chunks".into())
 }
 
 /// Pixels of the output.
