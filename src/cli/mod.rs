@@ -8,6 +8,7 @@ mod generate;
 mod import_weights;
 mod output;
 mod predict;
+mod profile_plan;
 mod train;
 
 use std::{
@@ -105,6 +106,9 @@ struct TrainArgs {
     /// Generate a miniature pair of domains, train on the source, adapt, and show the gain.
     #[arg(long, conflicts_with_all = ["source", "target", "source_root", "target_root"])]
     demo: bool,
+    /// Print what one step of adaptation launches, moves and holds on a GPU, counted without one, and end.
+    #[arg(long, conflicts_with_all = ["resume", "device", "out", "max_steps", "init_weights"])]
+    profile_plan: bool,
     /// Print the outcome as JSON and nothing else.
     #[arg(long)]
     json: bool,
@@ -205,6 +209,7 @@ pub fn main() -> ExitCode {
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::ImportWeights(args)) => import_weights::run(&args),
         Some(Command::Export(args)) => export::run(&args),
+        None if args.train.profile_plan => profile_plan::run(&args.train),
         None if args.train.demo => demo::run(&args.train),
         None => train::run(&args.train),
     };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    CudaDevice,
+    CudaDevice, Plan,
     pool::{Pool, size_class},
 };
 use crate::Result;
@@ -28,6 +28,7 @@ pub struct Buffer {
 enum Home {
     Host,
     Cuda(Arc<CudaDevice>),
+    Plan(Arc<Plan>),
 }
 
 fn layout(class: usize) -> Layout {
@@ -52,6 +53,10 @@ impl Buffer {
     pub(super) fn cuda(device: &Arc<CudaDevice>, bytes: usize) -> Result<Self> {
         let address = device.allocate(size_class(bytes))?;
         Ok(Self { address, bytes, home: Home::Cuda(device.clone()) })
+    }
+
+    pub(super) fn plan(plan: &Arc<Plan>, bytes: usize) -> Self {
+        Self { address: plan.allocate(bytes), bytes, home: Home::Plan(plan.clone()) }
     }
 
     /// Size in bytes as asked for.
@@ -92,6 +97,7 @@ impl Buffer {
         match &self.home {
             Home::Host => self.as_host_mut().copy_from_slice(source),
             Home::Cuda(device) => device.upload(self.address, source)?,
+            Home::Plan(plan) => plan.uploaded(self.bytes),
         }
         Ok(())
     }
@@ -102,6 +108,10 @@ impl Buffer {
         match &self.home {
             Home::Host => target.copy_from_slice(self.as_host()),
             Home::Cuda(device) => device.download(target, self.address)?,
+            Home::Plan(plan) => {
+                plan.downloaded(self.bytes);
+                target.fill(0);
+            }
         }
         Ok(())
     }
@@ -111,6 +121,10 @@ impl Buffer {
         match &self.home {
             Home::Host => self.write(source.as_host()),
             Home::Cuda(device) => device.copy(self.address, source.address, self.bytes),
+            Home::Plan(plan) => {
+                plan.filled(2 * self.bytes);
+                Ok(())
+            }
         }
     }
 
@@ -122,6 +136,10 @@ impl Buffer {
                 Ok(())
             }
             Home::Cuda(device) => device.fill(self.address, byte, self.bytes),
+            Home::Plan(plan) => {
+                plan.filled(self.bytes);
+                Ok(())
+            }
         }
     }
 }
@@ -137,6 +155,7 @@ impl Drop for Buffer {
                 }
             }
             Home::Cuda(device) => device.release(class, self.address),
+            Home::Plan(plan) => plan.release(class, self.address),
         }
     }
 }

@@ -7,6 +7,7 @@ mod buffer;
 mod cuda;
 mod emulated;
 mod images;
+mod plan;
 mod pool;
 
 use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
@@ -15,6 +16,7 @@ pub use buffer::{Buffer, host_peak};
 pub use cuda::CudaDevice;
 pub use emulated::{EmulatedEntry, Order, Schedule};
 pub use images::{IMAGES, Image};
+pub use plan::{KernelCount, Plan, PlanCounts};
 
 use crate::{Error, Result};
 use emulated::Emulated;
@@ -34,6 +36,7 @@ enum Place {
     Cpu,
     Cuda(Arc<CudaDevice>),
     Emulated(Arc<Emulated>),
+    Plan(Arc<Plan>),
 }
 
 /// The extent of a launch: blocks, threads a block, and dynamic shared memory in bytes.
@@ -83,6 +86,19 @@ impl Device {
         Self(Place::Emulated(Arc::new(Emulated { lookup, schedule })))
     }
 
+    /// A GPU that computes nothing and counts what it would have to do: see [`Plan`].
+    pub fn plan() -> Self {
+        Self(Place::Plan(Arc::default()))
+    }
+
+    /// The counters behind this device, if it is a plan.
+    pub fn as_plan(&self) -> Option<&Plan> {
+        match &self.0 {
+            Place::Plan(plan) => Some(plan),
+            _ => None,
+        }
+    }
+
     /// The first GPU where there is one with kernels for it, else the CPU.
     pub fn best() -> Self {
         Self::cuda(0).unwrap_or_else(|_| Self::cpu())
@@ -129,10 +145,11 @@ impl Device {
                 Ok(buffer)
             }
             Place::Cuda(cuda) => Buffer::cuda(cuda, bytes),
+            Place::Plan(plan) => Ok(Buffer::plan(plan, bytes)),
         }
     }
 
-    /// Launches `kernel` of the kernel file `image`.
+    /// Launches `kernel` of the kernel file `image`, which reads and writes tensors of `bytes` bytes.
     ///
     /// # Safety
     /// `args` point to values of the types that the kernel declares, in order, and the kernel stays inside the
@@ -143,8 +160,13 @@ impl Device {
         kernel: &'static str,
         launch: Launch,
         args: &mut [*mut c_void],
+        bytes: usize,
     ) -> Result<()> {
         match &self.0 {
+            Place::Plan(plan) => {
+                plan.launched(kernel, bytes);
+                Ok(())
+            }
             Place::Cpu => Err(Error::Internal(format!("kernel {kernel} was launched on the CPU device"))),
             // SAFETY: the caller's contract is the same.
             Place::Cuda(cuda) => unsafe { cuda.launch(image, kernel, launch, args) },
@@ -160,6 +182,7 @@ impl PartialEq for Device {
             (Place::Cpu, Place::Cpu) => true,
             (Place::Cuda(a), Place::Cuda(b)) => a.index() == b.index(),
             (Place::Emulated(a), Place::Emulated(b)) => a.schedule == b.schedule,
+            (Place::Plan(a), Place::Plan(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -173,6 +196,7 @@ impl fmt::Display for Device {
             Place::Cpu => f.write_str("cpu"),
             Place::Cuda(cuda) => write!(f, "cuda:{}", cuda.index()),
             Place::Emulated(_) => f.write_str("emulated"),
+            Place::Plan(_) => f.write_str("plan"),
         }
     }
 }

@@ -25,6 +25,10 @@ pub trait Param {
     type Packed;
     /// Its size in the kernel's parameter space.
     const SIZE: usize = size_of::<Self::Packed>();
+    /// Bytes that the kernel reads and writes through it.
+    fn traffic(_: &Self::Host<'_>) -> usize {
+        0
+    }
     /// Checks and converts.
     fn pack(kernel: &'static str, device: &Device, host: Self::Host<'_>) -> Result<Self::Packed>;
 }
@@ -51,9 +55,16 @@ fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> 
     Ok(())
 }
 
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.len() * tensor.dtype().size()
+}
+
 impl<T: Element> Param for In<T> {
     type Host<'a> = &'a Tensor;
     type Packed = usize;
+    fn traffic(host: &&Tensor) -> usize {
+        bytes(host)
+    }
     fn pack(kernel: &'static str, device: &Device, host: &Tensor) -> Result<usize> {
         check::<T>(kernel, device, host)?;
         Ok(host.buffer.address())
@@ -63,6 +74,9 @@ impl<T: Element> Param for In<T> {
 impl<T: Element> Param for Out<T> {
     type Host<'a> = &'a mut Tensor;
     type Packed = usize;
+    fn traffic(host: &&mut Tensor) -> usize {
+        bytes(host)
+    }
     fn pack(kernel: &'static str, device: &Device, host: &mut Tensor) -> Result<usize> {
         check::<T>(kernel, device, host)?;
         Ok(host.unique()?.address())
@@ -72,6 +86,9 @@ impl<T: Element> Param for Out<T> {
 impl<T: Element> Param for Inout<T> {
     type Host<'a> = &'a mut Tensor;
     type Packed = usize;
+    fn traffic(host: &&mut Tensor) -> usize {
+        2 * bytes(host)
+    }
     fn pack(kernel: &'static str, device: &Device, host: &mut Tensor) -> Result<usize> {
         Out::<T>::pack(kernel, device, host)
     }
@@ -80,6 +97,9 @@ impl<T: Element> Param for Inout<T> {
 impl<T: Element> Param for OptIn<T> {
     type Host<'a> = Option<&'a Tensor>;
     type Packed = usize;
+    fn traffic(host: &Option<&Tensor>) -> usize {
+        host.map_or(0, bytes)
+    }
     fn pack(kernel: &'static str, device: &Device, host: Option<&Tensor>) -> Result<usize> {
         host.map_or(Ok(0), |tensor| In::<T>::pack(kernel, device, tensor))
     }
@@ -88,6 +108,9 @@ impl<T: Element> Param for OptIn<T> {
 impl<T: Element> Param for OptOut<T> {
     type Host<'a> = Option<&'a mut Tensor>;
     type Packed = usize;
+    fn traffic(host: &Option<&mut Tensor>) -> usize {
+        host.as_ref().map_or(0, |tensor| bytes(tensor))
+    }
     fn pack(kernel: &'static str, device: &Device, host: Option<&mut Tensor>) -> Result<usize> {
         host.map_or(Ok(0), |tensor| Out::<T>::pack(kernel, device, tensor))
     }
@@ -147,10 +170,11 @@ macro_rules! kernels {
                 $( <$instance as $crate::tensor::Element>::DTYPE => concat!(stringify!($name), "_", stringify!($instance)), )+
                 got => return Err($crate::Error::DType { op: stringify!($name), got, want: stringify!($($instance)|+) }),
             };
+            let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
             // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args) }
+            unsafe { device.launch($image, symbol, launch, &mut args, bytes) }
         }
         #[allow(non_snake_case)]
         mod $name {
@@ -181,10 +205,11 @@ macro_rules! kernels {
             device: &$crate::Device, launch: $crate::device::Launch, $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
         ) -> $crate::Result<()> {
             let symbol = stringify!($name);
+            let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
             // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args) }
+            unsafe { device.launch($image, symbol, launch, &mut args, bytes) }
         }
         mod $name {
             #[allow(unused_imports)]

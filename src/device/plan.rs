@@ -1,0 +1,99 @@
+//! A device that computes nothing and counts everything: what a step would launch, move and hold on a GPU.
+//!
+//! Memory has addresses and no content, so that a step of any size can be counted on any machine. What is read back is 0.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::pool::{Pool, size_class};
+
+/// Launches of one kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelCount {
+    /// How often it was launched.
+    pub launches: u64,
+    /// Bytes of the tensors that it reads and writes, each counted once a launch (twice where it does both). What a kernel
+    /// reads more than once comes from the caches, if all goes well.
+    pub bytes: u64,
+}
+
+/// What happened on a plan since [`Plan::start`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanCounts {
+    /// By kernel, in alphabetical order.
+    pub kernels: BTreeMap<&'static str, KernelCount>,
+    /// Copies from the host, and their bytes.
+    pub uploads: KernelCount,
+    /// Copies to the host, each of which waits for all work before it, and their bytes.
+    pub downloads: KernelCount,
+    /// Fills and copies on the device, and their bytes.
+    pub fills: KernelCount,
+}
+
+/// The memory and the counters of a [`super::Device::plan`].
+#[derive(Default)]
+pub struct Plan {
+    counts: Mutex<PlanCounts>,
+    pool: Pool,
+    allocated: AtomicUsize,
+}
+
+impl Plan {
+    fn counts_mut(&self) -> MutexGuard<'_, PlanCounts> {
+        // Nothing that panics runs under the lock.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was counted; the memory in use stays.
+    pub fn start(&self) {
+        *self.counts_mut() = PlanCounts::default();
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> PlanCounts {
+        self.counts_mut().clone()
+    }
+
+    /// The most memory in use at one time, in bytes.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool.peak()
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> usize {
+        let class = size_class(bytes);
+        // Addresses are as far apart as blocks would be, and never 0.
+        self.pool.take(class).unwrap_or_else(|| 512 + self.allocated.fetch_add(class, Ordering::Relaxed))
+    }
+
+    pub(super) fn release(&self, class: usize, address: usize) {
+        let _kept = self.pool.give(class, address, usize::MAX);
+    }
+
+    pub(super) fn launched(&self, kernel: &'static str, bytes: usize) {
+        self.counts_mut().kernels.entry(kernel).or_default().add(bytes);
+    }
+
+    pub(super) fn uploaded(&self, bytes: usize) {
+        self.counts_mut().uploads.add(bytes);
+    }
+
+    pub(super) fn downloaded(&self, bytes: usize) {
+        self.counts_mut().downloads.add(bytes);
+    }
+
+    pub(super) fn filled(&self, bytes: usize) {
+        self.counts_mut().fills.add(bytes);
+    }
+}
+
+impl KernelCount {
+    fn add(&mut self, bytes: usize) {
+        self.launches += 1;
+        self.bytes += bytes as u64;
+    }
+}

@@ -1,0 +1,68 @@
+//! What a step of adaptation costs on a GPU, counted by running it on a device that computes nothing.
+
+use super::{Config, Network, Stepper};
+use crate::{Device, Error, Result, data::Batch, device::PlanCounts};
+
+/// One step of adaptation in launches, bytes and memory.
+#[derive(Clone, Debug)]
+pub struct StepPlan {
+    /// Launches and copies.
+    pub counts: PlanCounts,
+    /// The most memory in use at one time, in bytes: parameters, momentum, activations, workspaces.
+    pub peak_bytes: usize,
+    /// Numbers that are trained or measured.
+    pub parameters: usize,
+}
+
+impl StepPlan {
+    /// Launches of all kernels.
+    pub fn launches(&self) -> u64 {
+        self.counts.kernels.values().map(|count| count.launches).sum()
+    }
+
+    /// Bytes that all kernels read and write.
+    pub fn bytes(&self) -> u64 {
+        self.counts.kernels.values().map(|count| count.bytes).sum()
+    }
+
+    /// Bytes that convolutions read and write. If all else were part of one, this would be all.
+    pub fn convolution_bytes(&self) -> u64 {
+        let of_convolutions = |kernel: &str| kernel.starts_with("conv2d_") || kernel.starts_with("aspp_");
+        let kernels = self.counts.kernels.iter().filter(|(kernel, _)| of_convolutions(kernel));
+        kernels.map(|(_, count)| count.bytes).sum()
+    }
+}
+
+/// Counts the second step: the first one makes what later steps keep (momentum, calibration).
+///
+/// ```
+/// use bicl::train::{Preset, plan_step};
+/// let mut config = Preset::Miniature.config();
+/// config.model.width = 2;
+/// let plan = plan_step(&config)?;
+/// assert!(plan.launches() > 100 && plan.bytes() > plan.convolution_bytes());
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn plan_step(config: &Config) -> Result<StepPlan> {
+    let device = Device::plan();
+    let plan = device.as_plan().ok_or_else(|| Error::Internal("a plan is no plan".into()))?;
+    let mut network = Network::new(&config.model, config.precision, config.seed, &device)?;
+    let parameters = network.parameters.ids().map(|id| network.parameters.get(id).len()).sum();
+    let mut stepper = Stepper::new();
+    let [height, width] = config.data.crop;
+    let count = config.data.batch;
+    let batch = || Batch {
+        images: vec![0.0; count * height * width * 3],
+        labels: vec![0; count * height * width],
+        count,
+        height,
+        width,
+        names: Vec::new(),
+        position: 0,
+    };
+    for _ in 0..2 {
+        plan.start();
+        stepper.adapt(&mut network, config, batch(), batch(), config.adapt.learning_rate)?;
+    }
+    Ok(StepPlan { counts: plan.counts(), peak_bytes: plan.peak_bytes(), parameters })
+}
