@@ -1,4 +1,5 @@
-// The convolutions of conv2d.cu on tensor cores: the same equations and layouts, all outputs written (=). bf16 sums in f32;
+// The convolutions of conv2d.cu on tensor cores: the same equations and layouts, all outputs written (=). The data
+// gradient is written plus `so_far`, where that is not null, to the bit as if both were added afterwards. bf16 sums in f32;
 // the f32 instances round both factors to tf32 (10 bits of mantissa) and sum in f32.
 //
 // Channels along which 16 bytes are copied must come in whole chunks of 8 (bf16) or 4 (f32): c in the forward pass, c and k
@@ -30,7 +31,8 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, const ConvParams& p) {
+__device__ __forceinline__ void data_gradient(const T* dy, const T* w, const T* so_far, T* dx,
+                                              const ConvParams& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.c + Tile::BN - 1) / Tile::BN, start_m = blockIdx.x / tiles * Tile::BM;
   int start_n = blockIdx.x % tiles * Tile::BN;
@@ -43,7 +45,12 @@ __device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, co
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
   finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
     int index = start_m + row;
-    if (index < g.pixels()) store_chunk<T>(dx + phase.offset(p, index), start_n + column, p.c, true, chunk);
+    if (index >= g.pixels()) return;
+    int offset = phase.offset(p, index);
+    if (so_far)
+      store_sum<T>(dx + offset, so_far + offset, start_n + column, p.c, chunk);
+    else
+      store_chunk<T>(dx + offset, start_n + column, p.c, true, chunk);
   });
 }
 
@@ -74,8 +81,9 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_forward_##name##_##suffix)                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_data_gradient_##name##_##suffix(            \
-      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, ConvParams p) {                       \
-    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, dx, p);                                                          \
+      const T* __restrict__ dy, const T* __restrict__ w, const T* __restrict__ so_far, T* __restrict__ dx,         \
+      ConvParams p) {                                                                                              \
+    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, so_far, dx, p);                                                  \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_data_gradient_##name##_##suffix)                                                        \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_weight_gradient_##name##_##suffix(          \

@@ -149,6 +149,43 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
     }
 }
 
+/// Where the input has another use, the kernel adds to that one's gradient: the same bits as a sum afterwards.
+#[test]
+fn the_input_gradient_is_added_where_it_is_written() {
+    let spec = Conv2dSpec { padding: [1, 1], ..Conv2dSpec::default() };
+    for dtype in DTYPES {
+        let mut rng = Rng(27);
+        let mut draw = |shape: &[usize]| rng.reals(shape, dtype, &Device::cpu());
+        let [x, w, dy] = [draw(&[2, 9, 7, 24]), draw(&[40, 3, 3, 24]), draw(&[2, 9, 7, 40])];
+        let plan = Device::plan();
+        let mut devices = kernel_devices();
+        devices.push(plan.clone());
+        for device in &devices {
+            let tape = Tape::new(device).with_tf32();
+            let [x, w] = [&x, &w].map(|tensor| tape.variable(tensor.to_device(device).unwrap()));
+            let dy = dy.to_device(device).unwrap();
+            let gradient = |y: &Var| tape.backward_with(y, dy.clone()).unwrap().get(&x).unwrap().clone();
+            let conv = || ops::conv2d(&x, &w, None, &spec).unwrap();
+            // A second, weaker use of x, whose gradient comes first: it is recorded last.
+            let other = || ops::conv2d(&ops::scale(&x, 0.37).unwrap(), &w, None, &spec).unwrap();
+            let [alone, mut sum] = [gradient(&conv()), gradient(&other())];
+            sum.accumulate(&alone).unwrap();
+            let y = conv();
+            let both = ops::add(&y, &other()).unwrap();
+            plan.as_plan().unwrap().start();
+            let got = gradient(&both);
+            if device == &plan {
+                // The one that is left adds up the gradients of w.
+                let counts = plan.as_plan().unwrap().counts().kernels;
+                let sums = counts.iter().filter(|(kernel, _)| kernel.starts_with("accumulate"));
+                assert_eq!(sums.map(|(_, count)| count.launches).sum::<u64>(), 1, "{counts:?}");
+            } else {
+                assert_same_bits(&got, &sum, &format!("{dtype}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn f32_stays_f32_without_leave() {
     let problem = Problem::new(&case([1, 4, 4, 8], [8, 1, 1], 1, 0, 1), DType::F32, |shape, dtype| {

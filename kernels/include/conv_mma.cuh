@@ -196,6 +196,19 @@ __device__ __forceinline__ void store_chunk(T* row, int first, int count, bool v
   }
 }
 
+// row = more + the chunk, from element `first` on, of rows with `count` elements in whole chunks.
+template <class T>
+__device__ __forceinline__ void store_sum(T* row, const T* more, int first, int count, const char* from) {
+  struct alignas(16) Chunk {
+    T at[CHUNK<T>];
+  };
+  if (first >= count) return;
+  Chunk sum = load_shared(reinterpret_cast<const Chunk*>(from)), other = *reinterpret_cast<const Chunk*>(more + first);
+#pragma unroll
+  for (int e = 0; e < CHUNK<T>; e++) sum.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(sum.at[e]));
+  *reinterpret_cast<Chunk*>(row + first) = sum;
+}
+
 // Rounds the sums to T and calls store(row, column, chunk) for each 16 bytes of the tile.
 template <class T, class Tile, class Store>
 __device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {

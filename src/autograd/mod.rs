@@ -20,8 +20,17 @@ use std::{
 
 use crate::{Device, Error, Result, Tensor};
 
-/// Takes the gradient of the output and which parents want theirs; gives those, `None` for the others.
-type Backward = Box<dyn FnOnce(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send>;
+/// Takes the gradient of the output and what is asked for each parent; gives the contributions, `None` where none is wanted.
+type Backward = Box<dyn FnOnce(Tensor, &mut [Demand]) -> Result<Vec<Option<Tensor>>> + Send>;
+
+/// What a backward pass is asked for one parent.
+pub struct Demand {
+    /// Whether its gradient is wanted.
+    pub wanted: bool,
+    /// What other operations have contributed to it so far. An operation that can add to it where it writes takes it and
+    /// returns the sum; what is left here is added to its contribution.
+    pub so_far: Option<Tensor>,
+}
 
 struct Node {
     op: &'static str,
@@ -139,13 +148,25 @@ impl Tape {
                 (node.op, std::mem::take(&mut node.parents), node.backward.take())
             };
             let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
-            let wanted: Vec<bool> = parents.iter().map(Option::is_some).collect();
-            let contributions = backward(gradient, &wanted)?;
+            let mut demands: Vec<Demand> = parents
+                .iter()
+                .map(|parent| Demand {
+                    wanted: parent.is_some(),
+                    so_far: parent.and_then(|parent| pending.remove(&parent)),
+                })
+                .collect();
+            let contributions = backward(gradient, &mut demands)?;
             if contributions.len() != parents.len() {
                 let (got, want) = (contributions.len(), parents.len());
                 return Err(Error::Autograd(format!(
                     "{op}: its backward pass gave {got} gradients for {want} parents"
                 )));
+            }
+            // Back before anything is added: two parents may be one node, whose gradient the first of them then held.
+            for (parent, demand) in parents.iter().zip(demands) {
+                if let (Some(parent), Some(so_far)) = (parent, demand.so_far) {
+                    pending.insert(*parent, so_far);
+                }
             }
             for (parent, contribution) in parents.into_iter().zip(contributions) {
                 let Some(parent) = parent else { continue };
@@ -207,6 +228,19 @@ impl Var {
         value: Tensor,
         parents: &[&Var],
         backward: impl FnOnce(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    ) -> Result<Var> {
+        Self::record_adding(op, value, parents, move |gradient, demands| {
+            backward(gradient, &demands.iter().map(|demand| demand.wanted).collect::<Vec<_>>())
+        })
+    }
+
+    /// As [`Var::record_many`], for an operation that can add to a parent's gradient where it writes its own: see
+    /// [`Demand::so_far`].
+    pub fn record_adding(
+        op: &'static str,
+        value: Tensor,
+        parents: &[&Var],
+        backward: impl FnOnce(Tensor, &mut [Demand]) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Result<Var> {
         let Some(first) = parents.first() else {
             return Err(Error::Autograd(format!("{op}: an operation needs a parent")));

@@ -83,22 +83,25 @@ pub(super) fn data_gradient<T: Element>(
     dy: &Tensor,
     w: &Tensor,
     products: Products,
+    so_far: &mut Option<Tensor>,
 ) -> Result<Tensor> {
     let (device, p) = (dy.device(), *params);
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let (algorithm, tiles) = plan(Direction::DataGradient, params, T::DTYPE, products);
+    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let more = so_far.take_if(|_| matches!(algorithm, Mma(_)));
+    let more = more.as_ref();
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, phases, [THREADS, 1, 1])? };
-    // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase; the
+    // SAFETY: the tensors have the extents of `params`, `more` those of dx; the grid covers the largest phase in tiles, and every phase; the
     // shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
         match algorithm {
             Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
             Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
-            Mma(Large) => mma::conv2d_mma_data_gradient_large::<T>(device, launch, dy, w, &mut dx, p)?,
-            Mma(Medium) => mma::conv2d_mma_data_gradient_medium::<T>(device, launch, dy, w, &mut dx, p)?,
-            Mma(Small) => mma::conv2d_mma_data_gradient_small::<T>(device, launch, dy, w, &mut dx, p)?,
-            Mma(Slim) => mma::conv2d_mma_data_gradient_slim::<T>(device, launch, dy, w, &mut dx, p)?,
+            Mma(Large) => mma::conv2d_mma_data_gradient_large::<T>(device, launch, dy, w, more, &mut dx, p)?,
+            Mma(Medium) => mma::conv2d_mma_data_gradient_medium::<T>(device, launch, dy, w, more, &mut dx, p)?,
+            Mma(Small) => mma::conv2d_mma_data_gradient_small::<T>(device, launch, dy, w, more, &mut dx, p)?,
+            Mma(Slim) => mma::conv2d_mma_data_gradient_slim::<T>(device, launch, dy, w, more, &mut dx, p)?,
             Window(_) => return Err(elsewhere()),
         }
     }

@@ -65,19 +65,18 @@ pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result
     // The gradient of one factor needs the other.
     let kept_input = w.is_tracked().then(|| input.clone());
     let kept_filter = x.is_tracked().then(|| filter.clone());
-    let gradients = move |dy: &Tensor, wanted: [bool; 2]| -> Result<[Option<Tensor>; 2]> {
-        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, products)).transpose()?;
-        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, products)).transpose()?;
-        Ok([dx, dw])
-    };
-    match bias {
-        None => Var::record(OP, y, [x, w], move |dy, wanted| gradients(&dy, wanted)),
-        Some(bias) => Var::record(OP, y, [x, w, bias], move |dy, wanted| {
-            let [dx, dw] = gradients(&dy, [wanted[0], wanted[1]])?;
-            let db = wanted[2].then(|| bias_gradient(&params, &dy)).transpose()?;
-            Ok([dx, dw, db])
-        }),
-    }
+    let parents: Vec<&Var> = [Some(x), Some(w), bias].into_iter().flatten().collect();
+    Var::record_adding(OP, y, &parents, move |dy, demands| {
+        let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
+        let so_far = &mut demands[0].so_far;
+        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, &dy, &w, products, so_far));
+        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, &dy, &x, products));
+        let mut gradients = vec![dx.transpose()?, dw.transpose()?];
+        if let Some(&wanted) = wanted.get(2) {
+            gradients.push(wanted.then(|| bias_gradient(&params, &dy)).transpose()?);
+        }
+        Ok(gradients)
+    })
 }
 
 fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: Products) -> Result<Tensor> {
@@ -92,12 +91,19 @@ fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p
     with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))
 }
 
-fn data_gradient(params: &ConvParams, dy: &Tensor, w: &Tensor, products: Products) -> Result<Tensor> {
+/// Takes `so_far` and adds to it where the kernel can.
+fn data_gradient(
+    params: &ConvParams,
+    dy: &Tensor,
+    w: &Tensor,
+    products: Products,
+    so_far: &mut Option<Tensor>,
+) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products));
+        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, so_far));
     }
     if dy.dtype() == DType::Bf16 {
-        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, products)?;
+        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, products, &mut None)?;
         return dx.to_dtype(DType::Bf16);
     }
     with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))

@@ -17,14 +17,14 @@ kernels! { "conv2d_mma";
     fn conv2d_mma_forward_small<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
     /// y = x * w + bias, tiles of 128 x 32.
     fn conv2d_mma_forward_slim<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
-    /// dx from dy and w, tiles of 128 x 128.
-    fn conv2d_mma_data_gradient_large<T in f32 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
-    /// dx from dy and w, tiles of 128 x 64.
-    fn conv2d_mma_data_gradient_medium<T in f32 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
-    /// dx from dy and w, tiles of 64 x 64.
-    fn conv2d_mma_data_gradient_small<T in f32 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
-    /// dx from dy and w, tiles of 128 x 32.
-    fn conv2d_mma_data_gradient_slim<T in f32 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvParams>);
+    /// dx from dy and w, plus what there is so far, tiles of 128 x 128.
+    fn conv2d_mma_data_gradient_large<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, params: Val<ConvParams>);
+    /// dx from dy and w, plus what there is so far, tiles of 128 x 64.
+    fn conv2d_mma_data_gradient_medium<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, params: Val<ConvParams>);
+    /// dx from dy and w, plus what there is so far, tiles of 64 x 64.
+    fn conv2d_mma_data_gradient_small<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, params: Val<ConvParams>);
+    /// dx from dy and w, plus what there is so far, tiles of 128 x 32.
+    fn conv2d_mma_data_gradient_slim<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, params: Val<ConvParams>);
     /// Sums of dw over ranges of pixels, tiles of 128 x 128.
     fn conv2d_mma_weight_gradient_large<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
     /// Sums of dw over ranges of pixels, tiles of 128 x 64.
