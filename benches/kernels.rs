@@ -1,6 +1,8 @@
 //! Every operation, by shape: forward and each gradient, verified before it is timed.
 //!
-//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]] [--filter TEXT] [--json FILE]
+//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT] [--json FILE]
+//!
+//! On `plan` nothing is computed: the launches of every row are counted, with their blocks and bytes.
 //!
 //! An operation adds its rows with one line in `main` and a file in benches/kernels/. On a GPU times come from events,
 //! on the CPU from the clock; inputs rotate through more memory than the last-level cache holds; the median is

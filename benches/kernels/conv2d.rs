@@ -64,6 +64,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
                 shape: format!("{} {} s{stride} d{dilation}", by(&x), by(&w)),
                 inputs: vec![x.to_vec(), w.to_vec()],
                 dtype,
+                sums_from: usize::MAX,
                 passes: if x[3] == 3 { &all[..2] } else { &all },
                 operations: 2.0 * (outputs * r * r * x[3]) as f64,
                 more_bytes: 0,

@@ -31,6 +31,8 @@ pub struct Problem<'a> {
     /// Shapes of the operands.
     pub inputs: Vec<Vec<usize>>,
     pub dtype: DType,
+    /// From this operand on they are stored as sums are: prototypes, f32 beside bf16 features.
+    pub sums_from: usize,
     /// What to time, with the name of the row.
     pub passes: &'a [(&'a str, Pass)],
     /// Floating-point operations of one pass; 0 for work bound by memory.
@@ -38,6 +40,13 @@ pub struct Problem<'a> {
     /// Bytes that one pass moves besides operands and output: labels that `run` holds, what it writes on the way.
     pub more_bytes: usize,
     pub run: &'a dyn Fn(&[Var]) -> Result<Var>,
+}
+
+impl Problem<'_> {
+    /// The type of operand `i` where the operation runs in `dtype`.
+    fn stored(&self, i: usize, dtype: DType) -> DType {
+        if i < self.sums_from { dtype } else { dtype.accumulator() }
+    }
 }
 
 pub struct Bench {
@@ -108,7 +117,10 @@ impl Bench {
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| Error::Config(format!("{argument} needs a value")));
             match argument.as_str() {
-                "--device" => device = value()?.parse()?,
+                "--device" => {
+                    let name = value()?;
+                    device = if name == "plan" { Device::plan() } else { name.parse()? };
+                }
                 "--filter" => filter = value()?,
                 "--json" => {
                     let path = value()?;
@@ -124,6 +136,14 @@ impl Bench {
             }
         }
         let mut bench = Self { device, filter, json, copy_rate: 0.0 };
+        if bench.device.as_plan().is_some() {
+            println!("launches of every row, counted on no device; tools/predict.py makes times of them");
+            println!(
+                "{:<18} {:<9} {:<36} {:<5} {:<42} {:>7} {:>9}",
+                "op", "pass", "shape", "dtype", "kernel", "blocks", "MB"
+            );
+            return Ok(bench);
+        }
         bench.copy_rate = bench.measure_copy()?;
         println!("device {}, copy {:.0} GB/s (read + write)", bench.name()?, bench.copy_rate / 1e9);
         println!(
@@ -173,7 +193,12 @@ impl Bench {
     pub fn problem(&mut self, problem: &Problem) -> Result<()> {
         for &(name, pass) in problem.passes {
             let label = format!("{} {name} {} {}", problem.op, problem.shape, problem.dtype);
-            if label.contains(&self.filter) {
+            if !label.contains(&self.filter) {
+                continue;
+            }
+            if self.device.as_plan().is_some() {
+                self.count(problem, name, pass)?;
+            } else {
                 self.verify(problem, pass, &label)?;
                 self.measure(problem, name, pass)?;
             }
@@ -181,10 +206,57 @@ impl Bench {
         Ok(())
     }
 
+    /// What the pass would launch on a GPU.
+    fn count(&mut self, problem: &Problem, name: &str, pass: Pass) -> Result<()> {
+        let empty =
+            |(i, shape): (usize, &Vec<usize>)| Tensor::empty(shape, problem.stored(i, problem.dtype), &self.device);
+        let inputs: Vec<Tensor> = problem.inputs.iter().enumerate().map(empty).collect::<Result<_>>()?;
+        let plan = self.device.as_plan().ok_or_else(|| Error::Internal("a plan is no plan".into()))?;
+        plan.start();
+        if pass == Pass::Forward {
+            drop(self.forward(problem, &inputs)?);
+        } else {
+            let work = self.prepare(problem, pass, &inputs, None)?;
+            plan.start();
+            drop(work()?);
+        }
+        let launches = plan.counts().launches;
+        for launch in &launches {
+            let blocks: u64 = launch.launch.grid.iter().map(|&extent| u64::from(extent)).product();
+            println!(
+                "{:<18} {name:<9} {:<36} {:<5} {:<42} {blocks:>7} {:>9.1}",
+                problem.op,
+                problem.shape,
+                problem.dtype.to_string(),
+                launch.kernel,
+                launch.bytes as f64 / 1e6,
+            );
+        }
+        if let Some((path, file)) = &mut self.json {
+            let launches: Vec<_> = launches
+                .iter()
+                .map(|planned| {
+                    let launch = planned.launch;
+                    serde_json::json!({
+                        "kernel": planned.kernel, "bytes": planned.bytes, "grid": launch.grid, "block": launch.block,
+                        "shared_bytes": launch.shared_bytes,
+                    })
+                })
+                .collect();
+            let line = serde_json::json!({
+                "op": problem.op, "shape": problem.shape, "direction": name, "dtype": problem.dtype.to_string(),
+                "operations": problem.operations, "launches": launches,
+            });
+            writeln!(file, "{line}").map_err(|error| Error::io(&*path, error))?;
+        }
+        Ok(())
+    }
+
     fn inputs(&self, problem: &Problem, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
         let draw = |(i, shape): (usize, &Vec<usize>)| {
             // Drawn in the stored type, so that both sides of the comparison see the same numbers.
-            random(shape, problem.dtype, i as u64 + 1, &Device::cpu())?.to_dtype(dtype)?.to_device(device)
+            let drawn = random(shape, problem.dtype, i as u64 + 1, &Device::cpu())?;
+            drawn.to_dtype(problem.stored(i, dtype))?.to_device(device)
         };
         problem.inputs.iter().enumerate().map(draw).collect()
     }

@@ -49,7 +49,19 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     let mut row = |op, shape: String, inputs: Vec<Vec<usize>>, dtypes: &[DType], more_bytes, run: Run| {
         for &dtype in dtypes {
             let (shape, inputs) = (shape.clone(), inputs.clone());
-            bench.problem(&Problem { op, shape, inputs, dtype, passes: &PASSES, operations: 0.0, more_bytes, run })?;
+            // Prototypes [N,C,d], beside features.
+            let sums_from = if inputs.get(1).is_some_and(|shape| shape.len() == 3) { 1 } else { usize::MAX };
+            bench.problem(&Problem {
+                op,
+                shape,
+                inputs,
+                dtype,
+                sums_from,
+                passes: &PASSES,
+                operations: 0.0,
+                more_bytes,
+                run,
+            })?;
         }
         Ok::<(), bicl::Error>(())
     };

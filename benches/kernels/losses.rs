@@ -77,9 +77,21 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     let mut row = |op, shape: String, inputs: Vec<Vec<usize>>, more_bytes, run: Run| {
         for &dtype in dtypes(bench) {
             let (shape, inputs) = (shape.clone(), inputs.clone());
+            // Prototypes [N,C,d], beside features.
+            let sums_from = if inputs.get(1).is_some_and(|shape| shape.len() == 3) { 1 } else { usize::MAX };
             // On the CPU the fused loss has its gradient from the forward pass; benches/step.rs times both together.
             let passes = if cpu && op == "segmentation_loss" { &PASSES[..1] } else { &PASSES[..] };
-            bench.problem(&Problem { op, shape, inputs, dtype, passes, operations: 0.0, more_bytes, run })?;
+            bench.problem(&Problem {
+                op,
+                shape,
+                inputs,
+                dtype,
+                sums_from,
+                passes,
+                operations: 0.0,
+                more_bytes,
+                run,
+            })?;
         }
         Ok::<(), bicl::Error>(())
     };

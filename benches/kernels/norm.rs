@@ -57,7 +57,17 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
                 // The gradient of a sum is handed on as it is.
                 let passes = if op == "add" { &PASSES[..1] } else { &PASSES[..] };
                 let (operations, more_bytes) = (0.0, 0);
-                bench.problem(&Problem { op, shape, inputs, dtype, passes, operations, more_bytes, run: &run })?;
+                bench.problem(&Problem {
+                    op,
+                    shape,
+                    inputs,
+                    dtype,
+                    sums_from: usize::MAX,
+                    passes,
+                    operations,
+                    more_bytes,
+                    run: &run,
+                })?;
             }
         }
     }

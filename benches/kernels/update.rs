@@ -41,6 +41,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
         shape: by(&shape),
         inputs,
         dtype,
+        sums_from: usize::MAX,
         passes,
         operations,
         more_bytes,
@@ -48,5 +49,5 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     })?;
     let inputs = vec![shape.clone()];
     let (op, shape, more_bytes, run) = ("all_finite", by(&shape), 0, &finite);
-    bench.problem(&Problem { op, shape, inputs, dtype, passes, operations, more_bytes, run })
+    bench.problem(&Problem { op, shape, inputs, dtype, sums_from: usize::MAX, passes, operations, more_bytes, run })
 }

@@ -16,7 +16,7 @@ pub use buffer::{Buffer, host_peak};
 pub use cuda::CudaDevice;
 pub use emulated::{EmulatedEntry, Order, Schedule};
 pub use images::{IMAGES, Image};
-pub use plan::{KernelCount, Plan, PlanCounts};
+pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch};
 
 use crate::{Error, Result};
 use emulated::Emulated;
@@ -164,7 +164,7 @@ impl Device {
     ) -> Result<()> {
         match &self.0 {
             Place::Plan(plan) => {
-                plan.launched(kernel, bytes);
+                plan.launched(kernel, launch, bytes);
                 Ok(())
             }
             Place::Cpu => Err(Error::Internal(format!("kernel {kernel} was launched on the CPU device"))),

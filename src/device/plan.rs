@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use super::pool::{Pool, size_class};
+use super::{
+    Launch,
+    pool::{Pool, size_class},
+};
 
 /// Launches of one kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,9 +25,22 @@ pub struct KernelCount {
     pub bytes: u64,
 }
 
+/// One launch of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedLaunch {
+    /// Its symbol.
+    pub kernel: &'static str,
+    /// Blocks, threads and dynamic shared memory.
+    pub launch: Launch,
+    /// Bytes of the tensors that it reads and writes, as in [`KernelCount::bytes`].
+    pub bytes: usize,
+}
+
 /// What happened on a plan since [`Plan::start`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanCounts {
+    /// In order.
+    pub launches: Vec<PlannedLaunch>,
     /// By kernel, in alphabetical order.
     pub kernels: BTreeMap<&'static str, KernelCount>,
     /// Copies from the host, and their bytes.
@@ -74,8 +90,10 @@ impl Plan {
         let _kept = self.pool.give(class, address, usize::MAX);
     }
 
-    pub(super) fn launched(&self, kernel: &'static str, bytes: usize) {
-        self.counts_mut().kernels.entry(kernel).or_default().add(bytes);
+    pub(super) fn launched(&self, kernel: &'static str, launch: Launch, bytes: usize) {
+        let mut counts = self.counts_mut();
+        counts.launches.push(PlannedLaunch { kernel, launch, bytes });
+        counts.kernels.entry(kernel).or_default().add(bytes);
     }
 
     pub(super) fn uploaded(&self, bytes: usize) {

@@ -179,7 +179,12 @@ fn mma_tile(direction: Direction, rows: usize, columns: usize) -> MmaTile {
 /// Into how many pixels' ranges the sums of a weight or bias gradient are cut, for `tiles` blocks each: (ranges, pixels a range).
 pub(in crate::ops) fn ranges(tiles: usize, pixels: usize) -> (usize, usize) {
     const LEAST: usize = 128;
-    let wanted = BLOCKS.div_ceil(tiles).min(pixels.div_ceil(LEAST)).max(1);
+    let tiles = tiles.max(1);
+    // Rounded down, since a few blocks beyond an even share make the busiest multiprocessor half as slow again; but up where
+    // that would leave a quarter of the places empty.
+    let down = BLOCKS / tiles;
+    let even = if down * tiles * 4 >= BLOCKS * 3 { down } else { down + 1 };
+    let wanted = even.min(pixels.div_ceil(LEAST)).max(1);
     let range = pixels.div_ceil(wanted).next_multiple_of(32);
     (pixels.div_ceil(range), range)
 }
