@@ -88,12 +88,13 @@ pub(super) fn data_gradient<T: Element>(
     let (device, p) = (dy.device(), *params);
     let (algorithm, tiles) = plan(Direction::DataGradient, params, T::DTYPE, products);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    let more = so_far.take_if(|_| matches!(algorithm, Mma(_)));
+    // What has another shape is left for the tape to refuse.
+    let more = so_far.take_if(|more| matches!(algorithm, Mma(_)) && more.shape() == dx.shape());
     let more = more.as_ref();
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, phases, [THREADS, 1, 1])? };
-    // SAFETY: the tensors have the extents of `params`, `more` those of dx; the grid covers the largest phase in tiles, and every phase; the
-    // shared memory is the algorithm's, and so are the channels that it takes.
+    // SAFETY: the tensors have the extents of `params`, and `more` those of dx; the grid covers the largest phase in tiles,
+    // and every phase; the shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
         match algorithm {
             Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
