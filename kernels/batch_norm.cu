@@ -10,19 +10,24 @@
 //   batch_norm_backward        dx and dresidual = g; either may be null
 // The ReLU's mask comes from y, or where y is null from x by the expression of the forward pass. x may be null in
 // batch_norm_sums (the second sum is then 0) and in batch_norm_backward without dscale and dshift.
+// The images come in `groups` of `rows` pixels each, with statistics of their own: x [groups * rows, channels], mean and
+// variance [groups, channels], partial [groups][chunk][2][channels]; blockIdx.z is the group. d shift and d scale are
+// written for each group, and added up over the groups where the totals are not null.
 //
 // Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
-// groups, y the chunks of `span` rows. finish: blocks of 32 x 8, one thread in x a channel. forward, backward: blocks of
+// groups, y the chunks of `span` rows. finish: blocks of 32 x 8, one thread in x a channel; sums_finish has one block for
+// all groups. forward, backward: blocks of
 // 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its parameters stay in
 // registers and a warp's accesses are contiguous; `span * groups` threads are needed.
 // W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
 #include "dev.cuh"
 
 struct BatchNormParams {
-  int rows, channels, span, flags;
+  int rows, channels, span, flags;  // rows: of one group
   double epsilon;
+  int groups, padding;
 };
-static_assert(sizeof(BatchNormParams) == 24, "src/ops/batch_norm/cuda.rs declares the same");
+static_assert(sizeof(BatchNormParams) == 32, "src/ops/batch_norm/cuda.rs declares the same");
 constexpr int VECTOR = 1, RELU = 2;
 constexpr int THREADS = 256;
 // Rows that a thread holds in registers at one time.
@@ -51,6 +56,18 @@ __device__ __forceinline__ void join(A count, A& mean, A& squares, A n, A other_
   squares += other_squares + delta * delta * count * share;
 }
 
+// Where a block's group begins in an image; null stays null.
+template <class T>
+__device__ __forceinline__ T* group_of(T* image, const BatchNormParams& p) {
+  return image ? image + size_t(blockIdx.z) * p.rows * p.channels : image;
+}
+// The same in a vector over the channels.
+template <class A>
+__device__ __forceinline__ A* channels_of(A* vector, const BatchNormParams& p) {
+  return vector ? vector + size_t(blockIdx.z) * p.channels : vector;
+}
+__device__ __forceinline__ int chunks_of(const BatchNormParams& p) { return (p.rows + p.span - 1) / p.span; }
+
 __device__ __forceinline__ int rows_of(int thread_row, int step, int rows) {
   return thread_row < rows ? (rows - thread_row + step - 1) / step : 0;
 }
@@ -75,7 +92,7 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
   A mean[W] = {}, squares[W] = {};
   if (group < p.channels / W) {
     int count = 0;
-    const T* column = x + size_t(first) * p.channels + group * W;
+    const T* column = group_of(x, p) + size_t(first) * p.channels + group * W;
     for (int row = threadIdx.y; row < rows; row += HELD * step) {
       int n = min(HELD, rows_of(row, step, rows));
       Pack<T, W> held[HELD];
@@ -116,7 +133,7 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
     if (n > 0) join(A(count), total_mean, total_squares, A(n), shared[2 * w][at], shared[2 * w + 1][at]);
     count += n;
   }
-  A* out = partial + size_t(blockIdx.y) * 2 * p.channels + channel;
+  A* out = partial + (size_t(blockIdx.z) * chunks_of(p) + blockIdx.y) * 2 * p.channels + channel;
   out[0] = total_mean;
   out[p.channels] = total_squares;
 }
@@ -128,7 +145,8 @@ __device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A*
   SHARED(A, squares, [8][32]);
   SHARED(int, counts, [8][32]);
   int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
-  int chunks = (p.rows + p.span - 1) / p.span;
+  int chunks = chunks_of(p);
+  partial += size_t(blockIdx.z) * chunks * 2 * p.channels;
   A m = 0, s = 0;
   int count = 0;
   if (channel < p.channels) {
@@ -149,9 +167,9 @@ __device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A*
     if (n > 0) join(A(count), m, s, A(n), means[i][x], squares[i][x]);
     count += n;
   }
-  mean[channel] = m;
-  biased[channel] = s / p.rows;
-  unbiased[channel] = s / (p.rows - 1);
+  channels_of(mean, p)[channel] = m;
+  channels_of(biased, p)[channel] = s / p.rows;
+  channels_of(unbiased, p)[channel] = s / (p.rows - 1);
 }
 
 template <class T, int W>
@@ -163,6 +181,8 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const T* __rest
   int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
   int channel = thread % groups * W, first = thread / groups;
   if (first >= p.span) return;
+  x = group_of(x, p), residual = group_of(residual, p), y = group_of(y, p);
+  mean = channels_of(mean, p), variance = channels_of(variance, p);
   A centre[W], slope[W], offset[W];
 #pragma unroll
   for (int w = 0; w < W; w++) {
@@ -196,6 +216,8 @@ __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restric
   int thread = block_thread(), step = blockDim.y;
   int group = blockIdx.x * blockDim.x + threadIdx.x;
   int first = blockIdx.y * p.span, rows = min(p.span, p.rows - first);
+  x = group_of(x, p), y = group_of(y, p), dy = group_of(dy, p);
+  mean = channels_of(mean, p), variance = channels_of(variance, p);
   A plain[W] = {}, weighted[W] = {};
   if (group < p.channels / W) {
     A centre[W], slope[W], offset[W];
@@ -232,36 +254,49 @@ __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restric
     total_plain += shared[2 * w][i * blockDim.x + lane];
     total_weighted += shared[2 * w + 1][i * blockDim.x + lane];
   }
-  A* out = partial + size_t(blockIdx.y) * 2 * p.channels + channel;
+  A* out = partial + (size_t(blockIdx.z) * chunks_of(p) + blockIdx.y) * 2 * p.channels + channel;
   out[0] = total_plain;
   out[p.channels] = total_weighted;
 }
 
 template <class A>
 __device__ __forceinline__ void sums_finish(const A* __restrict__ partial, const A* __restrict__ variance,
-                                            A* __restrict__ dscale, A* __restrict__ dshift, const BatchNormParams& p) {
+                                            A* __restrict__ dscale, A* __restrict__ dshift, A* __restrict__ total_scale,
+                                            A* __restrict__ total_shift, const BatchNormParams& p) {
   SHARED(A, plain, [8][32]);
   SHARED(A, weighted, [8][32]);
   int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
-  int chunks = (p.rows + p.span - 1) / p.span;
-  A a = 0, b = 0;
-  if (channel < p.channels) {
-    for (int chunk = y; chunk < chunks; chunk += 8) {
-      const A* in = partial + size_t(chunk) * 2 * p.channels + channel;
-      a += in[0];
-      b += in[p.channels];
+  int chunks = chunks_of(p);
+  A all_plain = 0, all_weighted = 0;
+  for (int group = 0; group < p.groups; group++) {
+    A a = 0, b = 0;
+    if (channel < p.channels) {
+      for (int chunk = y; chunk < chunks; chunk += 8) {
+        const A* in = partial + (size_t(group) * chunks + chunk) * 2 * p.channels + channel;
+        a += in[0];
+        b += in[p.channels];
+      }
     }
+    // The first row has read what the others left of the group before.
+    if (group > 0) __syncthreads();
+    plain[y][x] = a;
+    weighted[y][x] = b;
+    __syncthreads();
+    if (y != 0 || channel >= p.channels) continue;
+    for (int i = 1; i < 8; i++) {
+      a += plain[i][x];
+      b += weighted[i][x];
+    }
+    int at = group * p.channels + channel;
+    b *= A(1) / sqrt(variance[at] + A(p.epsilon));
+    dshift[at] = a;
+    dscale[at] = b;
+    all_plain += a;
+    all_weighted += b;
   }
-  plain[y][x] = a;
-  weighted[y][x] = b;
-  __syncthreads();
-  if (y != 0 || channel >= p.channels) return;
-  for (int i = 1; i < 8; i++) {
-    a += plain[i][x];
-    b += weighted[i][x];
-  }
-  dshift[channel] = a;
-  dscale[channel] = b * (A(1) / sqrt(variance[channel] + A(p.epsilon)));
+  if (y != 0 || channel >= p.channels || !total_shift) return;
+  total_shift[channel] = all_plain;
+  total_scale[channel] = all_weighted;
 }
 
 template <class T, int W>
@@ -274,6 +309,10 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
   int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
   int channel = thread % groups * W, first = thread / groups;
   if (first >= p.span) return;
+  x = group_of(x, p), y = group_of(y, p), dy = group_of(dy, p);
+  dx = group_of(dx, p), dresidual = group_of(dresidual, p);
+  mean = channels_of(mean, p), variance = channels_of(variance, p);
+  dscale = channels_of(dscale, p), dshift = channels_of(dshift, p);
   // dx = slope g - constant - (x - mean) linear; the last two are 0 with running statistics.
   A centre[W], slope[W], offset[W], constant[W], linear[W];
 #pragma unroll
@@ -343,8 +382,9 @@ FOR_FLOATS(BATCH_NORM)
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_moments_finish_##suffix)                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
-      batch_norm_sums_finish_##suffix(const A* partial, const A* variance, A* dscale, A* dshift, BatchNormParams p) { \
-    sums_finish<A>(partial, variance, dscale, dshift, p);                                                             \
+      batch_norm_sums_finish_##suffix(const A* partial, const A* variance, A* dscale, A* dshift, A* total_scale,      \
+                                      A* total_shift, BatchNormParams p) {                                            \
+    sums_finish<A>(partial, variance, dscale, dshift, total_scale, total_shift, p);                                   \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_sums_finish_##suffix)
 FINISH(float, f32)

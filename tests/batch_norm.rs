@@ -9,13 +9,13 @@ use bicl::{
     ops::{self, BatchNormMode, BatchNormSpec},
 };
 use common::{
-    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, of_dtype,
-    value_and_gradients, wide,
+    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, kernel_devices,
+    of_dtype, value_and_gradients, wide,
 };
 use proptest::prelude::*;
 
 const EPSILON: f64 = 1e-5;
-const BATCH: BatchNormMode<'static> = BatchNormMode::Batch { epsilon: EPSILON };
+const BATCH: BatchNormMode<'static> = BatchNormMode::Batch { epsilon: EPSILON, groups: 1 };
 
 /// Inputs x, scale, shift and, where there is one more, the residual.
 fn fused(v: &[Var], mode: BatchNormMode<'_>, relu: bool) -> Result<Var> {
@@ -42,7 +42,7 @@ fn known_values() {
         // Channel 0: 1, 2, 3, 6 (mean 3, squares 14); channel 1 constant.
         let x = constant(&[1.0, 5.0, 2.0, 5.0, 3.0, 5.0, 6.0, 5.0], &[2, 2, 1, 2]);
         let (scale, shift) = (constant(&[2.0, 3.0], &[2]), constant(&[1.0, -1.0], &[2]));
-        let out = ops::batch_norm(&x, &scale, &shift, BatchNormMode::Batch { epsilon: 0.5 }).unwrap();
+        let out = ops::batch_norm(&x, &scale, &shift, BatchNormMode::Batch { epsilon: 0.5, groups: 1 }).unwrap();
         assert_all_close(&wide(&out.mean), &[3.0, 5.0], 1e-6);
         assert_all_close(&wide(&out.variance), &[14.0 / 3.0, 0.0], 1e-6);
         let r = 1.0 / (14.0f64 / 4.0 + 0.5).sqrt();
@@ -221,20 +221,89 @@ fn kernels_match_the_cpu() {
     }
 }
 
+/// Groups are batches of their own, to the bit; their gradients of scale and shift add up.
+#[test]
+fn groups_are_batches_of_their_own() {
+    for device in kernel_devices().into_iter().chain([Device::cpu()]) {
+        for (dtype, channels) in [(DType::F32, 12), (DType::Bf16, 24), (DType::F64, 5)] {
+            let mut rng = Rng(11);
+            let mut draw = |shape: &[usize], dtype| rng.reals(shape, dtype, &Device::cpu()).to_device(&device).unwrap();
+            let image = [6, 13, 9, channels];
+            let (x, residual, seed) = (draw(&image, dtype), draw(&image, dtype), draw(&image, dtype));
+            let vector = [channels];
+            let (scale, shift) = (draw(&vector, dtype.accumulator()), draw(&vector, dtype.accumulator()));
+            // Value, statistics, then the gradients.
+            let run = |x: &Tensor, residual: &Tensor, seed: &Tensor, groups: usize, relu: bool| {
+                let tape = Tape::new(&device);
+                let vars = [x, &scale, &shift, residual].map(|tensor| tape.variable(tensor.clone()));
+                let mode = BatchNormMode::Batch { epsilon: EPSILON, groups };
+                let spec = BatchNormSpec { mode, residual: Some(&vars[3]), relu };
+                let out = ops::batch_norm_with(&vars[0], &vars[1], &vars[2], &spec).unwrap();
+                let gradients = tape.backward_with(&out.y, seed.clone()).unwrap();
+                let mut all = vec![out.y.value().clone(), out.mean, out.variance];
+                all.extend(vars.iter().map(|var| gradients.get(var).unwrap().clone()));
+                all.iter().map(wide).collect::<Vec<_>>()
+            };
+            for relu in [true, false] {
+                let together = run(&x, &residual, &seed, 3, relu);
+                let part = |tensor: &Tensor, group: usize| {
+                    let parts = ops::split_images(&Tape::new(&device).constant(tensor.clone()), &[2; 3]).unwrap();
+                    parts[group].value().clone()
+                };
+                let apart: Vec<_> =
+                    (0..3).map(|g| run(&part(&x, g), &part(&residual, g), &part(&seed, g), 1, relu)).collect();
+                for (i, got) in together.iter().enumerate() {
+                    let want: Vec<f64> = match i {
+                        // Scale and shift.
+                        4 | 5 => (0..channels)
+                            .map(|c| match dtype {
+                                DType::F64 => apart.iter().map(|of| of[i][c]).sum(),
+                                _ => f64::from(apart.iter().map(|of| of[i][c] as f32).sum::<f32>()),
+                            })
+                            .collect(),
+                        _ => apart.iter().flat_map(|of| of[i].clone()).collect(),
+                    };
+                    assert_eq!(*got, want, "{device} {dtype}: {i}");
+                }
+            }
+        }
+    }
+    let tape = Tape::new(&Device::cpu());
+    let constant = |shape: &[usize]| tape.constant(Tensor::full(shape, 1.0, DType::F32, &Device::cpu()).unwrap());
+    for (groups, part) in [(2, "3 images do not divide into 2 groups"), (0, "0 groups"), (3, "two values a channel")] {
+        let mode = BatchNormMode::Batch { epsilon: EPSILON, groups };
+        let error = ops::batch_norm(&constant(&[3, 1, 1, 4]), &constant(&[4]), &constant(&[4]), mode).err().unwrap();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn gradients_through_groups_match_differences() {
+    let mut rng = Rng(12);
+    let image = [4, 2, 3, 5];
+    let mode = BatchNormMode::Batch { epsilon: EPSILON, groups: 2 };
+    let shapes = [&image[..], &[5], &[5], &image];
+    let inputs: Vec<Tensor> = shapes.iter().map(|shape| rng.reals(shape, DType::F64, &Device::cpu())).collect();
+    for relu in [false, true] {
+        check_gradients(|v| fused(v, mode, relu), &inputs, &mut rng, 200);
+    }
+    check_devices(|v| fused(v, mode, true), &shapes, &[DType::F32, DType::F64], false);
+}
+
 /// Every barrier of the kernels is needed.
 #[test]
 fn barriers_are_needed() {
     // More than one chunk of rows, channel group and row a thread; vector and scalar accesses.
     let run = |device: &Device| {
         let mut bytes = Vec::new();
-        for image in [[3, 20, 30, 40], [1, 40, 40, 37]] {
+        for (image, groups) in [([3, 20, 30, 40], 1), ([1, 40, 40, 37], 1), ([4, 20, 30, 40], 2)] {
             let mut rng = Rng(9);
             let shapes = [&image[..], &image[3..], &image[3..], &image];
             let mut draw = |shape: &[usize]| rng.reals(shape, DType::F32, &Device::cpu()).to_device(device);
             let inputs = shapes.into_iter().map(&mut draw).collect::<Result<Vec<_>>>()?;
             let tape = Tape::new(device);
             let vars: Vec<Var> = inputs.into_iter().map(|input| tape.variable(input)).collect();
-            let y = fused(&vars, BATCH, true)?;
+            let y = fused(&vars, BatchNormMode::Batch { epsilon: EPSILON, groups }, true)?;
             let gradients = tape.backward_with(&y, draw(&image)?)?;
             let tensors = vars.iter().filter_map(|var| gradients.get(var)).chain([y.value()]);
             tensors.for_each(|tensor| bytes.extend(wide(tensor).into_iter().flat_map(f64::to_le_bytes)));
@@ -298,7 +367,7 @@ proptest! {
             let tape = Tape::new(device);
             let full = |value| tape.constant(Tensor::full(&[c], value, DType::F64, device).unwrap());
             let x = tape.constant(x.to_device(device).unwrap());
-            ops::batch_norm(&x, &full(2.0), &full(3.0), BatchNormMode::Batch { epsilon: 1e-12 }).unwrap()
+            ops::batch_norm(&x, &full(2.0), &full(3.0), BatchNormMode::Batch { epsilon: 1e-12, groups: 1 }).unwrap()
         };
         let out = run(&Device::cpu());
         let y = wide(out.y.value());

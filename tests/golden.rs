@@ -75,7 +75,7 @@ fn batch_norm() {
         let [mean, variance] = ["mean", "variance"].map(|name| case.real(name, dtype));
         let residual = case.has("residual").then(|| tape.variable(case.real("residual", dtype)));
         let mode = match case.has("new_mean") {
-            true => ops::BatchNormMode::Batch { epsilon: 1e-5 },
+            true => ops::BatchNormMode::Batch { epsilon: 1e-5, groups: 1 },
             false => ops::BatchNormMode::Running { mean: &mean, variance: &variance, epsilon: 1e-5 },
         };
         let spec = ops::BatchNormSpec { mode, residual: residual.as_ref(), relu: case.name().ends_with("relu") };

@@ -40,6 +40,8 @@ mod segmentation_loss;
 mod sgd;
 #[path = "similarity.rs"]
 mod similarity;
+#[path = "split_images.rs"]
+mod split_images;
 #[path = "tensor.rs"]
 mod tensor;
 #[path = "transfer_labels.rs"]

@@ -107,8 +107,8 @@ fn ten_steps_match_pytorch() {
 
     for step in 0..STEPS {
         let pass = Forward::train(&parameters, Normalization::Batch, true, Precision::Fp32);
-        let source = model.forward(&pass, &source_images, Domain::Source).unwrap();
-        let target = model.forward(&pass, &target_images, Domain::Target).unwrap();
+        let source = model.forward(&pass, &source_images, &[Domain::Source]).unwrap();
+        let target = model.forward(&pass, &target_images, &[Domain::Target]).unwrap();
         let result = adaptation_step(&method, &source, &source_labels, &target, &static_labels, &calibration).unwrap();
         assert_eq!(result.parts.len(), 7, "every term is there");
         for (name, value) in &result.parts {

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backbone, ResNet, Stem, resnet::Shape};
 use crate::{
-    Result, Tensor,
+    Error, Result, Tensor,
     autograd::Var,
-    nn::{Aspp, Domain, Forward, Parameters, TARGET_PREFIX},
+    nn::{Aspp, Domain, Forward, Normalization, Parameters, TARGET_PREFIX},
     ops,
     tensor::Rng,
 };
@@ -58,6 +58,7 @@ pub struct DeepLab {
     backbone: ResNet,
     head: Aspp,
     feature: FeatureKind,
+    domain_statistics: bool,
 }
 
 impl DeepLab {
@@ -73,15 +74,22 @@ impl DeepLab {
             true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
             false => None,
         };
-        Ok(Self { stem, target_stem, backbone, head, feature: config.feature })
+        Ok(Self { stem, target_stem, backbone, head, feature: config.feature, domain_statistics })
     }
 
-    /// Images [N,H,W,3], normalised -> features and logits at stride 8.
-    pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domain: Domain) -> Result<Output> {
-        pass.enter(domain);
+    /// Whether images of both domains can pass through as one batch: nothing that they need is one domain's own.
+    pub fn takes_both_domains(&self, pass: &Forward<'_>) -> bool {
+        self.target_stem.is_none() && (pass.normalization() == Normalization::Batch || !self.domain_statistics)
+    }
+
+    /// Images [N,H,W,3], normalised -> features and logits at stride 8. The batch divides into a run of N / `domains.len()`
+    /// images for each of `domains`; with several, [`DeepLab::takes_both_domains`] must hold.
+    pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domains: &'static [Domain]) -> Result<Output> {
+        pass.enter(domains);
         let images = pass.input(images)?;
-        let stem = match (&self.target_stem, domain) {
-            (Some(target), Domain::Target) => target,
+        let stem = match (&self.target_stem, domains) {
+            (Some(target), [Domain::Target]) => target,
+            (Some(_), [_, _, ..]) => return Err(Error::Internal("one batch of two domains with a stem each".into())),
             _ => &self.stem,
         };
         let map = self.backbone.forward(pass, stem.forward(pass, &images)?)?;

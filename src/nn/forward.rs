@@ -6,7 +6,7 @@ use super::{ParameterId, Parameters, Precision, Role};
 use crate::{
     Device, Result, Tensor,
     autograd::{Gradients, Tape, Var},
-    ops,
+    ops::{self, split_images::take},
 };
 
 /// Weight of the newest batch in running statistics, as PyTorch's default.
@@ -40,7 +40,7 @@ pub struct Forward<'a> {
     train: bool,
     train_affine: bool,
     precision: Precision,
-    domain: Cell<Domain>,
+    domains: Cell<&'static [Domain]>,
     variables: RefCell<Vec<Slot>>,
     measured: RefCell<Vec<Measured>>,
 }
@@ -55,7 +55,9 @@ struct Slot {
 
 struct Measured {
     running: ParameterId,
+    /// [C] or, of several runs of images, [runs,C].
     batch: Tensor,
+    run: usize,
 }
 
 /// What a step measured: the batch statistics, to be merged into the running ones.
@@ -91,7 +93,7 @@ impl<'a> Forward<'a> {
             train: false,
             train_affine: false,
             precision,
-            domain: Cell::new(Domain::Source),
+            domains: Cell::new(&[Domain::Source]),
             variables: RefCell::new(vec![Slot::default(); parameters.ids().count()]),
             measured: RefCell::default(),
         }
@@ -112,14 +114,14 @@ impl<'a> Forward<'a> {
         self.normalization
     }
 
-    /// The domain of the images that pass through now.
-    pub fn domain(&self) -> Domain {
-        self.domain.get()
+    /// The domains of the images that pass through now: the batch divides into as many equal runs.
+    pub fn domains(&self) -> &'static [Domain] {
+        self.domains.get()
     }
 
-    /// The following layers see images of `domain`.
-    pub fn enter(&self, domain: Domain) {
-        self.domain.set(domain);
+    /// The following layers see images of `domains`, a run of each.
+    pub fn enter(&self, domains: &'static [Domain]) {
+        self.domains.set(domains);
     }
 
     /// An input in the precision of the activations, without gradient.
@@ -166,9 +168,9 @@ impl<'a> Forward<'a> {
         Ok(cast)
     }
 
-    /// Notes batch statistics for [`Forward::finish`].
-    pub fn measured(&self, running: ParameterId, batch: Tensor) {
-        self.measured.borrow_mut().push(Measured { running, batch });
+    /// Notes batch statistics for [`Forward::finish`]: row `run` of `batch` [C] or [runs,C].
+    pub fn measured(&self, running: ParameterId, batch: Tensor, run: usize) {
+        self.measured.borrow_mut().push(Measured { running, batch, run });
     }
 
     /// The batch statistics of all passes in order. Ends the borrow of the parameters.
@@ -196,8 +198,11 @@ impl Statistics {
 
     /// The same where the newest batch has weight `momentum`: 1/k at batch k makes a plain mean.
     pub fn apply_with(self, parameters: &mut Parameters, momentum: f64) -> Result<()> {
-        for Measured { running, batch } in self.0 {
-            parameters.get_mut(running).lerp(&batch, momentum)?;
+        for Measured { running, batch, run } in self.0 {
+            let running = parameters.get_mut(running);
+            let shape = running.shape().to_vec();
+            let batch = if batch.shape() == shape { batch } else { take(&batch, &shape, run * running.len())? };
+            running.lerp(&batch, momentum)?;
         }
         Ok(())
     }

@@ -167,22 +167,28 @@ impl BatchNorm {
 
     fn run(&self, pass: &Forward<'_>, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
         let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
-        let running = match (self.target_statistics, pass.domain()) {
+        let running = |domain: Domain| match (self.target_statistics, domain) {
             (Some(target), Domain::Target) => target,
             _ => self.statistics,
         };
-        let mode = match pass.normalization() {
-            Normalization::Batch => BatchNormMode::Batch { epsilon: EPSILON },
-            Normalization::Running => BatchNormMode::Running {
-                mean: pass.tensor(running.mean),
-                variance: pass.tensor(running.variance),
-                epsilon: EPSILON,
-            },
+        let domains = pass.domains();
+        let mode = match (pass.normalization(), domains) {
+            (Normalization::Batch, _) => BatchNormMode::Batch { epsilon: EPSILON, groups: domains.len() },
+            (Normalization::Running, [first, rest @ ..]) => {
+                if self.target_statistics.is_some() && rest.iter().any(|domain| domain != first) {
+                    return Err(Error::Internal("one batch of two domains by the running statistics of each".into()));
+                }
+                let Running { mean, variance } = running(*first);
+                BatchNormMode::Running { mean: pass.tensor(mean), variance: pass.tensor(variance), epsilon: EPSILON }
+            }
+            (_, []) => return Err(Error::Internal("a pass through a batch norm without a domain".into())),
         };
         let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu })?;
         if pass.normalization() == Normalization::Batch {
-            pass.measured(running.mean, output.mean);
-            pass.measured(running.variance, output.variance);
+            for (run, &domain) in domains.iter().enumerate() {
+                pass.measured(running(domain).mean, output.mean.clone(), run);
+                pass.measured(running(domain).variance, output.variance.clone(), run);
+            }
         }
         Ok(output.y)
     }

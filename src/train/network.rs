@@ -43,6 +43,6 @@ impl Network {
     /// Logits [N,h,w,C] in f32 of normalised target images [N,H,W,3], with running statistics.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         let pass = Forward::evaluate(&self.parameters, self.precision);
-        self.model.forward(&pass, images, Domain::Target)?.logits.value().to_dtype(DType::F32)
+        self.model.forward(&pass, images, &[Domain::Target])?.logits.value().to_dtype(DType::F32)
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn measure_statistics(
         }
         let image = network.image(example.image, example.height, example.width)?;
         let pass = Forward::measure(&network.parameters, network.precision);
-        network.model.forward(&pass, &image, Domain::Target)?;
+        network.model.forward(&pass, &image, &[Domain::Target])?;
         // The first image has weight 1, so nothing of the former statistics remains.
         pass.statistics().apply_with(&mut network.parameters, 1.0 / (index + 1) as f64)?;
         progress.set(index as u64 + 1, str::to_owned);

@@ -6,7 +6,9 @@ use super::{Config, Network, Statistics};
 use crate::{
     DType, Device, Error, Result, Tensor,
     adapt::{self, LossParts},
+    autograd::Var,
     data::Batch,
+    models::Output,
     nn::{Domain, Forward, Normalization, ParameterId, Role},
     ops::{self, SgdItem},
 };
@@ -59,7 +61,7 @@ impl State {
     pub fn warmup(&mut self, network: &mut Network, config: &Config, source: Batch, rate: f64) -> Result<Losses> {
         let pass = begin(network, config);
         let (images, labels) = to_tensors(source, pass.device())?;
-        let output = network.model.forward(&pass, &images, Domain::Source)?;
+        let output = network.model.forward(&pass, &images, &[Domain::Source])?;
         let (loss, parts) = adapt::source_loss(&output, &labels)?;
         let losses = read(&parts)?;
         if losses.iter().all(|(_, value)| value.is_finite()) {
@@ -83,10 +85,7 @@ impl State {
     ) -> Result<Losses> {
         let pass = begin(network, config);
         let device = pass.device().clone();
-        let (source_images, source_labels) = to_tensors(source, &device)?;
-        let (target_images, static_labels) = to_tensors(target, &device)?;
-        let source = network.model.forward(&pass, &source_images, Domain::Source)?;
-        let target = network.model.forward(&pass, &target_images, Domain::Target)?;
+        let Pairs { source, source_labels, target, static_labels } = forward_pairs(&pass, network, source, target)?;
         let calibration = match &self.calibration {
             Some(calibration) => calibration.clone(),
             None => {
@@ -150,6 +149,43 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Source and target after the network, and their labels.
+struct Pairs {
+    source: Output,
+    source_labels: Tensor,
+    target: Output,
+    static_labels: Tensor,
+}
+
+/// Both domains pass through as one batch where they can: half as many launches, of twice the size. On the CPU one after the
+/// other: a launch costs nothing there, and the activations of half a batch stay nearer.
+fn forward_pairs(pass: &Forward<'_>, network: &Network, mut source: Batch, target: Batch) -> Result<Pairs> {
+    let (device, model) = (pass.device(), &network.model);
+    let alike = (source.count, source.height, source.width) == (target.count, target.height, target.width);
+    if device.is_cpu() || !alike || !model.takes_both_domains(pass) {
+        let (source_images, source_labels) = to_tensors(source, device)?;
+        let (target_images, static_labels) = to_tensors(target, device)?;
+        let source = model.forward(pass, &source_images, &[Domain::Source])?;
+        let target = model.forward(pass, &target_images, &[Domain::Target])?;
+        return Ok(Pairs { source, source_labels, target, static_labels });
+    }
+    let counts = [source.count, target.count];
+    let labels = [source.count, source.height, source.width];
+    let source_labels = Tensor::from_vec(std::mem::take(&mut source.labels), &labels, device)?;
+    let static_labels = Tensor::from_vec(target.labels, &labels, device)?;
+    source.images.extend(target.images);
+    let images = Tensor::from_vec(source.images, &[2 * source.count, source.height, source.width, 3], device)?;
+    let Output { features, logits } = model.forward(pass, &images, &[Domain::Source, Domain::Target])?;
+    let parts = |both: &Var| match <[Var; 2]>::try_from(ops::split_images(both, &counts)?) {
+        Ok(parts) => Ok(parts),
+        Err(_) => Err(Error::Internal("two parts were asked for".into())),
+    };
+    let ([source_features, target_features], [source_logits, target_logits]) = (parts(&features)?, parts(&logits)?);
+    let source = Output { features: source_features, logits: source_logits };
+    let target = Output { features: target_features, logits: target_logits };
+    Ok(Pairs { source, source_labels, target, static_labels })
 }
 
 fn begin<'a>(network: &'a Network, config: &Config) -> Forward<'a> {

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::{Affine, Moments};
+use super::{Affine, Moments, Statistics, statistics_shape};
 use crate::{Result, Tensor, tensor::Real};
 
 /// Elements that a strip has at least, where the channels alone have fewer.
@@ -44,19 +44,40 @@ impl Cut {
     }
 }
 
-/// 1 / sqrt(variance + epsilon).
-pub(super) fn inverse_deviation<T: Real>(variance: &Tensor, epsilon: f64) -> Result<Vec<T>> {
-    Ok(variance.as_slice::<T>()?.iter().map(|&v| (v + T::of(epsilon)).sqrt().recip()).collect())
+/// 1 / sqrt(variance + epsilon) of the channels of a group.
+pub(super) fn inverse_deviation<T: Real>(statistics: &Statistics, group: usize, channels: usize) -> Result<Vec<T>> {
+    let variance = of_group::<T>(&statistics.variance, group, channels)?;
+    Ok(variance.iter().map(|&v| (v + T::of(statistics.epsilon)).sqrt().recip()).collect())
 }
 
-/// Mean and variance of each channel: two passes over each piece while it is in the cache, then the pieces in order
-/// (Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
-pub(super) fn moments<T: Real>(x: &Tensor) -> Result<Moments> {
+/// A group's part of a vector over the channels, [C] or [groups,C].
+pub(super) fn of_group<T: Real>(vector: &Tensor, group: usize, channels: usize) -> Result<&[T]> {
+    Ok(&vector.as_slice::<T>()?[group * channels..][..channels])
+}
+
+/// Mean and variance of each channel in each of `groups` runs of images: two passes over each piece while it is in the cache,
+/// then the pieces in order (Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+/// variances", 1979).
+pub(super) fn moments<T: Real>(x: &Tensor, groups: usize) -> Result<Moments> {
     let channels = x.shape()[3];
-    let cut = Cut::new(channels);
-    let pieces: Vec<Vec<f64>> =
-        x.as_slice::<T>()?.par_chunks(cut.piece).map(|piece| piece_moments(cut, piece)).collect();
-    let rows = (x.len() / channels) as f64;
+    let (mut means, mut squares) = (Vec::new(), Vec::new());
+    let length = (x.len() / groups).max(1);
+    for group in x.as_slice::<T>()?.chunks_exact(length) {
+        let (mean, square) = group_moments(Cut::new(channels), group);
+        means.extend(mean);
+        squares.extend(square);
+    }
+    let rows = (length / channels) as f64;
+    let vector = |values: Vec<T>| Tensor::from_vec(values, &statistics_shape(groups, channels), x.device());
+    let scaled = |divisor: f64| squares.iter().map(|s| T::of(s / divisor)).collect();
+    let means = means.into_iter().map(T::of).collect();
+    Ok(Moments { mean: vector(means)?, biased: vector(scaled(rows))?, unbiased: vector(scaled(rows - 1.0))? })
+}
+
+/// Means of the channels and sums of squared deviations from them.
+fn group_moments<T: Real>(cut: Cut, x: &[T]) -> (Vec<f64>, Vec<f64>) {
+    let channels = cut.channels;
+    let pieces: Vec<Vec<f64>> = x.par_chunks(cut.piece).map(|piece| piece_moments(cut, piece)).collect();
     let (mut count, mut mean, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
     for (i, piece) in pieces.iter().enumerate() {
         let start = i * cut.piece;
@@ -70,10 +91,7 @@ pub(super) fn moments<T: Real>(x: &Tensor) -> Result<Moments> {
         }
         count += n;
     }
-    let vector = |values: Vec<T>| Tensor::from_vec(values, &[channels], x.device());
-    let scaled = |divisor: f64| squares.iter().map(|s| T::of(s / divisor)).collect();
-    let mean = mean.into_iter().map(T::of).collect();
-    Ok(Moments { mean: vector(mean)?, biased: vector(scaled(rows))?, unbiased: vector(scaled(rows - 1.0))? })
+    (mean, squares)
 }
 
 /// Means of a piece's channels, then the sums of squared deviations from them.
@@ -122,12 +140,13 @@ pub(super) struct Strip<T> {
 }
 
 impl<T: Real> Strip<T> {
-    pub(super) fn new(cut: Cut, affine: &Affine) -> Result<Self> {
+    /// For the images of a group.
+    pub(super) fn new(cut: Cut, affine: &Affine, group: usize) -> Result<Self> {
         let statistics = &affine.statistics;
-        let inverse = inverse_deviation::<T>(&statistics.variance, statistics.epsilon)?;
+        let inverse = inverse_deviation::<T>(statistics, group, cut.channels)?;
         let slope: Vec<T> = affine.scale.as_slice::<T>()?.iter().zip(&inverse).map(|(&s, &i)| s * i).collect();
         Ok(Self {
-            mean: cut.repeat(statistics.mean.as_slice::<T>()?),
+            mean: cut.repeat(of_group(&statistics.mean, group, cut.channels)?),
             inverse: cut.repeat(&inverse),
             slope: cut.repeat(&slope),
             shift: cut.repeat(affine.shift.as_slice::<T>()?),
@@ -142,10 +161,19 @@ fn rectified<T: Real>(x: T) -> T {
 
 pub(super) fn normalise<T: Real>(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
     let cut = Cut::new(x.shape()[3]);
-    let strip = Strip::<T>::new(cut, affine)?;
     let mut y = x.empty_like()?;
-    let source = x.as_slice::<T>()?;
-    let target = y.as_mut_slice::<T>()?.par_chunks_mut(cut.piece).zip(source.par_chunks(cut.piece));
+    let length = (x.len() / affine.statistics.groups).max(1);
+    let residual = residual.map(|residual| residual.as_slice::<T>()).transpose()?;
+    let groups = y.as_mut_slice::<T>()?.chunks_exact_mut(length).zip(x.as_slice::<T>()?.chunks_exact(length));
+    for (group, (y, x)) in groups.enumerate() {
+        let strip = Strip::new(cut, affine, group)?;
+        normalise_group(cut, &strip, x, residual.map(|residual| &residual[group * length..][..length]), relu, y);
+    }
+    Ok(y)
+}
+
+fn normalise_group<T: Real>(cut: Cut, strip: &Strip<T>, x: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+    let target = y.par_chunks_mut(cut.piece).zip(x.par_chunks(cut.piece));
     let parameters = || strip.mean.iter().zip(&strip.slope).zip(&strip.shift);
     match residual {
         None => target.for_each(|(y, x)| {
@@ -156,20 +184,14 @@ pub(super) fn normalise<T: Real>(x: &Tensor, residual: Option<&Tensor>, affine: 
                 }
             }
         }),
-        Some(residual) => {
-            let residual = residual.as_slice::<T>()?.par_chunks(cut.piece);
-            target.zip(residual).for_each(|((y, x), residual)| {
-                let strips = y.chunks_mut(cut.strip).zip(x.chunks(cut.strip)).zip(residual.chunks(cut.strip));
-                for ((y, x), residual) in strips {
-                    for (((y, &x), &r), ((&mean, &slope), &shift)) in
-                        y.iter_mut().zip(x).zip(residual).zip(parameters())
-                    {
-                        let z = ((x - mean) * slope + shift) + r;
-                        *y = if relu { rectified(z) } else { z };
-                    }
+        Some(residual) => target.zip(residual.par_chunks(cut.piece)).for_each(|((y, x), residual)| {
+            let strips = y.chunks_mut(cut.strip).zip(x.chunks(cut.strip)).zip(residual.chunks(cut.strip));
+            for ((y, x), residual) in strips {
+                for (((y, &x), &r), ((&mean, &slope), &shift)) in y.iter_mut().zip(x).zip(residual).zip(parameters()) {
+                    let z = ((x - mean) * slope + shift) + r;
+                    *y = if relu { rectified(z) } else { z };
                 }
-            });
-        }
+            }
+        }),
     }
-    Ok(y)
 }

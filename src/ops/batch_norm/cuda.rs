@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Affine, Moments, OP, Saved, Sums, Wanted};
+use super::{Affine, Moments, OP, Saved, Sums, Total, Wanted, statistics_shape};
 use crate::{
     Error, Result, Tensor,
     device::Launch,
@@ -14,12 +14,15 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Params {
+    /// Of one group.
     rows: i32,
     channels: i32,
     /// Rows of a chunk in reductions; distance between a thread's rows in elementwise kernels.
     span: i32,
     flags: i32,
     epsilon: f64,
+    groups: i32,
+    padding: i32,
 }
 
 kernels! { "batch_norm";
@@ -39,9 +42,10 @@ kernels! { "batch_norm";
         x: OptIn<T>, y: OptIn<T>, dy: In<T>, mean: In<T::Accumulator>, variance: In<T::Accumulator>,
         scale: In<T::Accumulator>, shift: In<T::Accumulator>, partial: Out<T::Accumulator>, p: Val<Params>
     );
-    /// Gradients of scale and shift from the chunks.
+    /// Gradients of scale and shift from the chunks, by group and over all groups.
     fn batch_norm_sums_finish<T in f32 | f64>(
-        partial: In<T>, variance: In<T>, dscale: Out<T>, dshift: Out<T>, p: Val<Params>
+        partial: In<T>, variance: In<T>, dscale: Out<T>, dshift: Out<T>, total_scale: OptOut<T>, total_shift: OptOut<T>,
+        p: Val<Params>
     );
     /// Gradients of x and of the residual.
     fn batch_norm_backward<T in f32 | f64 | bf16>(
@@ -59,10 +63,12 @@ const BLOCKS: usize = 1024;
 /// Rows that a thread of an elementwise kernel serves at least.
 const ROWS_EACH: usize = 4;
 
-/// How an image of `rows` pixels is spread over threads; depends on the shape and the dtype alone.
+/// How a group of `rows` pixels is spread over threads; depends on the shape and the dtype alone.
 struct Plan {
     rows: usize,
     channels: usize,
+    /// Runs of images with statistics of their own.
+    images: usize,
     /// Groups of channels that one thread serves together.
     groups: usize,
     flags: i32,
@@ -70,7 +76,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(x: &Tensor, relu: bool, epsilon: f64) -> Result<Self> {
+    /// `images`: how many groups of images with statistics of their own `x` holds.
+    fn new(x: &Tensor, images: usize, relu: bool, epsilon: f64) -> Result<Self> {
         let [n, h, w, channels] = x.dims(OP)?;
         // The kernels index rows and elements with 32 bits.
         Launch::linear(OP, x.len())?;
@@ -78,15 +85,18 @@ impl Plan {
         let vector = channels % width == 0;
         let groups = if vector { channels / width } else { channels };
         let flags = if vector { VECTOR } else { 0 } | if relu { RELU } else { 0 };
-        Ok(Self { rows: n * h * w, channels, groups, flags, epsilon })
+        if images == 0 || n % images != 0 || images > 65_535 {
+            return Err(Error::Internal(format!("batch_norm: {n} images in {images} groups")));
+        }
+        Ok(Self { rows: n / images * h * w, channels, images, groups, flags, epsilon })
     }
 
     fn params(&self, span: usize) -> Params {
-        let [rows, channels, span] = [self.rows, self.channels, span].map(|extent| extent as i32);
-        Params { rows, channels, span, flags: self.flags, epsilon: self.epsilon }
+        let [rows, channels, span, groups] = [self.rows, self.channels, span, self.images].map(|extent| extent as i32);
+        Params { rows, channels, span, flags: self.flags, epsilon: self.epsilon, groups, padding: 0 }
     }
 
-    /// Launch of a reduction over rows, its parameters, and the number of chunks.
+    /// Launch of a reduction over rows, its parameters, and the number of chunks of all groups.
     fn reduction(&self) -> (Launch, Params, usize) {
         let width = [8, 16].into_iter().find(|&width| width >= self.groups).unwrap_or(32);
         let height = THREADS / width;
@@ -94,35 +104,39 @@ impl Plan {
         let most = self.rows.div_ceil(height * ROWS_EACH).max(1);
         let span = self.rows.div_ceil((BLOCKS / tiles).clamp(1, most)).max(1);
         let chunks = self.rows.div_ceil(span);
-        let grid = [tiles as u32, chunks.max(1) as u32, 1];
-        (Launch { grid, block: [width as u32, height as u32, 1], shared_bytes: 0 }, self.params(span), chunks)
+        let grid = [tiles as u32, chunks.max(1) as u32, self.images as u32];
+        let launch = Launch { grid, block: [width as u32, height as u32, 1], shared_bytes: 0 };
+        (launch, self.params(span), chunks * self.images)
     }
 
-    fn finish(&self) -> Launch {
-        Launch { grid: [self.channels.div_ceil(32) as u32, 1, 1], block: [32, 8, 1], shared_bytes: 0 }
+    /// One block for 32 channels of each of `layers` groups.
+    fn finish(&self, layers: usize) -> Launch {
+        Launch { grid: [self.channels.div_ceil(32) as u32, 1, layers as u32], block: [32, 8, 1], shared_bytes: 0 }
     }
 
     fn elementwise(&self) -> Result<(Launch, Params)> {
         let span = self.rows.div_ceil(ROWS_EACH).max(1);
-        Ok((Launch::linear(OP, span * self.groups)?, self.params(span)))
+        let mut launch = Launch::linear(OP, span * self.groups)?;
+        launch.grid[2] = self.images as u32;
+        Ok((launch, self.params(span)))
     }
 }
 
-pub(super) fn moments<T: Element>(x: &Tensor) -> Result<Moments> {
-    let plan = Plan::new(x, false, 0.0)?;
+pub(super) fn moments<T: Element>(x: &Tensor, groups: usize) -> Result<Moments> {
+    let plan = Plan::new(x, groups, false, 0.0)?;
     let device = x.device();
     let (launch, params, chunks) = plan.reduction();
     let accumulator = x.dtype().accumulator();
     let mut partial = Tensor::empty(&[chunks, 2, plan.channels], accumulator, device)?;
     // SAFETY: the grid covers the channel groups and chunks of `params`, for which `partial` has room.
     unsafe { batch_norm_moments::<T>(device, launch, x, &mut partial, params)? };
-    let vector = || Tensor::empty(&[plan.channels], accumulator, device);
+    let vector = || Tensor::empty(&statistics_shape(groups, plan.channels), accumulator, device);
     let (mut mean, mut biased, mut unbiased) = (vector()?, vector()?, vector()?);
-    // SAFETY: `partial` holds the chunks of `params`; the vectors have `channels` elements, which the grid covers.
+    // SAFETY: `partial` holds the chunks of `params`; the vectors have `channels` elements a group, which the grid covers.
     unsafe {
         batch_norm_moments_finish::<T::Accumulator>(
             device,
-            plan.finish(),
+            plan.finish(groups),
             &partial,
             &mut mean,
             &mut biased,
@@ -140,7 +154,7 @@ pub(super) fn normalise<T: Element>(
     relu: bool,
 ) -> Result<Tensor> {
     let statistics = &affine.statistics;
-    let (launch, params) = Plan::new(x, relu, statistics.epsilon)?.elementwise()?;
+    let (launch, params) = Plan::new(x, statistics.groups, relu, statistics.epsilon)?.elementwise()?;
     let mut y = x.empty_like()?;
     let (mean, variance) = (&statistics.mean, &statistics.variance);
     // SAFETY: the caller checked that the residual has the shape of x and the vectors one element a channel.
@@ -174,7 +188,8 @@ impl Saved {
 pub(super) fn sums<T: Element>(saved: &Saved, dy: &Tensor) -> Result<Sums> {
     saved.check_kept()?;
     let Affine { statistics, scale, shift } = &saved.affine;
-    let plan = Plan::new(dy, saved.relu, statistics.epsilon)?;
+    let groups = statistics.groups;
+    let plan = Plan::new(dy, groups, saved.relu, statistics.epsilon)?;
     let device = dy.device();
     let (launch, params, chunks) = plan.reduction();
     let accumulator = dy.dtype().accumulator();
@@ -186,21 +201,27 @@ pub(super) fn sums<T: Element>(saved: &Saved, dy: &Tensor) -> Result<Sums> {
         let (x, y) = (saved.x.as_ref(), saved.y.as_ref());
         batch_norm_sums::<T>(device, launch, x, y, dy, mean, variance, scale, shift, &mut partial, params)?;
     }
-    let vector = || Tensor::empty(&[plan.channels], accumulator, device);
-    let (mut dscale, mut dshift) = (vector()?, vector()?);
-    // SAFETY: `partial` holds the chunks of `params`; the vectors have `channels` elements, which the grid covers.
+    let vector = |groups| Tensor::empty(&statistics_shape(groups, plan.channels), accumulator, device);
+    let (mut dscale, mut dshift) = (vector(groups)?, vector(groups)?);
+    let mut total = (groups > 1).then(|| Ok::<_, Error>((vector(1)?, vector(1)?))).transpose()?;
+    // SAFETY: `partial` holds the chunks of `params`; the vectors have `channels` elements a group, the totals `channels`,
+    // which the grid covers.
     unsafe {
+        let (scale, shift) = total.as_mut().map(|(scale, shift)| (scale, shift)).unzip();
         batch_norm_sums_finish::<T::Accumulator>(
             device,
-            plan.finish(),
+            plan.finish(1),
             &partial,
             variance,
             &mut dscale,
             &mut dshift,
+            scale,
+            shift,
             params,
         )?;
     }
-    Ok(Sums { shift: dshift, scale: dscale })
+    let total = total.map(|(scale, shift)| Total { shift, scale });
+    Ok(Sums { shift: dshift, scale: dscale, total })
 }
 
 pub(super) fn images<T: Element>(
@@ -219,7 +240,8 @@ pub(super) fn images<T: Element>(
         return Ok((None, Some(dy)));
     }
     let Affine { statistics, scale, shift } = &saved.affine;
-    let (launch, params) = Plan::new(&dy, saved.relu, statistics.epsilon)?.elementwise()?;
+    let plan = Plan::new(&dy, statistics.groups, saved.relu, statistics.epsilon)?;
+    let (launch, params) = plan.elementwise()?;
     let mut dx = wanted.x.then(|| dy.empty_like()).transpose()?;
     let mut dresidual = (wanted.residual && !copies).then(|| dy.empty_like()).transpose()?;
     let (mean, variance) = (&statistics.mean, &statistics.variance);

@@ -11,6 +11,8 @@
 //!
 //! The pass is bound by memory, so it keeps and reads as little as it can: without a residual the ReLU's mask is
 //! recomputed from x; with fixed statistics and a constant scale and shift, y alone is kept and x is not.
+//! Images may come in groups, source and target for one, which the batch's statistics then treat as batches of their own; the
+//! gradients of scale and shift add up over them.
 //! Sums run over fixed pieces of the rows, combined in a fixed order, whatever the number of threads.
 
 mod cpu;
@@ -28,6 +30,8 @@ pub enum BatchNormMode<'a> {
     Batch {
         /// Added to the variance.
         epsilon: f64,
+        /// How many runs of N / `groups` images have statistics of their own; 1 for one batch.
+        groups: usize,
     },
     /// Given ones, constant for the gradient.
     Running {
@@ -55,17 +59,17 @@ pub struct BatchNormSpec<'a> {
 pub struct BatchNormOutput {
     /// [N,H,W,C], of the input's dtype.
     pub y: Var,
-    /// Mean of each channel, [C]: the batch's, or the one that was given.
+    /// Mean of each channel, [C]: the batch's, or the one that was given. [groups,C] where there are several.
     pub mean: Tensor,
-    /// Variance of each channel, [C]: the batch's, unbiased (division by M - 1), with which running statistics are
+    /// Variance of each channel, of the mean's shape: the batch's, unbiased (division by M - 1), with which running statistics are
     /// updated; or the one that was given.
     pub variance: Tensor,
 }
 
 /// Normalises `x` [N,H,W,C] (f32, f64 or bf16) with `scale` and `shift` [C], both f32 (f64 for f64 images).
 ///
-/// Errors: shapes, dtypes or devices that do not fit; batch statistics over fewer than two values a channel, which
-/// have no unbiased variance.
+/// Errors: shapes, dtypes or devices that do not fit; images that do not divide into the groups; batch statistics over
+/// fewer than two values a channel, which have no unbiased variance.
 ///
 /// ```
 /// use bicl::{Device, Tensor, autograd::Tape, ops::{BatchNormMode, batch_norm}};
@@ -74,7 +78,7 @@ pub struct BatchNormOutput {
 /// let x = tape.variable(Tensor::from_vec(vec![1.0f32, 3.0], &[1, 1, 2, 1], &device)?);
 /// let one = tape.constant(Tensor::from_vec(vec![1.0f32], &[1], &device)?);
 /// let zero = tape.constant(Tensor::from_vec(vec![0.0f32], &[1], &device)?);
-/// let output = batch_norm(&x, &one, &zero, BatchNormMode::Batch { epsilon: 0.0 })?;
+/// let output = batch_norm(&x, &one, &zero, BatchNormMode::Batch { epsilon: 0.0, groups: 1 })?;
 /// assert_eq!(output.y.value().to_vec::<f32>()?, [-1.0, 1.0]);
 /// assert_eq!((output.mean.item()?, output.variance.item()?), (2.0, 2.0));
 /// # Ok::<(), bicl::Error>(())
@@ -88,17 +92,21 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     let image = x.value();
     let rows = check(image, scale.value(), shift.value(), spec)?;
     let (statistics, variance) = match spec.mode {
-        BatchNormMode::Batch { epsilon } => {
-            if rows < 2 {
+        BatchNormMode::Batch { epsilon, groups } => {
+            let images = image.shape()[0];
+            if groups == 0 || images % groups != 0 {
+                return Err(Error::shape(OP, format!("{images} images do not divide into {groups} groups")));
+            }
+            if rows / groups < 2 {
                 let message = format!("batch statistics need two values a channel, x is {:?}", image.shape());
                 return Err(Error::shape(OP, message + "; use a larger batch or running statistics"));
             }
-            let Moments { mean, biased, unbiased } = moments(image)?;
-            (Statistics { mean, variance: biased, epsilon, from_batch: true }, unbiased)
+            let Moments { mean, biased, unbiased } = moments(image, groups)?;
+            (Statistics { mean, variance: biased, epsilon, groups, from_batch: true }, unbiased)
         }
         BatchNormMode::Running { mean, variance, epsilon } => {
             let (mean, variance) = (mean.clone(), variance.clone());
-            (Statistics { mean, variance: variance.clone(), epsilon, from_batch: false }, variance)
+            (Statistics { mean, variance: variance.clone(), epsilon, groups: 1, from_batch: false }, variance)
         }
     };
     let affine = Affine { statistics, scale: scale.value().clone(), shift: shift.value().clone() };
@@ -121,15 +129,23 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     Ok(BatchNormOutput { y, mean, variance })
 }
 
-/// What normalises, [C] each.
+/// The shape of vectors over the channels, one for each group.
+fn statistics_shape(groups: usize, channels: usize) -> Vec<usize> {
+    if groups == 1 { vec![channels] } else { vec![groups, channels] }
+}
+
+/// What normalises, [C] each, or [groups,C].
+#[derive(Clone)]
 struct Statistics {
     mean: Tensor,
     /// Biased where it is the batch's.
     variance: Tensor,
     epsilon: f64,
+    groups: usize,
     from_batch: bool,
 }
 
+#[derive(Clone)]
 struct Affine {
     statistics: Statistics,
     scale: Tensor,
@@ -150,8 +166,16 @@ struct Saved {
     has_residual: bool,
 }
 
-/// Sums over all pixels, [C] each: of g, and of g h.
+/// Sums over a group's pixels, [C] each or [groups,C]: of g, and of g h.
 struct Sums {
+    shift: Tensor,
+    scale: Tensor,
+    /// Over all groups, where there are several.
+    total: Option<Total>,
+}
+
+/// Gradients of shift and scale, [C].
+struct Total {
     shift: Tensor,
     scale: Tensor,
 }
@@ -198,14 +222,14 @@ fn widened(tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
     tensor.as_ref().map(|tensor| tensor.to_dtype(DType::F32)).transpose()
 }
 
-fn moments(x: &Tensor) -> Result<Moments> {
+fn moments(x: &Tensor, groups: usize) -> Result<Moments> {
     if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::moments::<T>(x));
+        return with_float!(x.dtype(), OP, T => cuda::moments::<T>(x, groups));
     }
     if x.dtype() == DType::Bf16 {
-        return moments(&x.to_dtype(DType::F32)?);
+        return moments(&x.to_dtype(DType::F32)?, groups);
     }
-    with_real!(x.dtype(), OP, T => cpu::moments::<T>(x))
+    with_real!(x.dtype(), OP, T => cpu::moments::<T>(x, groups))
 }
 
 fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
@@ -230,7 +254,11 @@ impl Saved {
             true => self.images(dy, sums.as_ref().filter(|_| through_statistics), images)?,
             false => (None, None),
         };
-        let (dscale, dshift) = sums.map_or((None, None), |sums| (Some(sums.scale), Some(sums.shift)));
+        let (dscale, dshift) = match sums {
+            Some(Sums { total: Some(total), .. }) => (Some(total.scale), Some(total.shift)),
+            Some(Sums { scale, shift, total: None }) => (Some(scale), Some(shift)),
+            None => (None, None),
+        };
         let mut gradients = vec![dx, dscale.filter(|_| want_scale), dshift.filter(|_| want_shift)];
         if self.has_residual {
             gradients.push(dresidual);
@@ -240,10 +268,7 @@ impl Saved {
 
     /// The same in f32, for the CPU, which does not compute in bf16.
     fn widened(&self) -> Result<Self> {
-        let Affine { statistics: Statistics { mean, variance, epsilon, from_batch }, scale, shift } = &self.affine;
-        let statistics =
-            Statistics { mean: mean.clone(), variance: variance.clone(), epsilon: *epsilon, from_batch: *from_batch };
-        let affine = Affine { statistics, scale: scale.clone(), shift: shift.clone() };
+        let affine = self.affine.clone();
         let (relu, has_residual) = (self.relu, self.has_residual);
         Ok(Self { x: widened(&self.x)?, y: widened(&self.y)?, affine, relu, has_residual })
     }

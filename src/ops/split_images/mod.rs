@@ -1,0 +1,67 @@
+//! A batch of images taken apart: source and target go through a network as one batch and part for the losses.
+
+mod cpu;
+pub(crate) mod cuda;
+
+use crate::{
+    Error, Result, Tensor,
+    autograd::{Demand, Var},
+    with_float,
+};
+
+const OP: &str = "split_images";
+
+/// `x` [N,..] -> [counts[0],..], [counts[1],..], ..: its images in order, of any float dtype. Each part's gradient goes to
+/// its own images.
+///
+/// Errors: counts that do not add up to N; a dtype that is no float.
+///
+/// ```
+/// use bicl::{Device, Tensor, autograd::Tape, ops::split_images};
+/// let device = Device::cpu();
+/// let tape = Tape::new(&device);
+/// let x = tape.variable(Tensor::from_vec(vec![1.0f32, 2.0, 3.0], &[3, 1, 1, 1], &device)?);
+/// let parts = split_images(&x, &[1, 2])?;
+/// assert_eq!(parts[1].value().to_vec::<f32>()?, [2.0, 3.0]);
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn split_images(x: &Var, counts: &[usize]) -> Result<Vec<Var>> {
+    let shape = x.value().shape().to_vec();
+    let images = shape.first().copied().unwrap_or(0);
+    let sum = counts.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
+    if counts.is_empty() || sum != Some(images) {
+        return Err(Error::shape(OP, format!("parts of {counts:?} images do not make up x {shape:?}")));
+    }
+    let each: usize = shape[1..].iter().product();
+    let mut offset = 0;
+    let part = |&count: &usize| {
+        let part_shape = [&[count], &shape[1..]].concat();
+        let (from, whole) = (offset, shape.clone());
+        offset += count * each;
+        let value = take(x.value(), &part_shape, from)?;
+        Var::record_adding(OP, value, &[x], move |dy, demands| Ok(vec![give(&dy, &whole, from, &mut demands[0])?]))
+    };
+    counts.iter().map(part).collect()
+}
+
+/// The elements from `offset` on, in `shape`.
+pub(crate) fn take(whole: &Tensor, shape: &[usize], offset: usize) -> Result<Tensor> {
+    match whole.device().is_cpu() {
+        true => with_float!(whole.dtype(), OP, T => cpu::take::<T>(whole, shape, offset)),
+        false => with_float!(whole.dtype(), OP, T => cuda::take::<T>(whole, shape, offset)),
+    }
+}
+
+/// The gradient of the whole: the part's, added where there is one already, else among zeros.
+fn give(part: &Tensor, shape: &[usize], offset: usize, demand: &mut Demand) -> Result<Option<Tensor>> {
+    if !demand.wanted {
+        return Ok(None);
+    }
+    // What has another shape is left for the tape to refuse.
+    let so_far = demand.so_far.take_if(|so_far| so_far.shape() == shape);
+    match part.device().is_cpu() {
+        true => with_float!(part.dtype(), OP, T => cpu::give::<T>(part, shape, offset, so_far)),
+        false => with_float!(part.dtype(), OP, T => cuda::give::<T>(part, shape, offset, so_far)),
+    }
+    .map(Some)
+}

@@ -1,0 +1,88 @@
+//! Source and target as one batch: what kernels do in one pass, the CPU does in two.
+
+mod common;
+
+use bicl::{
+    Device,
+    adapt::PrototypeScope,
+    data::Batch,
+    models::FeatureKind,
+    nn::Precision,
+    train::{Config, Network, Preset, Statistics, Stepper},
+};
+use common::{Rng, wide};
+
+const SIDE: usize = 40;
+
+fn batch(rng: &mut Rng) -> Batch {
+    // Squares of a class each, in a colour that tells it.
+    let label = |i: usize| ((i / SIDE / 10 * 3 + i % SIDE / 14) % 5) as u8;
+    let labels: Vec<u8> = (0..2 * SIDE * SIDE).map(|i| label(i % (SIDE * SIDE))).collect();
+    let images = labels.iter().flat_map(|&label| [0.5, 0.2, -0.3].map(|c| c * f32::from(label) - 0.5));
+    let images = images.map(|value| value + 0.3 * rng.symmetric() as f32).collect();
+    Batch { images, labels, count: 2, height: SIDE, width: SIDE, names: Vec::new(), position: 0 }
+}
+
+/// The losses of three steps, then the parameters and running statistics.
+fn run(config: &Config, device: &Device) -> (Vec<f64>, Vec<(String, Vec<f64>)>) {
+    let mut network = Network::new(&config.model, config.precision, 3, device).unwrap();
+    let (mut stepper, mut rng, mut losses) = (Stepper::new(), Rng(5), Vec::new());
+    for _ in 0..3 {
+        let (source, target) = (batch(&mut rng), batch(&mut rng));
+        losses.extend(stepper.adapt(&mut network, config, source, target, 0.01).unwrap().into_iter().map(|(_, v)| v));
+    }
+    (losses, network.parameters.iter().map(|(name, tensor)| (name.to_owned(), wide(tensor))).collect())
+}
+
+fn config() -> Config {
+    let mut config = Preset::Miniature.config();
+    config.precision = Precision::Fp32;
+    config.model.width = 4;
+    config.data.batch = 2;
+    config.method.transfer_threshold = 0.3;
+    (config.method.forward_weight, config.method.backward_weight) = (0.1, 0.1);
+    config
+}
+
+#[track_caller]
+fn check(config: &Config, what: &str) {
+    let (want_losses, want) = run(config, &Device::cpu());
+    for device in common::all_devices().iter().filter(|device| !device.is_cpu()) {
+        let (losses, got) = run(config, device);
+        for (got, want) in losses.iter().zip(&want_losses) {
+            assert!((got - want).abs() <= 1e-4 * want.abs().max(1e-3), "{what} on {device}: {got} is not {want}");
+        }
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            let scale = want.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
+            let error = got.iter().zip(want).fold(0.0f64, |most, (g, w)| most.max((g - w).abs())) / scale;
+            assert!(error <= 1e-3, "{what} on {device}: {name} differs by {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn one_batch_of_both_domains_trains_like_two() {
+    for domain_statistics in [true, false] {
+        let mut config = config();
+        config.model.domain_statistics = domain_statistics;
+        check(&config, &format!("domain statistics {domain_statistics}"));
+    }
+}
+
+/// What cannot go as one batch goes as two.
+#[test]
+fn other_networks_train_too() {
+    let mut stems = config();
+    stems.model.domain_stem = true;
+    stems.model.domain_statistics = false;
+    check(&stems, "a stem for each domain");
+    let mut frozen = config();
+    frozen.batch_norm.statistics = Statistics::Frozen;
+    frozen.method.prototype_scope = PrototypeScope::Pair;
+    for domain_statistics in [true, false] {
+        frozen.model.domain_statistics = domain_statistics;
+        check(&frozen, &format!("running statistics, by domain {domain_statistics}"));
+    }
+    frozen.model.feature = FeatureKind::Backbone;
+    check(&frozen, "the backbone's features");
+}
