@@ -7,26 +7,30 @@
 //
 // The tile is `large` 128 x 128, `medium` 128 x 64, `small` 64 x 64 or `slim` 128 x 32.
 // Launch, 128 threads a block and 4 (BM + BN) 64 bytes of dynamic shared memory; tiles are numbered with the columns fastest:
-//   forward:         grid.x = ceil(n p q / BM) ceil(k / BN); bias may be null
+//   forward:         grid.x = ceil(group / BM) ceil(k / BN); grid.z groups of `group` pixels each, n p q in all; bias may be
+//                    null, and so may `moments` [grid.z][ceil(group / WM)][2][k] (conv_moments.cuh), which want an even k
 //   data gradient:   grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.z = stride[0] stride[1] phases
 //   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each writes
 //                    its sums to partial[z][k, r s c], which conv2d_reduce adds up in order
 #include "conv_mma_loaders.cuh"
+#include "conv_moments.cuh"
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvParams& p) {
+__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, float* moments,
+                                        const ConvParams& p, int group) {
   DYN_SMEM(char, shared);
-  int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_m = blockIdx.x / tiles * Tile::BM;
-  int start_n = blockIdx.x % tiles * Tile::BN;
+  int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
+  TileRows<Tile> rows(blockIdx.x / tiles, group);
   Gather g = gather_output(p);
-  GatheredPixels<T, Tile::BM> a(x, g, start_m);
+  GatheredPixels<T, Tile::BM> a(x, g, rows.start);
   FilterRows<T, Tile::BN> b(w, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
   if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
+  rows.template store<T>(sums, moments, start_n, p.k);
   finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
-    int pixel = start_m + row;
-    if (pixel < g.pixels()) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
+    int pixel = rows.start + row;
+    if (pixel < rows.end) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
   });
 }
 
@@ -76,8 +80,8 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
 #define CONV(T, suffix, name, ...)                                                                                 \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_forward_##name##_##suffix(                  \
       const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,             \
-      ConvParams p) {                                                                                              \
-    forward<T, MmaTile<__VA_ARGS__>>(x, w, bias, y, p);                                                            \
+      float* __restrict__ moments, ConvParams p, int group) {                                                      \
+    forward<T, MmaTile<__VA_ARGS__>>(x, w, bias, y, moments, p, group);                                            \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_forward_##name##_##suffix)                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_data_gradient_##name##_##suffix(            \

@@ -14,6 +14,7 @@
 //   forward:  as conv2d_mma_forward; the tile is `medium` 128 x 64 or `slim` 128 x 32; `params` is that of the padded problem
 //   fit:      one thread an element of `out` [rows, a2, b2]; writes (=) in [rows, a, b] moved by `first` along a, else 0
 #include "conv_mma_loaders.cuh"
+#include "conv_moments.cuh"
 
 constexpr int WINDOW = 8, CHANNELS = 4;
 
@@ -47,24 +48,26 @@ struct WindowPixels : DeepLoader<T, EXTENT> {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T* y, const ConvParams& p) {
+__device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T* y, float* moments,
+                                        const ConvParams& p, int group) {
   DYN_SMEM(char, shared);
-  int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_m = blockIdx.x / tiles * Tile::BM;
-  int start_n = blockIdx.x % tiles * Tile::BN;
+  int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
+  TileRows<Tile> pixels(blockIdx.x / tiles, group);
   Gather g = gather_output(p);
   // The filter's rows as taps with the channels of a run.
   ConvParams rows = p;
   rows.s = 1, rows.c = WINDOW * CHANNELS;
   TapWalk<T> walk(g);
   walk.columns = 1, walk.channels = WINDOW * CHANNELS;
-  WindowPixels<T, Tile::BM> a(x, g, start_m);
+  WindowPixels<T, Tile::BM> a(x, g, pixels.start);
   FilterRows<T, Tile::BN> b(v, rows, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, walk, sums);
   if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
+  pixels.template store<T>(sums, moments, start_n, p.k);
   finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
-    int pixel = start_m + row;
-    if (pixel < g.pixels()) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
+    int pixel = pixels.start + row;
+    if (pixel < pixels.end) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
   });
 }
 
@@ -72,8 +75,8 @@ __device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T
 #define FORWARD(T, suffix, name, ...)                                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_window_forward_##name##_##suffix(               \
       const T* __restrict__ x4, const T* __restrict__ v, const T* __restrict__ bias, T* __restrict__ y,            \
-      ConvParams p) {                                                                                              \
-    forward<T, MmaTile<__VA_ARGS__>>(x4, v, bias, y, p);                                                           \
+      float* __restrict__ moments, ConvParams p, int group) {                                                      \
+    forward<T, MmaTile<__VA_ARGS__>>(x4, v, bias, y, moments, p, group);                                           \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_window_forward_##name##_##suffix)
 #define KERNELS(T, suffix)                                                                                         \

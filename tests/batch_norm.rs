@@ -19,7 +19,7 @@ const BATCH: BatchNormMode<'static> = BatchNormMode::Batch { epsilon: EPSILON, g
 
 /// Inputs x, scale, shift and, where there is one more, the residual.
 fn fused(v: &[Var], mode: BatchNormMode<'_>, relu: bool) -> Result<Var> {
-    let spec = BatchNormSpec { mode, residual: v.get(3), relu };
+    let spec = BatchNormSpec { mode, residual: v.get(3), relu, moments: None };
     Ok(ops::batch_norm_with(&v[0], &v[1], &v[2], &spec)?.y)
 }
 
@@ -52,7 +52,12 @@ fn known_values() {
         let (mean, variance) =
             (of_dtype(&[1.0, 5.0], &[2], DType::F32, &device), of_dtype(&[3.0, 0.0], &[2], DType::F32, &device));
         let mode = BatchNormMode::Running { mean: &mean, variance: &variance, epsilon: 1.0 };
-        let out = ops::batch_norm_with(&x, &scale, &shift, &BatchNormSpec { mode, residual: Some(&x), relu: true });
+        let out = ops::batch_norm_with(
+            &x,
+            &scale,
+            &shift,
+            &BatchNormSpec { mode, residual: Some(&x), relu: true, moments: None },
+        );
         let out = out.unwrap();
         assert_all_close(&wide(out.y.value()), &[2.0, 4.0, 4.0, 4.0, 6.0, 4.0, 12.0, 4.0], 1e-6);
         assert_same_bits(&out.variance, &variance, "the variance that was given");
@@ -237,7 +242,7 @@ fn groups_are_batches_of_their_own() {
                 let tape = Tape::new(&device);
                 let vars = [x, &scale, &shift, residual].map(|tensor| tape.variable(tensor.clone()));
                 let mode = BatchNormMode::Batch { epsilon: EPSILON, groups };
-                let spec = BatchNormSpec { mode, residual: Some(&vars[3]), relu };
+                let spec = BatchNormSpec { mode, residual: Some(&vars[3]), relu, moments: None };
                 let out = ops::batch_norm_with(&vars[0], &vars[1], &vars[2], &spec).unwrap();
                 let gradients = tape.backward_with(&out.y, seed.clone()).unwrap();
                 let mut all = vec![out.y.value().clone(), out.mean, out.variance];
@@ -335,7 +340,7 @@ fn what_does_not_fit_is_refused() {
     let x = constant(&[2, 2, 2, 3], DType::F32);
     let good = constant(&[3], DType::F32);
     let refused = |x: &Var, scale: &Var, shift: &Var, residual: Option<&Var>, part: &str| {
-        let spec = BatchNormSpec { mode: BATCH, residual, relu: true };
+        let spec = BatchNormSpec { mode: BATCH, residual, relu: true, moments: None };
         let error = ops::batch_norm_with(x, scale, shift, &spec).err().expect(part).to_string();
         assert!(error.contains(part) && !error.contains('\n'), "{error}");
     };

@@ -4,6 +4,8 @@
 
 #![allow(clippy::duplicate_mod)] // Each file brings its own `common`.
 
+#[path = "align_labels.rs"]
+mod align_labels;
 #[path = "argmax.rs"]
 mod argmax;
 #[path = "aspp.rs"]
@@ -20,6 +22,8 @@ mod contrastive_loss;
 mod conv2d;
 #[path = "conv2d_mma.rs"]
 mod conv2d_mma;
+#[path = "conv2d_moments.rs"]
+mod conv2d_moments;
 #[path = "cross_entropy.rs"]
 mod cross_entropy;
 #[path = "elementwise.rs"]

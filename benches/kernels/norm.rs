@@ -20,7 +20,7 @@ fn batch_norm(v: &[Var], relu: bool) -> Result<Var> {
     let accumulator = v[0].value().dtype().accumulator();
     let (scale, shift) = (ops::cast(&v[1], accumulator)?, ops::cast(&v[2], accumulator)?);
     let mode = BatchNormMode::Batch { epsilon: 1e-5, groups: 1 };
-    Ok(ops::batch_norm_with(&v[0], &scale, &shift, &BatchNormSpec { mode, residual: v.get(3), relu })?.y)
+    Ok(ops::batch_norm_with(&v[0], &scale, &shift, &BatchNormSpec { mode, residual: v.get(3), relu, moments: None })?.y)
 }
 
 /// What mixed precision converts to.

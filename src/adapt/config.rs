@@ -23,6 +23,17 @@ impl From<PrototypeScope> for ops::PrototypeScope {
     }
 }
 
+/// Where the contrastive terms read the label of a feature pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelPlaces {
+    /// By PyTorch's nearest-neighbour rule, as the published code: METHOD.md, "Prototypes".
+    Nearest,
+    /// Where the upsampling of the logits puts it: [`ops::align_labels`]. For small images, on which the other rule is off by
+    /// the size of the objects.
+    Aligned,
+}
+
 /// METHOD.md, "The two contrastive terms" to "Total loss".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +54,8 @@ pub struct MethodConfig {
     pub calibration_momentum: f64,
     /// Over which images a prototype is averaged.
     pub prototype_scope: PrototypeScope,
+    /// Where the contrastive terms read labels.
+    pub label_places: LabelPlaces,
     /// Target cross entropy on the hybrid labels instead of the static ones.
     pub hybrid_ce: bool,
     /// Weight of the target's cross entropy and entropy against the source's.
@@ -67,6 +80,7 @@ impl Default for MethodConfig {
             calibration: true,
             calibration_momentum: 0.99,
             prototype_scope: PrototypeScope::Pair,
+            label_places: LabelPlaces::Nearest,
             hybrid_ce: false,
             target_weight: 0.3,
             entropy_weight: 0.4,

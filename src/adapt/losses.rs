@@ -2,7 +2,7 @@
 //!
 //! L = CE(pred_S, y_S) + 0.3 CE(pred_T, y_F) + 0.4 (H(pred_S) + 0.3 H(pred_T)) + l1 FCL + l2 BCL
 
-use super::MethodConfig;
+use super::{LabelPlaces, MethodConfig};
 use crate::{
     Result, Tensor,
     autograd::Var,
@@ -80,8 +80,44 @@ pub fn adaptation_step(
 struct Contrast {
     forward: Option<Var>,
     backward: Option<Var>,
+    /// Hybrid labels, u8 [N,H,W].
     target_labels: Tensor,
     calibration: Option<Tensor>,
+}
+
+/// A domain's labels as the contrastive terms read them.
+struct Labels {
+    /// u8 [N,h,w]: one for each feature pixel.
+    cells: Tensor,
+    /// u8 [N,h k,w k] or of the images' size: those that a feature pixel answers for.
+    pixels: Tensor,
+}
+
+impl Labels {
+    /// Places of a label along each side of a feature pixel: as many as the images have pixels there.
+    const EACH: usize = 8;
+
+    fn new(labels: &Tensor, features: &Var, places: LabelPlaces) -> Result<Self> {
+        let [_, h, w, _] = features.value().dims("contrast")?;
+        Ok(match places {
+            LabelPlaces::Nearest => Self { cells: ops::resize_labels_nearest(labels, h, w)?, pixels: labels.clone() },
+            LabelPlaces::Aligned => Self {
+                cells: ops::align_labels(labels, h, w, 1)?,
+                pixels: ops::align_labels(labels, h, w, Self::EACH)?,
+            },
+        })
+    }
+
+    /// With `dynamic` u8 [N,h,w] where there is none.
+    fn or(&self, dynamic: &Tensor, features: &Var, places: LabelPlaces) -> Result<Self> {
+        let pixels = ops::hybrid_labels(&self.pixels, dynamic)?;
+        let [_, h, w, _] = features.value().dims("contrast")?;
+        let cells = match places {
+            LabelPlaces::Nearest => ops::resize_labels_nearest(&pixels, h, w)?,
+            LabelPlaces::Aligned => ops::hybrid_labels(&self.cells, dynamic)?,
+        };
+        Ok(Self { cells, pixels })
+    }
 }
 
 fn contrast(
@@ -92,14 +128,15 @@ fn contrast(
     static_labels: &Tensor,
     calibration: &Tensor,
 ) -> Result<Contrast> {
-    let classes = source.logits.value().dims::<4>("contrast")?[3];
-    let pool = |features: &Var, labels: &Tensor| -> Result<Prototypes> {
-        let [_, h, w, _] = features.value().dims("contrast")?;
-        let labels = ops::resize_labels_nearest(labels, h, w)?;
-        ops::masked_average_pool_scoped(features, &labels, classes, method.prototype_scope.into())
+    let (classes, places) = (source.logits.value().dims::<4>("contrast")?[3], method.label_places);
+    let pool = |features: &Var, labels: &Labels| -> Result<Prototypes> {
+        ops::masked_average_pool_scoped(features, &labels.cells, classes, method.prototype_scope.into())
     };
-    let source_prototypes = pool(&source.features, source_labels)?;
-    let target_labels = if method.dynamic_labels {
+    let of_source = Labels::new(source_labels, &source.features, places)?;
+    let mut of_target = Labels::new(static_labels, &target.features, places)?;
+    let mut target_labels = static_labels.clone();
+    let source_prototypes = pool(&source.features, &of_source)?;
+    if method.dynamic_labels {
         let prototypes = source_prototypes.vectors.value();
         let calibrated = if method.calibration { &ops::calibrate(calibration, prototypes)? } else { prototypes };
         let dynamic = ops::transfer_labels(
@@ -109,20 +146,24 @@ fn contrast(
             method.temperature,
             method.transfer_threshold,
         )?;
-        ops::hybrid_labels(static_labels, &dynamic)?
-    } else {
-        static_labels.clone()
-    };
-    let target_prototypes = pool(&target.features, &target_labels)?;
+        of_target = of_target.or(&dynamic, &target.features, places)?;
+        if method.hybrid_ce {
+            target_labels = match places {
+                LabelPlaces::Nearest => of_target.pixels.clone(),
+                LabelPlaces::Aligned => ops::hybrid_labels(static_labels, &dynamic)?,
+            };
+        }
+    }
+    let target_prototypes = pool(&target.features, &of_target)?;
     let overlap = ops::class_overlap(&source_prototypes.counts, &target_prototypes.counts)?;
-    let term = |weight: f64, features: &Var, labels: &Tensor, prototypes: &Prototypes| -> Result<Option<Var>> {
+    let term = |weight: f64, features: &Var, labels: &Labels, prototypes: &Prototypes| -> Result<Option<Var>> {
         if weight == 0.0 {
             return Ok(None);
         }
-        ops::contrastive_loss(features, labels, prototypes, &overlap, method.temperature).map(Some)
+        ops::contrastive_loss(features, &labels.pixels, prototypes, &overlap, method.temperature).map(Some)
     };
-    let forward = term(method.forward_weight, &target.features, &target_labels, &source_prototypes)?;
-    let backward = term(method.backward_weight, &source.features, source_labels, &target_prototypes)?;
+    let forward = term(method.forward_weight, &target.features, &of_target, &source_prototypes)?;
+    let backward = term(method.backward_weight, &source.features, &of_source, &target_prototypes)?;
     let calibration = match method.dynamic_labels && method.calibration {
         true => {
             let mut moved = calibration.clone();

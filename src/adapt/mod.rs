@@ -4,6 +4,6 @@ mod config;
 mod losses;
 mod pseudo_labels;
 
-pub use config::{MethodConfig, PrototypeScope};
+pub use config::{LabelPlaces, MethodConfig, PrototypeScope};
 pub use losses::{AdaptationStep, LossParts, adaptation_step, source_loss};
 pub use pseudo_labels::{ConfidenceSample, Selection};

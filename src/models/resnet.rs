@@ -82,7 +82,7 @@ struct Block {
 impl Block {
     fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(pass, &conv.forward(pass, x)?)?,
+            Some((conv, norm)) => norm.after(pass, conv, x, None, false)?,
             None => x.clone(),
         };
         let Some(((last_conv, last_norm), inner)) = self.convs.split_last() else {
@@ -90,9 +90,9 @@ impl Block {
         };
         let mut y = x.clone();
         for (conv, norm) in inner {
-            y = norm.forward_relu(pass, &conv.forward(pass, &y)?)?;
+            y = norm.after(pass, conv, &y, None, true)?;
         }
-        last_norm.forward_add_relu(pass, &last_conv.forward(pass, &y)?, &shortcut)
+        last_norm.after(pass, last_conv, &y, Some(&shortcut), true)
     }
 }
 
@@ -167,7 +167,7 @@ impl Stem {
 
     /// [N,H,W,3] -> [N,H/4,W/4,width * expansion].
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
-        let x = self.norm.forward_relu(pass, &self.conv.forward(pass, x)?)?;
+        let x = self.norm.after(pass, &self.conv, x, None, true)?;
         let x = ops::max_pool2d(
             &x,
             &ops::MaxPool2dSpec { kernel: [3; 2], stride: [2; 2], padding: [1; 2], ceil_mode: true },

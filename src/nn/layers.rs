@@ -4,7 +4,7 @@ use super::{Domain, Forward, Normalization, ParameterId, Parameters, Role};
 use crate::{
     Error, Result,
     autograd::Var,
-    ops::{self, AsppBranch, BatchNormMode, BatchNormSpec, Conv2dSpec},
+    ops::{self, AsppBranch, BatchNormMode, BatchNormSpec, Conv2dSpec, PieceMoments},
     tensor::Rng,
 };
 
@@ -73,9 +73,16 @@ impl Conv2d {
 
     /// [N,H,W,C] -> [N,P,Q,K].
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
+        Ok(self.run(pass, x, None)?.0)
+    }
+
+    fn run(&self, pass: &Forward<'_>, x: &Var, groups: Option<usize>) -> Result<(Var, Option<PieceMoments>)> {
         let filter = pass.filter(self.filter)?;
         let bias = self.bias.map(|bias| pass.filter(bias)).transpose()?;
-        ops::conv2d(x, &filter, bias.as_ref(), &self.spec)
+        match groups {
+            Some(groups) => ops::conv2d_with_moments(x, &filter, bias.as_ref(), &self.spec, groups),
+            None => Ok((ops::conv2d(x, &filter, bias.as_ref(), &self.spec)?, None)),
+        }
     }
 }
 
@@ -152,20 +159,24 @@ impl BatchNorm {
 
     /// norm(x) scale + shift.
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
-        self.run(pass, x, None, false)
+        self.run(pass, (x, None), None, false)
     }
 
-    /// max(norm(x) scale + shift, 0) in one pass.
-    pub fn forward_relu(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
-        self.run(pass, x, None, true)
+    /// norm(conv(x)) scale + shift + residual, and what it says on `relu`: normalise, sum and ReLU are one pass, and the
+    /// convolution takes the statistics where its kernel can.
+    pub fn after(&self, pass: &Forward<'_>, conv: &Conv2d, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+        let groups = (pass.normalization() == Normalization::Batch).then(|| pass.domains().len());
+        let (y, moments) = conv.run(pass, x, groups)?;
+        self.run(pass, (&y, moments.as_ref()), residual, relu)
     }
 
-    /// max(norm(x) scale + shift + residual, 0) in one pass: the end of a residual block.
-    pub fn forward_add_relu(&self, pass: &Forward<'_>, x: &Var, residual: &Var) -> Result<Var> {
-        self.run(pass, x, Some(residual), true)
-    }
-
-    fn run(&self, pass: &Forward<'_>, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
+    fn run(
+        &self,
+        pass: &Forward<'_>,
+        (x, moments): (&Var, Option<&PieceMoments>),
+        residual: Option<&Var>,
+        relu: bool,
+    ) -> Result<Var> {
         let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
         let running = |domain: Domain| match (self.target_statistics, domain) {
             (Some(target), Domain::Target) => target,
@@ -183,7 +194,7 @@ impl BatchNorm {
             }
             (_, []) => return Err(Error::Internal("a pass through a batch norm without a domain".into())),
         };
-        let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu })?;
+        let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu, moments })?;
         if pass.normalization() == Normalization::Batch {
             for (run, &domain) in domains.iter().enumerate() {
                 pass.measured(running(domain).mean, output.mean.clone(), run);

@@ -2,6 +2,7 @@
 //! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
 
 pub mod add;
+pub mod align_labels;
 pub mod argmax;
 pub mod aspp;
 pub mod batch_norm;
@@ -30,6 +31,7 @@ pub mod upsample_bilinear;
 pub mod weighted_sum;
 
 pub use add::{add, add_relu};
+pub use align_labels::align_labels;
 pub use argmax::argmax;
 pub use aspp::{AsppBranch, aspp};
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
@@ -37,7 +39,7 @@ pub use calibration::{calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;
 pub use contrastive_loss::contrastive_loss;
-pub use conv2d::{Conv2dSpec, conv2d};
+pub use conv2d::{Conv2dSpec, PieceMoments, conv2d, conv2d_with_moments};
 pub use cross_entropy::cross_entropy;
 pub use entropy::entropy;
 pub use masked_average_pool::{

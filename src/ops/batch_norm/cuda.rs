@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::super::PieceMoments;
 use super::{Affine, Moments, OP, Saved, Sums, Total, Wanted, statistics_shape};
 use crate::{
     Error, Result, Tensor,
@@ -130,14 +131,26 @@ pub(super) fn moments<T: Element>(x: &Tensor, groups: usize) -> Result<Moments> 
     let mut partial = Tensor::empty(&[chunks, 2, plan.channels], accumulator, device)?;
     // SAFETY: the grid covers the channel groups and chunks of `params`, for which `partial` has room.
     unsafe { batch_norm_moments::<T>(device, launch, x, &mut partial, params)? };
-    let vector = || Tensor::empty(&statistics_shape(groups, plan.channels), accumulator, device);
+    finish_moments::<T>(&plan, &partial, params)
+}
+
+/// The statistics from pieces that the convolution left.
+pub(super) fn join_pieces<T: Element>(x: &Tensor, groups: usize, pieces: &PieceMoments) -> Result<Moments> {
+    let plan = Plan::new(x, groups, false, 0.0)?;
+    finish_moments::<T>(&plan, &pieces.partial, plan.params(pieces.piece))
+}
+
+/// `partial` holds the chunks of `params.span` rows of every group.
+fn finish_moments<T: Element>(plan: &Plan, partial: &Tensor, params: Params) -> Result<Moments> {
+    let (device, groups) = (partial.device(), plan.images);
+    let vector = || Tensor::empty(&statistics_shape(groups, plan.channels), T::DTYPE.accumulator(), device);
     let (mut mean, mut biased, mut unbiased) = (vector()?, vector()?, vector()?);
     // SAFETY: `partial` holds the chunks of `params`; the vectors have `channels` elements a group, which the grid covers.
     unsafe {
         batch_norm_moments_finish::<T::Accumulator>(
             device,
             plan.finish(groups),
-            &partial,
+            partial,
             &mut mean,
             &mut biased,
             &mut unbiased,

@@ -19,6 +19,7 @@ mod cpu;
 mod cpu_backward;
 pub(crate) mod cuda;
 
+use super::PieceMoments;
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "batch_norm";
@@ -53,6 +54,9 @@ pub struct BatchNormSpec<'a> {
     pub residual: Option<&'a Var>,
     /// Whether a rectified linear unit follows.
     pub relu: bool,
+    /// Moments of x that its convolution took, for the batch's statistics:
+    /// [`conv2d_with_moments`](crate::ops::conv2d_with_moments).
+    pub moments: Option<&'a PieceMoments>,
 }
 
 /// The image and the statistics behind it.
@@ -68,7 +72,7 @@ pub struct BatchNormOutput {
 
 /// Normalises `x` [N,H,W,C] (f32, f64 or bf16) with `scale` and `shift` [C], both f32 (f64 for f64 images).
 ///
-/// Errors: shapes, dtypes or devices that do not fit; images that do not divide into the groups; batch statistics over
+/// Errors: shapes, dtypes or devices that do not fit; moments of another image; images that do not divide into the groups; batch statistics over
 /// fewer than two values a channel, which have no unbiased variance.
 ///
 /// ```
@@ -84,7 +88,7 @@ pub struct BatchNormOutput {
 /// # Ok::<(), bicl::Error>(())
 /// ```
 pub fn batch_norm(x: &Var, scale: &Var, shift: &Var, mode: BatchNormMode<'_>) -> Result<BatchNormOutput> {
-    batch_norm_with(x, scale, shift, &BatchNormSpec { mode, residual: None, relu: false })
+    batch_norm_with(x, scale, shift, &BatchNormSpec { mode, residual: None, relu: false, moments: None })
 }
 
 /// As [`batch_norm`], with a residual and a rectified linear unit in the same pass.
@@ -101,7 +105,14 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
                 let message = format!("batch statistics need two values a channel, x is {:?}", image.shape());
                 return Err(Error::shape(OP, message + "; use a larger batch or running statistics"));
             }
-            let Moments { mean, biased, unbiased } = moments(image, groups)?;
+            let Moments { mean, biased, unbiased } = match spec.moments {
+                Some(pieces) => {
+                    pieces.expect(groups, rows / groups, image.shape()[3])?;
+                    image.expect_same_device(&pieces.partial, OP)?;
+                    with_float!(image.dtype(), OP, T => cuda::join_pieces::<T>(image, groups, pieces))?
+                }
+                None => moments(image, groups)?,
+            };
             (Statistics { mean, variance: biased, epsilon, groups, from_batch: true }, unbiased)
         }
         BatchNormMode::Running { mean, variance, epsilon } => {

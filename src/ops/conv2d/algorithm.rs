@@ -67,6 +67,14 @@ impl MmaTile {
         Algorithm::Mma(self).tiles(rows, columns)
     }
 
+    /// Rows of a piece whose moments a warp takes (WM).
+    pub fn piece(self) -> usize {
+        match self {
+            Self::Large | Self::Medium => 64,
+            Self::Small | Self::Slim => 32,
+        }
+    }
+
     /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, SLICE_BYTES).
     pub fn shared_bytes(self) -> u32 {
         4 * 64 * (self.extent().0 + self.extent().1) as u32

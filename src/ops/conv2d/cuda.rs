@@ -5,17 +5,17 @@ mod simt;
 mod window;
 
 use super::{
-    ConvParams, OP, Products,
+    ConvParams, OP, PieceMoments, Products,
     algorithm::{
         Algorithm::{self, Mma, Simt, Window},
         Direction,
-        MmaTile::{Large, Medium, Slim, Small},
+        MmaTile::{self, Large, Medium, Slim, Small},
         SimtTile::{Narrow, Wide},
         choose, extents, ranges,
     },
 };
 use crate::{
-    DType, Error, Result, Tensor,
+    DType, Device, Error, Result, Tensor,
     device::Launch,
     tensor::{Declaration, Element},
 };
@@ -54,28 +54,56 @@ pub(super) fn forward<T: Element>(
     w: &Tensor,
     bias: Option<&Tensor>,
     products: Products,
-) -> Result<Tensor> {
+    groups: Option<usize>,
+) -> Result<(Tensor, Option<PieceMoments>)> {
     let (device, p) = (x.device(), *params);
     let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
     if let Window(tile) = algorithm {
-        return window::forward::<T>(params, tile, x, w, bias);
+        return window::forward::<T>(params, tile, x, w, bias, groups);
     }
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
-    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, 1, [THREADS, 1, 1])? };
-    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles; the shared
-    // memory is the algorithm's, and so are the channels that it takes.
+    let Mma(tile) = algorithm else {
+        let launch = tiled(tiles, 1, [THREADS, 1, 1])?;
+        // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
+        unsafe {
+            match algorithm {
+                Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
+                Simt(Narrow) => simt::conv2d_forward_narrow::<T>(device, launch, x, w, bias, &mut y, p)?,
+                Mma(_) | Window(_) => return Err(elsewhere()),
+            }
+        }
+        return Ok((y, None));
+    };
+    let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
+    let m = moments.as_mut().map(|moments| &mut moments.partial);
+    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, group by group,
+    // and `m` has room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes.
     unsafe {
-        match algorithm {
-            Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Simt(Narrow) => simt::conv2d_forward_narrow::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Mma(Large) => mma::conv2d_mma_forward_large::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Mma(Medium) => mma::conv2d_mma_forward_medium::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Mma(Small) => mma::conv2d_mma_forward_small::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Mma(Slim) => mma::conv2d_mma_forward_slim::<T>(device, launch, x, w, bias, &mut y, p)?,
-            Window(_) => return Err(elsewhere()),
+        match tile {
+            Large => mma::conv2d_mma_forward_large::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
+            Medium => mma::conv2d_mma_forward_medium::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
+            Small => mma::conv2d_mma_forward_small::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
+            Slim => mma::conv2d_mma_forward_slim::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
         }
     }
-    Ok(y)
+    Ok((y, moments))
+}
+
+/// The launch of a forward pass whose tiles end with each group, the pixels of a group, and room for the groups' moments where
+/// they are wanted and channels come in pairs. Without moments the batch is one group.
+fn by_groups(
+    params: &ConvParams,
+    tile: MmaTile,
+    groups: Option<usize>,
+    device: &Device,
+) -> Result<(Launch, i32, Option<PieceMoments>)> {
+    let k = params.k as usize;
+    let groups = groups.filter(|_| k % 2 == 0);
+    let (layers, pixels) = (groups.unwrap_or(1), pixels(params));
+    let group = pixels / layers;
+    let moments = groups.map(|groups| PieceMoments::empty(groups, group, tile.piece(), k, device)).transpose()?;
+    let launch = tiled(tile.count(group, k), layers, [THREADS, 1, 1])?;
+    Ok((Launch { shared_bytes: tile.shared_bytes(), ..launch }, group as i32, moments))
 }
 
 pub(super) fn data_gradient<T: Element>(

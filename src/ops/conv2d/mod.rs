@@ -10,9 +10,11 @@
 mod algorithm;
 mod cpu;
 pub(crate) mod cuda;
+mod moments;
 mod params;
 
 pub(super) use algorithm::{MmaTile, ranges};
+pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
 
@@ -48,6 +50,34 @@ enum Products {
 /// # Ok::<(), bicl::Error>(())
 /// ```
 pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Var> {
+    Ok(convolve(x, w, bias, spec, None)?.0)
+}
+
+/// As [`conv2d`], for a batch norm with the batch's statistics over `groups` runs of images: where the kernel can, it also
+/// takes the moments that [`BatchNormSpec::moments`](crate::ops::BatchNormSpec::moments) wants, and spares a pass over y.
+///
+/// Errors: as [`conv2d`]; images that do not divide into the groups.
+pub fn conv2d_with_moments(
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    spec: &Conv2dSpec,
+    groups: usize,
+) -> Result<(Var, Option<PieceMoments>)> {
+    let images = x.value().dims::<4>(OP)?[0];
+    if groups == 0 || images % groups != 0 {
+        return Err(Error::shape(OP, format!("{images} images do not divide into {groups} groups")));
+    }
+    convolve(x, w, bias, spec, Some(groups))
+}
+
+fn convolve(
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    spec: &Conv2dSpec,
+    groups: Option<usize>,
+) -> Result<(Var, Option<PieceMoments>)> {
     let (input, filter) = (x.value(), w.value());
     let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
     if let Some(bias) = bias {
@@ -61,12 +91,12 @@ pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result
         }
     }
     let products = if x.tape().tf32() { Products::Tf32 } else { Products::Full };
-    let y = forward(&params, input, filter, bias.map(Var::value), products)?;
+    let (y, moments) = forward(&params, input, filter, bias.map(Var::value), products, groups)?;
     // The gradient of one factor needs the other.
     let kept_input = w.is_tracked().then(|| input.clone());
     let kept_filter = x.is_tracked().then(|| filter.clone());
     let parents: Vec<&Var> = [Some(x), Some(w), bias].into_iter().flatten().collect();
-    Var::record_adding(OP, y, &parents, move |dy, demands| {
+    let y = Var::record_adding(OP, y, &parents, move |dy, demands| {
         let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
         let so_far = &mut demands[0].so_far;
         let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, &dy, &w, products, so_far));
@@ -76,19 +106,30 @@ pub fn conv2d(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result
             gradients.push(wanted.then(|| bias_gradient(&params, &dy)).transpose()?);
         }
         Ok(gradients)
-    })
+    })?;
+    Ok((y, moments))
 }
 
-fn forward(params: &ConvParams, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: Products) -> Result<Tensor> {
+/// y, and its moments by group where they are asked for and come for nothing.
+fn forward(
+    params: &ConvParams,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    products: Products,
+    groups: Option<usize>,
+) -> Result<(Tensor, Option<PieceMoments>)> {
     if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, products));
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, products, groups));
     }
     if x.dtype() == DType::Bf16 {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-        let y = forward(params, &x.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, bias.as_ref(), products)?;
-        return y.to_dtype(DType::Bf16);
+        let (x, w) = (x.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
+        let y = with_real!(DType::F32, OP, T => cpu::forward::<T>(params, &x, &w, bias.as_ref()))?;
+        return Ok((y.to_dtype(DType::Bf16)?, None));
     }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))
+    let y = with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))?;
+    Ok((y, None))
 }
 
 /// Takes `so_far` and adds to it where the kernel can.

@@ -5,18 +5,18 @@ use half::bf16;
 use crate::{
     kernels,
     ops::conv2d::ConvParams,
-    tensor::{In, OptIn, Out, Val},
+    tensor::{In, OptIn, OptOut, Out, Val},
 };
 
 kernels! { "conv2d_mma";
     /// y = x * w + bias, tiles of 128 x 128.
-    fn conv2d_mma_forward_large<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
+    fn conv2d_mma_forward_large<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>, group: Val<i32>);
     /// y = x * w + bias, tiles of 128 x 64.
-    fn conv2d_mma_forward_medium<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
+    fn conv2d_mma_forward_medium<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>, group: Val<i32>);
     /// y = x * w + bias, tiles of 64 x 64.
-    fn conv2d_mma_forward_small<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
+    fn conv2d_mma_forward_small<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>, group: Val<i32>);
     /// y = x * w + bias, tiles of 128 x 32.
-    fn conv2d_mma_forward_slim<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>);
+    fn conv2d_mma_forward_slim<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>, group: Val<i32>);
     /// dx from dy and w, plus what there is so far, tiles of 128 x 128.
     fn conv2d_mma_data_gradient_large<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, params: Val<ConvParams>);
     /// dx from dy and w, plus what there is so far, tiles of 128 x 64.

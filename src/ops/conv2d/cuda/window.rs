@@ -2,23 +2,25 @@
 
 use half::bf16;
 
-use super::{THREADS, tiled};
+use super::by_groups;
 use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
-    ops::conv2d::{ConvParams, MmaTile, OP, algorithm::WINDOW},
-    tensor::{Element, In, OptIn, Out, Val},
+    ops::conv2d::{ConvParams, MmaTile, OP, PieceMoments, algorithm::WINDOW},
+    tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
 
 kernels! { "conv2d_window";
     /// y = x * w + bias of the padded image and filter, tiles of 128 x 64.
     fn conv2d_window_forward_medium<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>
+        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>,
+        group: Val<i32>
     );
     /// As `conv2d_window_forward_medium`, tiles of 128 x 32.
     fn conv2d_window_forward_slim<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, params: Val<ConvParams>
+        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>,
+        group: Val<i32>
     );
     /// [rows, a, b] moved by `first` along a, in [rows, a2, b2].
     fn conv2d_window_fit<T in f32 | bf16>(
@@ -63,19 +65,20 @@ pub(super) fn forward<T: Element>(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-) -> Result<Tensor> {
+    groups: Option<usize>,
+) -> Result<(Tensor, Option<PieceMoments>)> {
     let (device, p) = (x.device(), padded(params));
     let (x4, v) = (image::<T>(params, x)?, fit::<T>(w, &p.filter(), params.padding[1] % 2)?);
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
-    let (pixels, k) = (p.output()[..3].iter().product(), p.k as usize);
-    let launch = tiled(tile.count(pixels, k), 1, [THREADS, 1, 1])?;
-    let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
-    // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles.
+    let (launch, group, mut moments) = by_groups(&p, tile, groups, device)?;
+    let m = moments.as_mut().map(|moments| &mut moments.partial);
+    // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and `m` has room
+    // for each group's pieces.
     unsafe {
         match tile {
-            MmaTile::Slim => conv2d_window_forward_slim::<T>(device, launch, &x4, &v, bias, &mut y, p)?,
-            _ => conv2d_window_forward_medium::<T>(device, launch, &x4, &v, bias, &mut y, p)?,
+            MmaTile::Slim => conv2d_window_forward_slim::<T>(device, launch, &x4, &v, bias, &mut y, m, p, group)?,
+            _ => conv2d_window_forward_medium::<T>(device, launch, &x4, &v, bias, &mut y, m, p, group)?,
         }
     }
-    Ok(y)
+    Ok((y, moments))
 }
