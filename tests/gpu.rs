@@ -26,6 +26,8 @@ mod cross_entropy;
 mod elementwise;
 #[path = "entropy.rs"]
 mod entropy;
+#[path = "graph.rs"]
+mod graph;
 #[path = "masked_average_pool.rs"]
 mod masked_average_pool;
 #[path = "max_pool2d.rs"]
