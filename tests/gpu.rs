@@ -28,6 +28,8 @@ mod elementwise;
 mod entropy;
 #[path = "graph.rs"]
 mod graph;
+#[path = "graph_step.rs"]
+mod graph_step;
 #[path = "masked_average_pool.rs"]
 mod masked_average_pool;
 #[path = "max_pool2d.rs"]

@@ -204,6 +204,9 @@ impl CudaDevice {
     }
 
     pub(super) fn copy(&self, target: usize, source: usize, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         let (target, source) = (target as sys::CUdeviceptr, source as sys::CUdeviceptr);
         // SAFETY: both buffers have this size and belong to this device.
@@ -241,8 +244,14 @@ impl CudaDevice {
     /// The kernel, ready for launches with so much dynamic shared memory.
     fn function(&self, image: &'static str, kernel: &'static str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut function = match table.functions.get(kernel) {
-            Some(&function) => function,
+        let known = table.functions.get(kernel).copied();
+        if let Some(function) = known
+            && function.shared_bytes >= shared_bytes
+        {
+            return Ok(function.handle as sys::CUfunction);
+        }
+        let mut function = match known {
+            Some(function) => function,
             None => Function { handle: Self::load(&mut table, image, kernel)?, shared_bytes: DEFAULT_SHARED_BYTES },
         };
         if shared_bytes > function.shared_bytes {

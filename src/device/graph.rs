@@ -21,6 +21,8 @@ use crate::{Error, Result};
 ///   tensor is no longer seen. [`crate::Tensor::is_used_by`] tells.
 /// - A replay writes although tensors are borrowed or cloned elsewhere: a clone of a parameter made between replays
 ///   shares its memory and changes with it. [`crate::Tensor::duplicate`] makes a copy that stays.
+/// - What the capture creates, each replay creates anew. State that is carried on (momentum, running averages) exists
+///   before the capture and is changed in place.
 /// - Numbers passed by value (sizes, a learning rate given as `f64`) stay what they were in the capture.
 /// - Control flow of the host ran once, in the capture.
 /// - Replays are ordered with the device's other work. On the emulator they run at once, and no other thread may read
