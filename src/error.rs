@@ -80,6 +80,9 @@ pub enum Error {
     /// Misuse of the tape.
     #[error("autograd: {0}")]
     Autograd(String),
+    /// Misuse of a captured graph, or of a device while it captures one.
+    #[error("graph: {0}")]
+    Graph(String),
     /// A file could not be read or written.
     #[error("{}: {reason}{}", path.display(), advice(reason))]
     Io {

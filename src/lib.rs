@@ -3,7 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`device`] | CPU, GPU and emulator; memory; launches |
+//! | [`device`] | CPU, GPU and emulator; memory; launches; captured graphs |
 //! | [`tensor`] | dense tensors, element types, typed kernel launches |
 //! | [`autograd`] | the tape |
 //! | [`ops`] | differentiable operations, one folder each |

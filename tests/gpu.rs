@@ -30,6 +30,10 @@ mod cross_entropy;
 mod elementwise;
 #[path = "entropy.rs"]
 mod entropy;
+#[path = "graph.rs"]
+mod graph;
+#[path = "graph_step.rs"]
+mod graph_step;
 #[path = "masked_average_pool.rs"]
 mod masked_average_pool;
 #[path = "max_pool2d.rs"]

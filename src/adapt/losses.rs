@@ -166,7 +166,7 @@ fn contrast(
     let backward = term(method.backward_weight, &source.features, &of_source, &target_prototypes)?;
     let calibration = match method.dynamic_labels && method.calibration {
         true => {
-            let mut moved = calibration.clone();
+            let mut moved = calibration.duplicate()?;
             ops::update_calibration(
                 &mut moved,
                 source_prototypes.vectors.value(),

@@ -1,62 +1,22 @@
-//! A block of memory on the host or on a GPU, returned to its pool when dropped.
+//! Untyped memory on the host or on a GPU, returned to its pool when nobody uses it.
 
-use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
-    CudaDevice, Plan,
-    pool::{Pool, size_class},
+    Fill,
+    block::{Block, HOST_POOL, Home},
 };
 use crate::Result;
 
-/// Alignment of host blocks: a cache line, and the widest vector load.
-const ALIGN: usize = 64;
-/// Host memory kept for reuse at most.
-const HOST_LIMIT: usize = 6 << 30;
-
-static HOST_POOL: std::sync::LazyLock<Pool> = std::sync::LazyLock::new(Pool::default);
-
 /// Untyped memory. Its content is defined (never uninitialised in Rust's sense) but arbitrary when taken.
 pub struct Buffer {
-    address: usize,
+    block: Arc<Block>,
     bytes: usize,
-    home: Home,
-}
-
-enum Home {
-    Host,
-    Cuda(Arc<CudaDevice>),
-    Plan(Arc<Plan>),
-}
-
-fn layout(class: usize) -> Layout {
-    Layout::from_size_align(class, ALIGN).expect("a size class is below isize::MAX: the allocator was asked for it")
 }
 
 impl Buffer {
-    pub(super) fn host(bytes: usize) -> Self {
-        let class = size_class(bytes);
-        let address = HOST_POOL.take(class).unwrap_or_else(|| {
-            let layout = layout(class);
-            // SAFETY: a size class is never zero.
-            let block = unsafe { alloc_zeroed(layout) };
-            if block.is_null() {
-                handle_alloc_error(layout);
-            }
-            block as usize
-        });
-        Self { address, bytes, home: Home::Host }
-    }
-
-    pub(super) fn cuda(device: &Arc<CudaDevice>, bytes: usize) -> Result<Self> {
-        let address = device.allocate(size_class(bytes))?;
-        Ok(Self { address, bytes, home: Home::Cuda(device.clone()) })
-    }
-
-    pub(super) fn plan(plan: &Arc<Plan>, bytes: usize) -> Self {
-        Self { address: plan.allocate(bytes), bytes, home: Home::Plan(plan.clone()) }
+    pub(super) fn new(home: Home, bytes: usize) -> Result<Self> {
+        Ok(Self { block: Arc::new(Block::new(home, bytes)?), bytes })
     }
 
     /// Size in bytes as asked for.
@@ -69,9 +29,23 @@ impl Buffer {
         self.bytes == 0
     }
 
+    /// Whether a graph was captured that uses it: a replay may then change it.
+    pub(crate) fn is_in_graph(&self) -> bool {
+        self.block.is_in_graph()
+    }
+
     /// The address: of the host, or of the GPU's memory.
     pub(crate) fn address(&self) -> usize {
-        self.address
+        self.block.address()
+    }
+
+    /// The memory, which may outlive the buffer in the hands of a graph.
+    pub(super) fn block(&self) -> &Arc<Block> {
+        &self.block
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self.block.home().root(), Home::Host)
     }
 
     /// The bytes, of a buffer on the host.
@@ -79,83 +53,72 @@ impl Buffer {
     /// # Panics
     /// Never for tensors: they ask their device first.
     pub(crate) fn as_host(&self) -> &[u8] {
-        assert!(matches!(self.home, Home::Host), "GPU memory read as host memory");
-        // SAFETY: the block has at least `bytes` bytes, was zeroed when allocated, and lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.address as *const u8, self.bytes) }
+        assert!(self.is_host(), "GPU memory read as host memory");
+        // SAFETY: the block has at least `bytes` bytes, was zeroed when allocated, and lives as long as `self`. Replays
+        // write behind Rust's back, but never while this is borrowed: tensors lend no slices of memory in a graph.
+        unsafe { std::slice::from_raw_parts(self.address() as *const u8, self.bytes) }
     }
 
     /// The bytes, of a buffer on the host, to be written.
     pub(crate) fn as_host_mut(&mut self) -> &mut [u8] {
-        assert!(matches!(self.home, Home::Host), "GPU memory written as host memory");
+        assert!(self.is_host(), "GPU memory written as host memory");
         // SAFETY: as in `as_host`, and `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.address as *mut u8, self.bytes) }
+        unsafe { std::slice::from_raw_parts_mut(self.address() as *mut u8, self.bytes) }
     }
 
     /// Copies `source` into the buffer, wherever it lives.
-    pub(crate) fn write(&mut self, source: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, source: &[u8]) -> Result<()> {
         assert_eq!(source.len(), self.bytes, "a buffer is written whole");
-        match &self.home {
-            Home::Host => self.as_host_mut().copy_from_slice(source),
-            Home::Cuda(device) => device.upload(self.address, source)?,
+        match self.block.home().root() {
+            Home::Cuda(device) => device.upload(self.address(), source)?,
             Home::Plan(plan) => plan.uploaded(self.bytes),
+            Home::Host | Home::Graph(_) => self.as_host_mut().copy_from_slice(source),
         }
         Ok(())
     }
 
     /// Copies the buffer into `target`, after all launched work.
-    pub(crate) fn read(&self, target: &mut [u8]) -> Result<()> {
+    pub(super) fn read(&self, target: &mut [u8]) -> Result<()> {
         assert_eq!(target.len(), self.bytes, "a buffer is read whole");
-        match &self.home {
-            Home::Host => target.copy_from_slice(self.as_host()),
-            Home::Cuda(device) => device.download(target, self.address)?,
+        match self.block.home().root() {
+            Home::Cuda(device) => device.download(target, self.address())?,
             Home::Plan(plan) => {
                 plan.downloaded(self.bytes);
                 target.fill(0);
             }
+            Home::Host | Home::Graph(_) => target.copy_from_slice(self.as_host()),
         }
         Ok(())
     }
 
     /// Copies from a buffer of the same device.
-    pub(crate) fn copy_from(&mut self, source: &Buffer) -> Result<()> {
-        match &self.home {
-            Home::Host => self.write(source.as_host()),
-            Home::Cuda(device) => device.copy(self.address, source.address, self.bytes),
+    pub(super) fn copy_from(&mut self, source: &Buffer) -> Result<()> {
+        assert_eq!(source.len(), self.bytes, "a buffer is copied whole");
+        match self.block.home().root() {
+            Home::Cuda(device) => device.copy(self.address(), source.address(), self.bytes),
             Home::Plan(plan) => {
                 plan.filled(2 * self.bytes);
                 Ok(())
             }
+            Home::Host | Home::Graph(_) => {
+                self.as_host_mut().copy_from_slice(source.as_host());
+                Ok(())
+            }
         }
     }
 
-    /// Sets every byte.
-    pub(crate) fn fill_bytes(&mut self, byte: u8) -> Result<()> {
-        match &self.home {
-            Home::Host => {
-                self.as_host_mut().fill(byte);
-                Ok(())
-            }
-            Home::Cuda(device) => device.fill(self.address, byte, self.bytes),
+    /// Repeats the pattern over the whole buffer.
+    pub(super) fn fill(&mut self, fill: Fill) -> Result<()> {
+        match self.block.home().root() {
+            Home::Cuda(device) => device.fill(self.address(), fill, self.bytes),
             Home::Plan(plan) => {
                 plan.filled(self.bytes);
                 Ok(())
             }
-        }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let class = size_class(self.bytes);
-        match &self.home {
-            Home::Host => {
-                if let Some(address) = HOST_POOL.give(class, self.address, HOST_LIMIT) {
-                    // SAFETY: allocated in `host` with this layout, and no longer referenced.
-                    unsafe { dealloc(address as *mut u8, layout(class)) };
-                }
+            Home::Host | Home::Graph(_) => {
+                fill.write(self.as_host_mut());
+                Ok(())
             }
-            Home::Cuda(device) => device.release(class, self.address),
-            Home::Plan(plan) => plan.release(class, self.address),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! An NVIDIA GPU through the driver API: one context, one stream, a table of loaded kernels, a memory pool.
 
+mod graph;
+mod pinned;
+mod staging;
+
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
@@ -8,8 +12,12 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{IMAGES, Launch, pool::Pool};
+use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool};
 use crate::{Error, Result};
+
+pub(super) use graph::CudaGraph;
+pub(super) use pinned::Readback as CudaReadback;
+pub(super) use staging::Staging;
 
 /// Dynamic shared memory above this needs the kernel's consent.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
@@ -21,12 +29,22 @@ pub struct CudaDevice {
     stream: Arc<CudaStream>,
     table: Mutex<Table>,
     pool: Pool,
+    /// Page-locked host memory.
+    pinned: Pool,
+    captures: Captures,
 }
 
 #[derive(Default)]
 struct Table {
     modules: HashMap<&'static str, usize>,
-    functions: HashMap<&'static str, usize>,
+    functions: HashMap<&'static str, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: usize,
+    /// Dynamic shared memory that launches may ask for, in bytes.
+    shared_bytes: u32,
 }
 
 fn failed(op: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
@@ -53,7 +71,15 @@ impl CudaDevice {
         }
         let context = CudaContext::new(index).map_err(failed("cuDevicePrimaryCtxRetain"))?;
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
-        Ok(Arc::new(Self { index, context, stream, table: Mutex::default(), pool: Pool::default() }))
+        Ok(Arc::new(Self {
+            index,
+            context,
+            stream,
+            table: Mutex::default(),
+            pool: Pool::default(),
+            pinned: Pool::default(),
+            captures: Captures::default(),
+        }))
     }
 
     /// The GPU's number.
@@ -91,12 +117,26 @@ impl CudaDevice {
         self.pool.peak()
     }
 
+    /// Memory of the card that nobody has allocated, and all of it, in bytes. What this process keeps idle for reuse counts
+    /// as allocated.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        result::mem_get_info().map_err(failed("cuMemGetInfo"))
+    }
+
+    pub(super) fn captures(&self) -> &Captures {
+        &self.captures
+    }
+
     pub(super) fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 
     /// Milliseconds that the GPU spends on what `work` launches, by events.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+        if self.captures.current()?.is_some() {
+            return Err(Error::Graph("time inside a capture: nothing runs; time the replays".into()));
+        }
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         let start = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
         let end = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
@@ -120,6 +160,8 @@ impl CudaDevice {
         let first = unsafe { result::malloc_sync(class) };
         let address = match first {
             Ok(address) => Ok(address),
+            // Inside a capture the stream cannot be waited for: that would end the capture.
+            Err(error) if self.is_capturing() => Err(error),
             Err(_) => {
                 // Out of memory with blocks of other sizes lying idle: give those back and try once more.
                 self.synchronize()?;
@@ -162,6 +204,9 @@ impl CudaDevice {
     }
 
     pub(super) fn copy(&self, target: usize, source: usize, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         let (target, source) = (target as sys::CUdeviceptr, source as sys::CUdeviceptr);
         // SAFETY: both buffers have this size and belong to this device.
@@ -169,18 +214,59 @@ impl CudaDevice {
             .map_err(failed("cuMemcpyDtoD"))
     }
 
-    pub(super) fn fill(&self, target: usize, byte: u8, bytes: usize) -> Result<()> {
+    /// `bytes` is a multiple of the pattern's size.
+    pub(super) fn fill(&self, target: usize, fill: Fill, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
-        // SAFETY: the buffer has this size.
-        unsafe { result::memset_d8_async(target as sys::CUdeviceptr, byte, bytes, self.stream.cu_stream()) }
-            .map_err(failed("cuMemsetD8"))
+        let (target, stream) = (target as sys::CUdeviceptr, self.stream.cu_stream());
+        // SAFETY (all): the buffer has this size, and blocks are aligned for any pattern.
+        let done = unsafe {
+            match fill {
+                Fill::U8(value) => sys::cuMemsetD8Async(target, value, bytes, stream),
+                Fill::U16(value) => sys::cuMemsetD16Async(target, value, bytes / 2, stream),
+                Fill::U32(value) => sys::cuMemsetD32Async(target, value, bytes / 4, stream),
+                // Of doubles first the low words, then the high ones: rows of one word, 8 bytes apart.
+                Fill::U64(value) => {
+                    let (low, high) = (value as u32, (value >> 32) as u32);
+                    sys::cuMemsetD2D32Async(target, 8, low, 1, bytes / 8, stream)
+                        .result()
+                        .and_then(|()| sys::cuMemsetD2D32Async(target + 4, 8, high, 1, bytes / 8, stream).result())
+                        .map_err(failed("cuMemsetD2D32"))?;
+                    return Ok(());
+                }
+            }
+        };
+        done.result().map_err(failed("cuMemset"))
     }
 
-    fn function(&self, image: &'static str, kernel: &'static str) -> Result<sys::CUfunction> {
+    /// The kernel, ready for launches with so much dynamic shared memory.
+    fn function(&self, image: &'static str, kernel: &'static str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&function) = table.functions.get(kernel) {
-            return Ok(function as sys::CUfunction);
+        let known = table.functions.get(kernel).copied();
+        if let Some(function) = known
+            && function.shared_bytes >= shared_bytes
+        {
+            return Ok(function.handle as sys::CUfunction);
         }
+        let mut function = match known {
+            Some(function) => function,
+            None => Function { handle: Self::load(&mut table, image, kernel)?, shared_bytes: DEFAULT_SHARED_BYTES },
+        };
+        if shared_bytes > function.shared_bytes {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let handle = function.handle as sys::CUfunction;
+            // SAFETY: a loaded function of this context.
+            unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
+                .map_err(failed(format!("cuFuncSetAttribute of {kernel}")))?;
+            function.shared_bytes = shared_bytes;
+        }
+        table.functions.insert(kernel, function);
+        Ok(function.handle as sys::CUfunction)
+    }
+
+    fn load(table: &mut Table, image: &'static str, kernel: &'static str) -> Result<usize> {
         let missing = || Error::MissingKernel { kernel, image };
         let module = match table.modules.get(image) {
             Some(&module) => module,
@@ -196,8 +282,7 @@ impl CudaDevice {
         let name = CString::new(kernel).map_err(|_| missing())?;
         // SAFETY: the module is loaded in this context.
         let function = unsafe { result::module::get_function(module as sys::CUmodule, name) }.map_err(|_| missing())?;
-        table.functions.insert(kernel, function as usize);
-        Ok(function)
+        Ok(function as usize)
     }
 
     /// # Safety
@@ -210,13 +295,7 @@ impl CudaDevice {
         args: &mut [*mut c_void],
     ) -> Result<()> {
         self.bind()?;
-        let function = self.function(image, kernel)?;
-        if launch.shared_bytes > DEFAULT_SHARED_BYTES {
-            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a loaded function of this context.
-            unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
-                .map_err(failed(format!("cuFuncSetAttribute of {kernel}")))?;
-        }
+        let function = self.function(image, kernel, launch.shared_bytes)?;
         let (grid, block) = (launch.grid.into(), launch.block.into());
         // SAFETY: the caller vouches for the arguments.
         unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.cu_stream(), args) }
@@ -228,6 +307,7 @@ impl Drop for CudaDevice {
     fn drop(&mut self) {
         if self.bind().is_ok() && self.synchronize().is_ok() {
             self.free_all();
+            self.free_pinned();
         }
     }
 }

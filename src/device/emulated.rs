@@ -2,7 +2,10 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use super::Launch;
+use super::{
+    Launch,
+    capture::{Captures, Step},
+};
 use crate::{Error, Result};
 
 /// The order in which the emulator runs a block's threads, and the blocks of a grid.
@@ -51,9 +54,39 @@ pub type EmulatedEntry = unsafe extern "C" fn(
 pub(super) struct Emulated {
     pub lookup: fn(&str) -> Option<EmulatedEntry>,
     pub schedule: Schedule,
+    pub captures: Captures,
 }
 
 impl Emulated {
+    /// Does what a capture recorded, in order.
+    ///
+    /// # Safety
+    /// The blocks behind all recorded addresses are alive, and nobody reads or writes them meanwhile.
+    pub unsafe fn replay(&self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            match step {
+                Step::Launch { image, kernel, launch, args, .. } => {
+                    // Fresh copies: a kernel may change its parameters.
+                    let mut args = args.clone();
+                    let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|arg| arg.as_mut_ptr()).collect();
+                    // SAFETY: the bytes that a typed launch passed, whose buffers are alive.
+                    unsafe { self.launch(image, kernel, *launch, &mut pointers)? };
+                }
+                // SAFETY: two buffers of at least this size; they overlap where one is copied onto itself.
+                &Step::Copy { target, source, bytes } => unsafe {
+                    std::ptr::copy(source as *const u8, target as *mut u8, bytes);
+                },
+                &Step::Fill { target, fill, bytes } => {
+                    // SAFETY: a buffer of this size, which nobody else uses.
+                    fill.write(unsafe { std::slice::from_raw_parts_mut(target as *mut u8, bytes) });
+                }
+                // SAFETY: as above.
+                &Step::Poison { target, bytes } => unsafe { std::ptr::write_bytes(target as *mut u8, 0xFF, bytes) },
+            }
+        }
+        Ok(())
+    }
+
     /// # Safety
     /// As [`super::Device::launch`].
     pub unsafe fn launch(

@@ -1,24 +1,37 @@
 //! Where tensors live and kernels run: the CPU, an NVIDIA GPU, or the emulator of the test suite.
 //!
 //! This is the only module that speaks to the CUDA driver. A [`Device`] hands out memory from a caching pool and
-//! launches kernels by name; everything above sees typed tensors and typed launches.
+//! launches kernels by name; everything above sees typed tensors and typed launches. [`Device::capture`] records a step
+//! as a [`Graph`]; an [`Uploader`] feeds it.
 
+mod block;
 mod buffer;
+mod capture;
 mod cuda;
 mod emulated;
+mod fill;
+mod graph;
+mod graph_memory;
 mod images;
 mod plan;
 mod pool;
+mod readback;
+mod uploader;
 
 use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
 
 pub use buffer::{Buffer, host_peak};
 pub use cuda::CudaDevice;
 pub use emulated::{EmulatedEntry, Order, Schedule};
+pub use fill::Fill;
+pub use graph::Graph;
 pub use images::{IMAGES, Image};
 pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch};
+pub(crate) use readback::Readback;
+pub use uploader::Uploader;
 
 use crate::{Error, Result};
+use capture::{Arg, Step};
 use emulated::Emulated;
 
 /// A place to compute. Cheap to clone; equal when it is the same place.
@@ -83,7 +96,7 @@ impl Device {
 
     /// The kernels run on the CPU by the emulator in `tools/emulator`, under the given schedule.
     pub fn emulated(lookup: fn(&str) -> Option<EmulatedEntry>, schedule: Schedule) -> Self {
-        Self(Place::Emulated(Arc::new(Emulated { lookup, schedule })))
+        Self(Place::Emulated(Arc::new(Emulated { lookup, schedule, captures: Default::default() })))
     }
 
     /// A GPU that computes nothing and counts what it would have to do: see [`Plan`].
@@ -128,7 +141,10 @@ impl Device {
     }
 
     /// Waits until all launched work is done.
+    ///
+    /// Errors: inside a capture; when a kernel failed.
     pub fn synchronize(&self) -> Result<()> {
+        self.expect_no_capture("synchronize", "nothing runs that could be waited for; wait after the replay")?;
         match &self.0 {
             Place::Cuda(cuda) => cuda.synchronize(),
             _ => Ok(()),
@@ -137,31 +153,58 @@ impl Device {
 
     /// Memory of `bytes` bytes with old content; poisoned with NaN bit patterns where kernels are under test.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        match &self.0 {
-            Place::Cpu => Ok(Buffer::host(bytes)),
-            Place::Emulated(_) => {
-                let mut buffer = Buffer::host(bytes);
-                buffer.as_host_mut().fill(0xFF);
-                Ok(buffer)
+        let (mut buffer, capture) = self.take(bytes)?;
+        if self.is_emulated() {
+            match capture {
+                Some(capture) => capture.record(Step::Poison { target: buffer.address(), bytes }),
+                None => buffer.as_host_mut().fill(0xFF),
             }
-            Place::Cuda(cuda) => Buffer::cuda(cuda, bytes),
-            Place::Plan(plan) => Ok(Buffer::plan(plan, bytes)),
         }
+        Ok(buffer)
+    }
+
+    /// Copies `source` into the buffer.
+    pub(crate) fn upload(&self, op: &str, target: &mut Buffer, source: &[u8]) -> Result<()> {
+        let advice = "host memory may be gone at a replay; make the tensor before the capture, and give it new content \
+                      between replays with write_from";
+        self.expect_no_capture(op, advice)?;
+        target.write(source)
+    }
+
+    /// Copies the buffer into `target`, after all launched work.
+    pub(crate) fn download(&self, op: &str, source: &Buffer, target: &mut [u8]) -> Result<()> {
+        let advice =
+            "nothing has run that could be read; return the tensor from the capture and read it after a replay";
+        self.expect_no_capture(op, advice)?;
+        source.read(target)
     }
 
     /// Launches `kernel` of the kernel file `image`, which reads and writes tensors of `bytes` bytes.
     ///
     /// # Safety
-    /// `args` point to values of the types that the kernel declares, in order, and the kernel stays inside the
-    /// buffers behind its pointers for this launch.
+    /// `args` point to values of the types that the kernel declares, in order, of `sizes` bytes without padding, and the
+    /// kernel stays inside the buffers behind its pointers for this launch. Inside a capture, [`Device::note_use`] was
+    /// called for each of these buffers.
     pub(crate) unsafe fn launch(
         &self,
         image: &'static str,
         kernel: &'static str,
         launch: Launch,
         args: &mut [*mut c_void],
+        sizes: &[usize],
         bytes: usize,
     ) -> Result<()> {
+        if let Some(capture) = self.capturing()?
+            && !self.is_cuda()
+        {
+            // SAFETY: each argument has its size, by the caller's contract.
+            let copy = |(&arg, &size): (&*mut c_void, &usize)| unsafe {
+                Arg::new(std::slice::from_raw_parts(arg as *const u8, size))
+            };
+            let args = args.iter().zip(sizes).map(copy).collect();
+            capture.record(Step::Launch { image, kernel, launch, args, bytes });
+            return Ok(());
+        }
         match &self.0 {
             Place::Plan(plan) => {
                 plan.launched(kernel, launch, bytes);

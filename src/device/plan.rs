@@ -12,7 +12,8 @@ use std::{
 
 use super::{
     Launch,
-    pool::{Pool, size_class},
+    capture::{Captures, Step},
+    pool::Pool,
 };
 
 /// Launches of one kernel.
@@ -47,8 +48,13 @@ pub struct PlanCounts {
     pub uploads: KernelCount,
     /// Copies to the host, each of which waits for all work before it, and their bytes.
     pub downloads: KernelCount,
+    /// Copies to the host for which nobody waits before they are asked for ([`crate::Tensor::read_later`]).
+    pub later_downloads: KernelCount,
     /// Fills and copies on the device, and their bytes.
     pub fills: KernelCount,
+    /// Replays of graphs. What a replay does is counted in the other fields as if it had been launched one by one; what
+    /// is recorded during a capture is counted when it is replayed.
+    pub graph_launches: u64,
 }
 
 /// The memory and the counters of a [`super::Device::plan`].
@@ -57,6 +63,7 @@ pub struct Plan {
     counts: Mutex<PlanCounts>,
     pool: Pool,
     allocated: AtomicUsize,
+    pub(super) captures: Captures,
 }
 
 impl Plan {
@@ -80,8 +87,7 @@ impl Plan {
         self.pool.peak()
     }
 
-    pub(super) fn allocate(&self, bytes: usize) -> usize {
-        let class = size_class(bytes);
+    pub(super) fn allocate(&self, class: usize) -> usize {
         // Addresses are as far apart as blocks would be, and never 0.
         self.pool.take(class).unwrap_or_else(|| 512 + self.allocated.fetch_add(class, Ordering::Relaxed))
     }
@@ -102,6 +108,22 @@ impl Plan {
 
     pub(super) fn downloaded(&self, bytes: usize) {
         self.counts_mut().downloads.add(bytes);
+    }
+
+    pub(super) fn downloaded_later(&self, bytes: usize) {
+        self.counts_mut().later_downloads.add(bytes);
+    }
+
+    pub(super) fn replayed(&self, steps: &[Step]) {
+        self.counts_mut().graph_launches += 1;
+        for step in steps {
+            match *step {
+                Step::Launch { kernel, launch, bytes, .. } => self.launched(kernel, launch, bytes),
+                Step::Copy { bytes, .. } => self.filled(2 * bytes),
+                Step::Fill { bytes, .. } => self.filled(bytes),
+                Step::Poison { .. } => {}
+            }
+        }
     }
 
     pub(super) fn filled(&self, bytes: usize) {

@@ -55,6 +55,12 @@ fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> 
     Ok(())
 }
 
+/// The address for a launch. A capture under way keeps the memory: every parameter with an address comes through here.
+fn used(device: &Device, tensor: &Tensor) -> Result<usize> {
+    device.note_use(&tensor.buffer)?;
+    Ok(tensor.buffer.address())
+}
+
 fn bytes(tensor: &Tensor) -> usize {
     tensor.len() * tensor.dtype().size()
 }
@@ -67,7 +73,7 @@ impl<T: Element> Param for In<T> {
     }
     fn pack(kernel: &'static str, device: &Device, host: &Tensor) -> Result<usize> {
         check::<T>(kernel, device, host)?;
-        Ok(host.buffer.address())
+        used(device, host)
     }
 }
 
@@ -79,7 +85,8 @@ impl<T: Element> Param for Out<T> {
     }
     fn pack(kernel: &'static str, device: &Device, host: &mut Tensor) -> Result<usize> {
         check::<T>(kernel, device, host)?;
-        Ok(host.unique()?.address())
+        host.unique()?;
+        used(device, host)
     }
 }
 
@@ -173,8 +180,9 @@ macro_rules! kernels {
             let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
+            let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
             // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args, bytes) }
+            unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
         }
         #[allow(non_snake_case)]
         mod $name {
@@ -208,8 +216,9 @@ macro_rules! kernels {
             let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
+            let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
             // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args, bytes) }
+            unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
         }
         mod $name {
             #[allow(unused_imports)]

@@ -3,6 +3,7 @@
 mod dtype;
 mod elementwise;
 mod launch;
+mod replay;
 mod rng;
 
 use std::{fmt, sync::Arc};
@@ -11,9 +12,13 @@ pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
 pub(crate) use launch::address_of;
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Val};
+pub use replay::Pending;
 pub use rng::Rng;
 
-use crate::{Device, Error, Result, device::Buffer};
+use crate::{
+    Device, Error, Result,
+    device::{Buffer, Fill},
+};
 
 /// A dense array on a device. Cloning shares the memory; writing copies it first if it is shared.
 #[derive(Clone)]
@@ -43,27 +48,28 @@ impl Tensor {
             return Err(Error::shape("tensor", format!("{} elements do not fill the shape {shape:?}", data.len())));
         }
         let mut tensor = Self::empty(shape, T::DTYPE, device)?;
-        tensor.unique()?.write(bytemuck::cast_slice(data))?;
+        device.upload("tensor", tensor.unique()?, bytemuck::cast_slice(data))?;
         Ok(tensor)
     }
 
     /// Zeros.
     pub fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let mut tensor = Self::empty(shape, dtype, device)?;
-        tensor.unique()?.fill_bytes(0)?;
+        device.fill(tensor.unique()?, Fill::U8(0))?;
         Ok(tensor)
     }
 
     /// Every element `value`, of a float dtype.
     pub fn full(shape: &[usize], value: f64, dtype: DType, device: &Device) -> Result<Self> {
-        // Before the host's copy is made, whose size may be absurd.
-        let count = Self::bytes(shape, dtype)? / dtype.size();
-        match dtype {
-            DType::F64 => Self::from_vec(vec![value; count], shape, device),
-            DType::F32 => Self::from_vec(vec![value as f32; count], shape, device),
-            DType::Bf16 => Self::from_vec(vec![half::bf16::from_f64(value); count], shape, device),
-            got => Err(Error::DType { op: "full", got, want: "a float" }),
-        }
+        let fill = match dtype {
+            DType::F64 => Fill::U64(value.to_bits()),
+            DType::F32 => Fill::U32((value as f32).to_bits()),
+            DType::Bf16 => Fill::U16(half::bf16::from_f64(value).to_bits()),
+            got => return Err(Error::DType { op: "full", got, want: "a float" }),
+        };
+        let mut tensor = Self::empty(shape, dtype, device)?;
+        device.fill(tensor.unique()?, fill)?;
+        Ok(tensor)
     }
 
     /// Memory to be written whole: its content is arbitrary, and NaN where kernels are under test.
@@ -127,7 +133,7 @@ impl Tensor {
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.expect_dtype::<T>("to_vec")?;
         let mut data = vec![T::zeroed(); self.len()];
-        self.buffer.read(bytemuck::cast_slice_mut(&mut data))?;
+        self.device.download("to_vec", &self.buffer, bytemuck::cast_slice_mut(&mut data))?;
         Ok(data)
     }
 
@@ -151,20 +157,20 @@ impl Tensor {
             return Ok(self.clone());
         }
         let mut bytes = vec![0u8; self.buffer.len()];
-        self.buffer.read(&mut bytes)?;
+        self.device.download("to_device", &self.buffer, &mut bytes)?;
         let mut moved = Self::empty(&self.shape, self.dtype, device)?;
-        moved.unique()?.write(&bytes)?;
+        device.upload("to_device", moved.unique()?, &bytes)?;
         Ok(moved)
     }
 
     /// A copy with its own memory.
     pub fn duplicate(&self) -> Result<Self> {
         let mut copy = self.empty_like()?;
-        copy.unique()?.copy_from(&self.buffer)?;
+        self.device.copy(copy.unique()?, &self.buffer)?;
         Ok(copy)
     }
 
-    /// The elements, of a tensor in host memory (devices `cpu` and `emulated`).
+    /// The elements, of a tensor in host memory (devices `cpu` and `emulated`) that no graph uses.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.expect_dtype::<T>("as_slice")?;
         self.expect_host("as_slice")?;
@@ -205,14 +211,18 @@ impl Tensor {
         if self.device.is_cuda() {
             return Err(Error::shape(op, "the tensor is in GPU memory; copy it with to_vec or to_device"));
         }
+        if self.buffer.is_in_graph() {
+            return Err(Error::shape(op, "a captured graph writes to this memory; use to_vec and write_from"));
+        }
         Ok(())
     }
 
     /// The buffer for writing, copied first if another tensor shares it.
     fn unique(&mut self) -> Result<&mut Buffer> {
         if Arc::get_mut(&mut self.buffer).is_none() {
+            self.device.expect_may_copy(&self.buffer)?;
             let mut copy = self.device.allocate(self.buffer.len())?;
-            copy.copy_from(&self.buffer)?;
+            self.device.copy(&mut copy, &self.buffer)?;
             self.buffer = Arc::new(copy);
         }
         Arc::get_mut(&mut self.buffer).ok_or_else(|| Error::Internal("a fresh buffer is shared".into()))

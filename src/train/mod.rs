@@ -7,6 +7,7 @@ mod interrupt;
 mod labels;
 mod log;
 mod memory;
+mod memory_check;
 mod metrics;
 mod network;
 mod plan;
@@ -26,6 +27,7 @@ pub use config::{
 };
 pub use evaluate::{evaluate, predict_image};
 pub use interrupt::Interrupt;
+pub use memory_check::expect_memory;
 pub use metrics::{Confusion, Scores};
 pub use network::Network;
 pub use plan::{StepPlan, plan_step};

@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{
     Checkpoint, Config, Interrupt, Network, Phase, Position, Schedule, Scores,
     checkpoint::{Evaluation, write_atomically},
-    evaluate,
+    evaluate, expect_memory,
     labels::make_static_labels,
     log::{Log, step_line},
     samples,
@@ -74,6 +74,9 @@ pub fn expect_no_run(out: &Path) -> Result<()> {
 /// Trains by `config` on `device`.
 pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<Outcome> {
     config.expect_runs_on(device)?;
+    if let Some(cuda) = device.as_cuda() {
+        expect_memory(config, cuda.memory()?.0)?;
+    }
     Run::open(config, device, options)?.execute()
 }
 
