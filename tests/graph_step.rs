@@ -30,7 +30,7 @@ impl Adaptation {
         let labels = [(); 2].map(|()| rng.labels(&[1, 24, 24], config.model.classes, 9, device));
         let calibration = {
             let pass = Forward::evaluate(&network.parameters, network.precision);
-            let output = network.model.forward(&pass, &images[0], Domain::Source).unwrap();
+            let output = network.model.forward(&pass, &images[0], &[Domain::Source]).unwrap();
             let depth = output.features.value().shape()[3];
             Tensor::zeros(&[config.model.classes, depth], DType::F32, device).unwrap()
         };
@@ -41,8 +41,8 @@ impl Adaptation {
         let network = &mut self.network;
         let pass = Forward::train(&network.parameters, Normalization::Batch, true, network.precision);
         let ([source, target], labels) = (&self.images, &self.labels);
-        let source = network.model.forward(&pass, source, Domain::Source)?;
-        let target = network.model.forward(&pass, target, Domain::Target)?;
+        let source = network.model.forward(&pass, source, &[Domain::Source])?;
+        let target = network.model.forward(&pass, target, &[Domain::Target])?;
         let method = &self.config.method;
         let step = adapt::adaptation_step(method, &source, &labels[0], &target, &labels[1], &self.calibration)?;
         let mut gradients = pass.tape().backward(&step.loss)?;

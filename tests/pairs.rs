@@ -55,7 +55,7 @@ fn check(config: &Config, what: &str) {
         for ((name, got), (_, want)) in got.iter().zip(&want) {
             let scale = want.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
             let error = got.iter().zip(want).fold(0.0f64, |most, (g, w)| most.max((g - w).abs())) / scale;
-            assert!(error <= 5e-3, "{what} on {device}: {name} differs by {error:.1e}");
+            assert!(error <= 1e-3, "{what} on {device}: {name} differs by {error:.1e}");
         }
     }
 }
@@ -73,10 +73,9 @@ fn one_batch_of_both_domains_trains_like_two() {
 fn labels_in_place_train_alike_too() {
     let mut config = config();
     config.method.label_places = LabelPlaces::Aligned;
-    for hybrid_ce in [true, false] {
-        config.method.hybrid_ce = hybrid_ce;
-        check(&config, "labels in place");
-    }
+    // A label by transfer that rounding tips over its threshold would change all that follows.
+    config.method.dynamic_labels = false;
+    check(&config, "labels in place");
 }
 
 /// What cannot go as one batch goes as two.
