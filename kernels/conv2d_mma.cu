@@ -8,7 +8,8 @@
 // The tile is `large` 128 x 128, `medium` 128 x 64, `small` 64 x 64 or `slim` 128 x 32.
 // Launch, 128 threads a block and 4 (BM + BN) 64 bytes of dynamic shared memory; tiles are numbered with the columns fastest:
 //   forward:         grid.x = ceil(group / BM) ceil(k / BN); grid.z groups of `group` pixels each, n p q in all; bias may be
-//                    null, and so may `moments` [grid.z][ceil(group / WM)][2][k] (conv_moments.cuh), which want an even k
+//                    null, and so may `moments` [grid.z][ceil(group / WM)][2][k] (conv_moments.cuh), which want an even k and
+//                    are not taken by `slim`
 //   data gradient:   grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.z = stride[0] stride[1] phases
 //   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each writes
 //                    its sums to partial[z][k, r s c], which conv2d_reduce adds up in order

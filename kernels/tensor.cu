@@ -1,7 +1,6 @@
 // Conversions between float types and the sum of gradients.
 //   cast_from_f32, cast_to_f32:  y[i] = (type) x[i]        writes (=)
 //   accumulate:                  total[i] += x[i]          accumulates (+=); bf16 adds in f32
-//   lerp:                        moves a running average towards x, in place
 // Launch: one thread an element, x dimension only; i < count is checked here. Bound by memory.
 #include "dev.cuh"
 
@@ -26,15 +25,3 @@ CAST(bf16, bf16)
   }                                                                                                              \
   KERNEL_EXPORT(accumulate_##suffix)
 FOR_FLOATS(ACCUMULATE)
-
-// lerp: average[i] = (1 - weight) average[i] + weight x[i]; f32 and f64, launched as above
-#define LERP(T, suffix)                                                                                          \
-  extern "C" __global__ void lerp_##suffix(T* __restrict__ average, const T* __restrict__ x, double weight,      \
-                                           int count) {                                                          \
-    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                               \
-    T keep = static_cast<T>(1.0 - weight), take = static_cast<T>(weight);                                        \
-    if (i < count) average[i] = keep * average[i] + take * x[i];                                                 \
-  }                                                                                                              \
-  KERNEL_EXPORT(lerp_##suffix)
-LERP(float, f32)
-LERP(double, f64)

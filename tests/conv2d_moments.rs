@@ -36,12 +36,12 @@ fn moments_are_those_of_a_pass_over_the_output() {
     let stem = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
     let cases = [
         ([4, 9, 11, 16], [72, 3, 3], plain, 2),
-        ([6, 5, 3, 24], [24, 3, 3], plain, 6),
+        ([6, 5, 3, 24], [40, 3, 3], plain, 6),
         ([3, 13, 12, 40], [136, 1, 1], point, 1),
         ([2, 92, 92, 8], [40, 1, 1], point, 2),
         ([4, 92, 92, 8], [72, 1, 1], point, 2),
         ([2, 22, 26, 3], [64, 7, 7], stem, 2),
-        ([2, 22, 26, 3], [16, 7, 7], stem, 1),
+        ([2, 22, 26, 3], [40, 7, 7], stem, 1),
     ];
     for (image, [k, r, s], spec, groups) in cases {
         for dtype in [DType::Bf16, DType::F32] {
@@ -79,10 +79,10 @@ fn moments_are_those_of_a_pass_over_the_output() {
 fn constant_channels_have_no_variance() {
     for device in kernel_devices() {
         let x = Tensor::full(&[4, 7, 9, 8], 2.0, DType::Bf16, &device).unwrap();
-        let w: Vec<f64> = (0..24 * 8).map(|i| (i / 8) as f64 - 10.0).collect();
-        let w = common::of_dtype(&w, &[24, 1, 1, 8], DType::Bf16, &device);
+        let w: Vec<f64> = (0..40 * 8).map(|i| (i / 8) as f64 - 10.0).collect();
+        let w = common::of_dtype(&w, &[40, 1, 1, 8], DType::Bf16, &device);
         let got = run(&x, &w, &Conv2dSpec::default(), 2, true);
-        let want: Vec<f64> = (0..48).map(|i| 16.0 * (f64::from(i % 24) - 10.0)).collect();
+        let want: Vec<f64> = (0..80).map(|i| 16.0 * (f64::from(i % 40) - 10.0)).collect();
         assert_eq!(common::wide(&got[0]), want, "{device}");
         assert!(common::wide(&got[1]).iter().all(|&variance| variance == 0.0), "{device}");
     }
@@ -93,14 +93,14 @@ fn what_does_not_fit_is_refused() {
     let device = Device::plan();
     let tape = Tape::new(&device);
     let zeros = |shape: &[usize], dtype| tape.constant(Tensor::zeros(shape, dtype, &device).unwrap());
-    let (x, w) = (zeros(&[4, 6, 6, 8], DType::Bf16), zeros(&[16, 1, 1, 8], DType::Bf16));
+    let (x, w) = (zeros(&[4, 6, 6, 8], DType::Bf16), zeros(&[48, 1, 1, 8], DType::Bf16));
     let spec = Conv2dSpec::default();
     for groups in [0, 3] {
         let error = ops::conv2d_with_moments(&x, &w, None, &spec, groups).err().unwrap().to_string();
         assert!(error.contains(&format!("4 images do not divide into {groups} groups")), "{error}");
     }
     let (y, moments) = ops::conv2d_with_moments(&x, &w, None, &spec, 2).unwrap();
-    let vector = zeros(&[16], DType::F32);
+    let vector = zeros(&[48], DType::F32);
     let refused = |y: &Var, groups: usize| {
         let mode = BatchNormMode::Batch { epsilon: 1e-5, groups };
         let spec = BatchNormSpec { mode, residual: None, relu: true, moments: moments.as_ref() };
@@ -108,8 +108,10 @@ fn what_does_not_fit_is_refused() {
     };
     assert_eq!(refused(&y, 2), None);
     assert!(refused(&y, 1).unwrap().contains("of another image"));
-    assert!(refused(&zeros(&[4, 6, 7, 16], DType::Bf16), 2).unwrap().contains("of another image"));
-    // The SIMT kernels and the CPU leave the statistics to batch norm.
+    assert!(refused(&zeros(&[4, 6, 7, 48], DType::Bf16), 2).unwrap().contains("of another image"));
+    // The slimmest tile, the SIMT kernels and the CPU leave the statistics to batch norm.
+    let slim = zeros(&[32, 1, 1, 8], DType::Bf16);
+    assert!(ops::conv2d_with_moments(&x, &slim, None, &spec, 2).unwrap().1.is_none());
     let (x, w) = (zeros(&[4, 6, 6, 8], DType::F32), zeros(&[16, 1, 1, 8], DType::F32));
     assert!(ops::conv2d_with_moments(&x, &w, None, &spec, 2).unwrap().1.is_none());
 }

@@ -59,8 +59,9 @@ fn sgd() {
         for step in 0..4 {
             let gradient = &case.real(&format!("gradient{step}"), dtype);
             let (value, momentum) = (&mut value, &mut momentum);
-            let item = ops::SgdItem { value, momentum, gradient, learning_rate, weight_decay };
-            ops::sgd_step(&mut [item], 0.9).unwrap();
+            let item = ops::SgdItem { value, momentum, gradient, copy: None, multiplier: 1.0, weight_decay };
+            let rate = &Tensor::from_vec(vec![learning_rate], &[1], &Device::cpu()).unwrap();
+            ops::sgd_step(&mut [item], &ops::SgdSpec { momentum: 0.9, rate, gate: None }).unwrap();
             case.expect(&format!("after{step}"), value);
             case.expect(&format!("momentum{step}"), momentum);
         }
@@ -88,8 +89,9 @@ fn batch_norm() {
         case.expect("y", output.y.value());
         if case.has("new_mean") {
             let (mut mean, mut variance) = (mean.clone(), variance.clone());
-            mean.lerp(&output.mean, 0.1).unwrap();
-            variance.lerp(&output.variance, 0.1).unwrap();
+            for (average, x) in [(&mut mean, &output.mean), (&mut variance, &output.variance)] {
+                ops::move_running_averages(&mut [ops::AverageItem { average, x, row: 0 }], 0.1, None).unwrap();
+            }
             case.expect("new_mean", &mean);
             case.expect("new_variance", &variance);
         }

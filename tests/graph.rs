@@ -6,7 +6,7 @@ use bicl::{
     DType, Device, Error, Result, Tensor,
     autograd::Tape,
     device::{Graph, Uploader},
-    ops::{self, Conv2dSpec, SgdItem},
+    ops::{self, AverageItem, Conv2dSpec, SgdItem, SgdSpec},
 };
 use common::{Rng, all_devices, assert_same_bits, kernel_devices, wide};
 
@@ -73,9 +73,11 @@ impl Trainer {
         let value = loss.value().clone();
         drop((filter, images, features, prototypes, contrast, size, loss, gradients, tape));
         let (value_, momentum, gradient) = (&mut self.filter, &mut self.momentum, &gradient);
-        let item = SgdItem { value: value_, momentum, gradient, learning_rate: 0.05, weight_decay: 1e-4 };
-        ops::sgd_step(&mut [item], 0.9)?;
-        self.average.lerp(&value, 0.1)?;
+        let item = SgdItem { value: value_, momentum, gradient, copy: None, multiplier: 1.0, weight_decay: 1e-4 };
+        let rate = &Tensor::full(&[1], 0.05, DType::F64, value.device())?;
+        ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, gate: Some(&value) })?;
+        let item = AverageItem { average: &mut self.average, x: &value, row: 0 };
+        ops::move_running_averages(&mut [item], 0.1, Some(&value))?;
         Ok(value)
     }
 }

@@ -73,6 +73,19 @@ fn a_step_is_counted_whole() {
             assert!(named(part), "{precision}: no {part} in {:?}", plan.counts.kernels);
         }
         assert_eq!(named("conv2d_mma"), precision != Precision::Fp32, "{precision}");
+        // One launch for all parameters, no conversion but of the images, and nothing that the host waits for.
+        let launches = |part: &str| {
+            let counts = plan.counts.kernels.iter().filter(|(kernel, _)| kernel.contains(part));
+            counts.map(|(_, count)| count.launches).sum::<u64>()
+        };
+        assert_eq!(launches("sgd_steps"), 1, "{precision}");
+        assert_eq!(launches("cast_"), u64::from(precision == Precision::Bf16), "{precision}");
+        assert_eq!(plan.counts.downloads.launches, 0, "{precision}");
+        // The convolutions take batch norm's statistics, where they run on tensor cores.
+        assert_eq!(
+            launches("batch_norm_moments_finish") > launches("batch_norm_moments_f"),
+            precision != Precision::Fp32
+        );
         // Parameters and momentum in f32, and something to compute with.
         assert!(plan.peak_bytes > 8 * plan.parameters, "{} {}", plan.peak_bytes, plan.parameters);
         assert_eq!(plan.counts, plan_step(&config).unwrap().counts, "the same step costs the same");
@@ -98,6 +111,6 @@ fn the_command_prints_what_the_library_counts() {
     assert_eq!(printed["peak_bytes"], plan.peak_bytes);
     let text = trainer(&["--profile-plan", "--preset", "miniature"]);
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("sgd_step_f32") && text.contains("peak memory"), "{text}");
+    assert!(text.contains("sgd_steps_f32") && text.contains("peak memory"), "{text}");
     assert_eq!(trainer(&["--profile-plan", "--resume", "x"]).status.code(), Some(2));
 }

@@ -152,15 +152,6 @@ fn reshape_and_item() {
     }
 }
 
-#[test]
-fn running_averages() {
-    for device in all_devices() {
-        let mut average = of(&[1.0, -2.0], &[2], &device);
-        average.lerp(&of(&[2.0, 2.0], &[2], &device), 0.25).unwrap();
-        assert_close(&average, &of(&[1.25, -1.0], &[2], &device), common::Tolerance::new(1e-7, 0.0), "lerp");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -11,7 +11,7 @@ use bicl::{
     adapt::{MethodConfig, adaptation_step},
     models::{Backbone, DeepLab, DeepLabConfig, FeatureKind},
     nn::{Domain, Forward, Normalization, ParameterId, Parameters, Precision, Role},
-    ops::{SgdItem, sgd_step},
+    ops::{SgdItem, SgdSpec, sgd_step},
     train::{OptimizerConfig, Schedule},
 };
 use common::{Rng, wide};
@@ -123,33 +123,32 @@ fn ten_steps_match_pytorch() {
         drop((result.loss, source, target));
         let (gradients, statistics) = pass.finish(&mut gradients);
         let ids: Vec<ParameterId> = gradients.iter().map(|(id, _)| *id).collect();
-        let rates: Vec<f64> = ids
+        let multipliers: Vec<f64> = ids
             .iter()
-            .map(|&id| match parameters.role(id) {
-                Role::Head => OPTIMIZER.head_multiplier * schedule.rate(step),
-                _ => schedule.rate(step),
-            })
+            .map(|&id| if parameters.role(id) == Role::Head { OPTIMIZER.head_multiplier } else { 1.0 })
             .collect();
         let mut own: Vec<Tensor> = ids.iter().map(|id| momenta[id.index()].clone()).collect();
         let values = parameters.get_many_mut(&ids).unwrap();
         let mut items: Vec<SgdItem<'_>> = values
             .into_iter()
             .zip(&mut own)
-            .zip(gradients.iter().zip(rates))
-            .map(|((value, momentum), ((_, gradient), learning_rate))| SgdItem {
+            .zip(gradients.iter().zip(multipliers))
+            .map(|(((value, copy), momentum), ((_, gradient), multiplier))| SgdItem {
                 value,
                 momentum,
                 gradient,
-                learning_rate,
+                copy,
+                multiplier,
                 weight_decay: OPTIMIZER.weight_decay,
             })
             .collect();
-        sgd_step(&mut items, OPTIMIZER.momentum).unwrap();
+        let rate = &Tensor::from_vec(vec![schedule.rate(step)], &[1], &device).unwrap();
+        sgd_step(&mut items, &SgdSpec { momentum: OPTIMIZER.momentum, rate, gate: None }).unwrap();
         drop(items);
         for (id, momentum) in ids.iter().zip(own) {
             momenta[id.index()] = momentum;
         }
-        statistics.apply(&mut parameters).unwrap();
+        statistics.apply(&mut parameters, None).unwrap();
     }
 
     // The end state: weights, running statistics, calibration.

@@ -3,7 +3,7 @@
 use bicl::{
     DType, Result, Tensor,
     autograd::Var,
-    ops::{self, SgdItem},
+    ops::{self, SgdItem, SgdSpec},
 };
 
 use super::harness::{Bench, Pass, Problem, by};
@@ -16,11 +16,16 @@ const SHAPE: [usize; 4] = [512, 3, 3, 512];
 fn step(v: &[Var]) -> Result<Var> {
     // Both are shared with the operands, and so copied first.
     let (mut value, mut momentum) = (v[0].value().clone(), v[1].value().clone());
-    let gradient = v[2].value();
-    ops::sgd_step(
-        &mut [SgdItem { value: &mut value, momentum: &mut momentum, gradient, learning_rate: 0.1, weight_decay: 5e-4 }],
-        0.9,
-    )?;
+    let (gradient, rate) = (v[2].value(), &Tensor::full(&[1], 0.1, DType::F64, v[2].value().device())?);
+    let item = SgdItem {
+        value: &mut value,
+        momentum: &mut momentum,
+        gradient,
+        copy: None,
+        multiplier: 1.0,
+        weight_decay: 5e-4,
+    };
+    ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, gate: None })?;
     Ok(v[0].tape().constant(value))
 }
 

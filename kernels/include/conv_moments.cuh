@@ -68,7 +68,9 @@ struct TileRows {
   }
   template <class T>
   __device__ __forceinline__ void store(const typename Tile::Sums& sums, float* moments, int start_n, int count) const {
-    if (moments)
-      store_moments<T, Tile>(sums, moments + size_t(piece) * 2 * count, end - start - Tile::row(), start_n, count);
+    // Not in the slimmest tile, which would spill registers for them.
+    if constexpr (Tile::BN > 32)
+      if (moments)
+        store_moments<T, Tile>(sums, moments + size_t(piece) * 2 * count, end - start - Tile::row(), start_n, count);
   }
 };

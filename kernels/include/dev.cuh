@@ -10,6 +10,8 @@
 //   #define FOO(T, suffix) ... KERNEL_EXPORT(foo_##suffix)
 //   FOR_FLOATS(FOO)                                                           one kernel for each float type
 //
+//   const GRID_CONSTANT Table table                                  a large parameter by value, indexed where it lies
+//
 // Arithmetic runs in the accumulator type Acc<T>: double for double, float for float and bf16.
 //   to_acc(x)        storage to accumulator, exact
 //   from_acc<T>(a)   accumulator to storage, rounded to nearest even
@@ -28,6 +30,7 @@
       *static_cast<name##_type_*>(emu::shared_variable(&name##_variable_, sizeof(name##_type_), #name))
 #define DYN_SMEM(T, name) T* name = static_cast<T*>(emu::dynamic_shared())
 // The trampoline has the signature of bicl::device::EmulatedEntry and joins a table when the program starts.
+#define GRID_CONSTANT
 #define KERNEL_EXPORT(name)                                                                                        \
   static int name##_trampoline_(const uint32_t* grid, const uint32_t* block, size_t shared_bytes, void** args,     \
                                 const emu::Schedule* schedule, char* error, size_t error_capacity) {               \
@@ -42,6 +45,7 @@
 #define DYN_SMEM(T, name)                                             \
   extern __shared__ __align__(128) unsigned char dynamic_shared_[];   \
   T* name = reinterpret_cast<T*>(dynamic_shared_)
+#define GRID_CONSTANT __grid_constant__
 #define KERNEL_EXPORT(name)
 #endif
 

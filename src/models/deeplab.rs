@@ -78,8 +78,8 @@ impl DeepLab {
     }
 
     /// Whether images of both domains can pass through as one batch: nothing that they need is one domain's own.
-    pub fn takes_both_domains(&self, pass: &Forward<'_>) -> bool {
-        self.target_stem.is_none() && (pass.normalization() == Normalization::Batch || !self.domain_statistics)
+    pub fn takes_both_domains(&self, normalization: Normalization) -> bool {
+        self.target_stem.is_none() && (normalization == Normalization::Batch || !self.domain_statistics)
     }
 
     /// Images [N,H,W,3], normalised -> features and logits at stride 8. The batch divides into a run of N / `domains.len()`

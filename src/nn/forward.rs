@@ -1,12 +1,15 @@
 //! One pass through a model: which parameters are variables, how batch norms normalise, what they measured.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+};
 
 use super::{ParameterId, Parameters, Precision, Role};
 use crate::{
     Device, Result, Tensor,
     autograd::{Gradients, Tape, Var},
-    ops::{self, split_images::take},
+    ops::{self, AverageItem},
 };
 
 /// Weight of the newest batch in running statistics, as PyTorch's default.
@@ -154,8 +157,14 @@ impl<'a> Forward<'a> {
         .clone()
     }
 
-    /// A filter in the precision of the activations; the conversion is done once a step.
+    /// A filter in the precision of the activations: its copy, or else converted, once a step.
     pub fn filter(&self, id: ParameterId) -> Result<Var> {
+        if let Some(copy) = self.parameters.copy(id).filter(|copy| copy.dtype() == self.precision.dtype()) {
+            let wanted = self.wants_gradient(id);
+            let slot = &mut self.variables.borrow_mut()[id.index()].cast;
+            let bind = || if wanted { self.tape.variable(copy.clone()) } else { self.tape.constant(copy.clone()) };
+            return Ok(slot.get_or_insert_with(bind).clone());
+        }
         let master = self.parameter(id);
         if master.value().dtype() == self.precision.dtype() {
             return Ok(master);
@@ -183,7 +192,9 @@ impl<'a> Forward<'a> {
     pub fn finish(self, gradients: &mut Gradients) -> (Vec<(ParameterId, Tensor)>, Statistics) {
         let slots = self.variables.into_inner();
         let by_parameter = self.parameters.ids().filter_map(|id| {
-            let gradient = gradients.take(slots[id.index()].master.as_ref()?)?;
+            // Of the variable that owns it: the value, or its copy.
+            let Slot { master, cast } = &slots[id.index()];
+            let gradient = [master, cast].into_iter().flatten().find_map(|var| gradients.take(var))?;
             Some((id, gradient))
         });
         (by_parameter.collect(), Statistics(self.measured.into_inner()))
@@ -191,18 +202,30 @@ impl<'a> Forward<'a> {
 }
 
 impl Statistics {
-    /// Moves the running statistics by one batch each, in the order in which the batches were seen.
-    pub fn apply(self, parameters: &mut Parameters) -> Result<()> {
-        self.apply_with(parameters, STATISTICS_MOMENTUM)
+    /// Moves the running statistics by one batch each, in the order in which the batches were seen; not where an element of
+    /// `gate` is NaN or infinite.
+    pub fn apply(self, parameters: &mut Parameters, gate: Option<&Tensor>) -> Result<()> {
+        self.move_averages(parameters, STATISTICS_MOMENTUM, gate)
     }
 
     /// The same where the newest batch has weight `momentum`: 1/k at batch k makes a plain mean.
     pub fn apply_with(self, parameters: &mut Parameters, momentum: f64) -> Result<()> {
-        for Measured { running, batch, run } in self.0 {
-            let running = parameters.get_mut(running);
-            let shape = running.shape().to_vec();
-            let batch = if batch.shape() == shape { batch } else { take(&batch, &shape, run * running.len())? };
-            running.lerp(&batch, momentum)?;
+        self.move_averages(parameters, momentum, None)
+    }
+
+    fn move_averages(mut self, parameters: &mut Parameters, weight: f64, gate: Option<&Tensor>) -> Result<()> {
+        // A launch moves an average once: those of several runs or passes go one after the other.
+        while !self.0.is_empty() {
+            let mut seen = HashSet::new();
+            let (now, later): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|measured| seen.insert(measured.running));
+            let ids: Vec<ParameterId> = now.iter().map(|measured| measured.running).collect();
+            let averages = parameters.get_many_mut(&ids)?.into_iter().map(|(average, _)| average);
+            let mut items: Vec<_> = averages
+                .zip(&now)
+                .map(|(average, Measured { batch, run, .. })| AverageItem { average, x: batch, row: *run })
+                .collect();
+            ops::move_running_averages(&mut items, weight, gate)?;
+            self.0 = later;
         }
         Ok(())
     }

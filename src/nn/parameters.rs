@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{Device, Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 
 /// A tensor's place in [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +26,8 @@ struct Entry {
     name: String,
     value: Tensor,
     role: Role,
+    /// The value in bf16, kept in step with it: see [`Parameters::keep_copies`].
+    copy: Option<Tensor>,
 }
 
 /// All tensors of a model, in the order in which its layers were built.
@@ -53,7 +55,7 @@ impl Parameters {
         if self.by_name.insert(name.as_str().into(), id).is_some() {
             return Err(Error::Internal(format!("two parameters are named {name}")));
         }
-        self.entries.push(Entry { name, value: Tensor::from_vec(values, shape, &self.device)?, role });
+        self.entries.push(Entry { name, value: Tensor::from_vec(values, shape, &self.device)?, role, copy: None });
         Ok(id)
     }
 
@@ -62,9 +64,18 @@ impl Parameters {
         &self.entries[id.0].value
     }
 
-    /// A tensor to be changed in place.
-    pub fn get_mut(&mut self, id: ParameterId) -> &mut Tensor {
-        &mut self.entries[id.0].value
+    /// Keeps what is multiplied (roles [`Role::Backbone`] and [`Role::Head`]) in bf16 beside the values, for steps in that
+    /// precision: the optimizer writes both, so that no step has to convert.
+    pub fn keep_copies(&mut self) -> Result<()> {
+        for entry in self.entries.iter_mut().filter(|entry| matches!(entry.role, Role::Backbone | Role::Head)) {
+            entry.copy = Some(entry.value.to_dtype(DType::Bf16)?);
+        }
+        Ok(())
+    }
+
+    /// The copy in bf16, where one is kept.
+    pub fn copy(&self, id: ParameterId) -> Option<&Tensor> {
+        self.entries[id.0].copy.as_ref()
     }
 
     /// A tensor's name, in torchvision's manner: `layer3.5.conv2.weight`.
@@ -92,9 +103,11 @@ impl Parameters {
         self.entries.iter().map(|entry| (entry.name.as_str(), &entry.value))
     }
 
-    /// Several tensors to be changed together, in the order of `ids`, each named once.
-    pub fn get_many_mut(&mut self, ids: &[ParameterId]) -> Result<Vec<&mut Tensor>> {
-        let mut slots: Vec<Option<&mut Tensor>> = self.entries.iter_mut().map(|entry| Some(&mut entry.value)).collect();
+    /// Several tensors with their copies, to be changed together, in the order of `ids`, each named once. Whoever changes a
+    /// value writes its copy too.
+    pub fn get_many_mut(&mut self, ids: &[ParameterId]) -> Result<Vec<(&mut Tensor, Option<&mut Tensor>)>> {
+        let mut slots: Vec<_> =
+            self.entries.iter_mut().map(|entry| Some((&mut entry.value, entry.copy.as_mut()))).collect();
         let twice = || Error::Internal("a parameter was asked for twice".into());
         ids.iter().map(|id| slots[id.0].take().ok_or_else(twice)).collect()
     }
@@ -107,6 +120,9 @@ impl Parameters {
             return Err(Error::shape("parameters", format!("{}: {have:?} cannot replace {want:?}", entry.name)));
         }
         entry.value = value.to_device(&self.device)?;
+        if entry.copy.is_some() {
+            entry.copy = Some(entry.value.to_dtype(DType::Bf16)?);
+        }
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{DType, Element, In, Inout, Out, Real, Tensor, Val};
-use crate::{Result, device::Launch, kernels, with_float, with_real};
+use super::{DType, Element, In, Inout, Out, Tensor, Val};
+use crate::{Result, device::Launch, kernels, with_float};
 
 /// Elements a parallel task handles: big enough that scheduling is noise, small enough to balance.
 const CHUNK: usize = 1 << 15;
@@ -16,8 +16,6 @@ kernels! { "tensor";
     fn cast_to_f32<T in f64 | bf16>(x: In<T>, y: Out<f32>, count: Val<i32>);
     /// total += x.
     fn accumulate<T in f32 | f64 | bf16>(total: Inout<T>, x: In<T>, count: Val<i32>);
-    /// average = (1 - weight) average + weight x.
-    fn lerp<T in f32 | f64>(average: Inout<T>, x: In<T>, weight: Val<f64>, count: Val<i32>);
 }
 
 fn convert<A: Element, B: Element>(x: &Tensor, f: impl Fn(A) -> B + Sync) -> Result<Tensor> {
@@ -90,23 +88,6 @@ impl Tensor {
         let launch = Launch::linear(OP, count)?;
         // SAFETY: both tensors hold `count` elements, which the launch covers.
         with_float!(self.dtype(), OP, T => unsafe { accumulate::<T>(&device, launch, self, other, count as i32) })
-    }
-
-    /// Moves this tensor towards `other` in place: `(1 - weight) self + weight other`, as running statistics do.
-    pub fn lerp(&mut self, other: &Tensor, weight: f64) -> Result<()> {
-        const OP: &str = "lerp";
-        other.expect_shape(self.shape(), OP, "the new value")?;
-        self.expect_same_device(other, OP)?;
-        if self.device().is_cpu() {
-            return with_real!(self.dtype(), OP, T => {
-                let (keep, weight) = (T::of(1.0 - weight), T::of(weight));
-                add_to::<T>(self, other, |a, b| keep * a + weight * b)
-            });
-        }
-        let (device, count) = (self.device().clone(), self.len());
-        let launch = Launch::linear(OP, count)?;
-        // SAFETY: both tensors hold `count` elements, which the launch covers.
-        with_real!(self.dtype(), OP, T => unsafe { lerp::<T>(&device, launch, self, other, weight, count as i32) })
     }
 }
 

@@ -45,6 +45,8 @@ pub struct OptIn<T>(PhantomData<T>);
 pub struct OptOut<T>(PhantomData<T>);
 /// A parameter by value: a number or a `#[repr(C)]` struct.
 pub struct Val<T>(PhantomData<T>);
+/// A parameter by value that holds addresses of tensors: the struct, and the bytes that the kernel reads and writes there.
+pub struct Table<T>(PhantomData<T>);
 
 fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> Result<()> {
     tensor.expect_dtype::<T>(kernel)?;
@@ -128,6 +130,17 @@ impl<T: bytemuck::NoUninit> Param for Val<T> {
     type Packed = T;
     fn pack(_: &'static str, _: &Device, host: T) -> Result<T> {
         Ok(host)
+    }
+}
+
+impl<T: bytemuck::NoUninit> Param for Table<T> {
+    type Host<'a> = (T, usize);
+    type Packed = T;
+    fn traffic(host: &(T, usize)) -> usize {
+        host.1
+    }
+    fn pack(_: &'static str, _: &Device, host: (T, usize)) -> Result<T> {
+        Ok(host.0)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc};
 pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
 pub(crate) use launch::address_of;
-pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Val};
+pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
 pub use replay::Pending;
 pub use rng::Rng;
 

@@ -3,9 +3,11 @@
 mod checkpoint;
 mod config;
 mod evaluate;
+mod inputs;
 mod interrupt;
 mod labels;
 mod log;
+mod losses;
 mod memory;
 mod memory_check;
 mod metrics;

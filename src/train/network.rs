@@ -24,6 +24,9 @@ impl Network {
     pub fn new(config: &DeepLabConfig, precision: Precision, seed: u64, device: &Device) -> Result<Self> {
         let mut parameters = Parameters::new(device);
         let model = DeepLab::new(&mut parameters, config, seed)?;
+        if precision == Precision::Bf16 {
+            parameters.keep_copies()?;
+        }
         Ok(Self { model, parameters, precision })
     }
 

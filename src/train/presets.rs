@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use super::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Statistics, WarmupConfig};
 use crate::{
     Error, Result,
-    adapt::{MethodConfig, PrototypeScope},
+    adapt::{LabelPlaces, MethodConfig, PrototypeScope},
     data::{DatasetKind, Jitter, Normalize},
     models::{Backbone, DeepLabConfig, FeatureKind},
     nn::Precision,
@@ -133,27 +133,22 @@ fn scratch() -> Config {
 fn miniature() -> Config {
     let mut config = scratch();
     config.model.width = 16;
-    // A crop is far smaller than an image, whose statistics are not those that the network trains with: mIoU 54.2 by whole
-    // images, 55.2 by the running ones, one seed.
+    // The running statistics are those of whole images already, but for the jitter.
     config.batch_norm.precise = false;
-    config.data.batch = 4;
-    config.data.crop = [96, 128];
+    // Whole images: more classes meet in a pair, and prototypes are of more pixels.
+    config.data.crop = [128, 256];
     config.data.short_side = 0;
     config.data.eval_short_side = 0;
     config.optimizer.head_multiplier = 0.03;
     config.warmup =
         WarmupConfig { steps: 1600, learning_rate: 0.5, batch: 8, crop: [96, 128], short_side: 0, ..config.warmup };
     config.adapt = AdaptConfig { rounds: 3, steps: 400, learning_rate: 0.1, round_decay: 0.7 };
-    // A crop has some 200 feature cells: prototypes of the whole batch are less noisy and more classes overlap. Stronger
-    // contrast, or less certain labels by transfer, spread mistakes from round to round.
+    // The published weights but for the contrast, which 128 rows of pixels bear only with labels in place (seed 100: static
+    // labels alone 55.6; with contrast 0.1 56.2 by the published rule, 57.0 in place, and 57.9 with 0.3).
     config.method.prototype_scope = PrototypeScope::Batch;
-    config.method.forward_weight = 0.03;
-    config.method.backward_weight = 0.03;
-    config.method.transfer_threshold = 0.9;
-    config.method.hybrid_ce = true;
-    config.method.cb_prop = 0.3;
-    config.method.target_weight = 0.5;
-    config.method.entropy_weight = 0.1;
+    config.method.label_places = LabelPlaces::Aligned;
+    config.method.forward_weight = 0.3;
+    config.method.backward_weight = 0.3;
     config
 }
 

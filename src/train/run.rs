@@ -24,10 +24,11 @@ use super::{
     checkpoint::{Evaluation, write_atomically},
     evaluate, expect_memory,
     labels::make_static_labels,
-    log::{Log, step_line},
+    log::{Log, Progress, step_line},
+    losses::{Losses, PendingLosses, expect_finite},
     samples,
     statistics::measure_statistics,
-    step::{Losses, State, expect_finite},
+    step::State,
 };
 use crate::{
     Device, Error, Result,
@@ -91,6 +92,14 @@ struct Run<'a> {
     target: Arc<Dataset>,
     validation: Arc<Dataset>,
     log: Log,
+}
+
+/// A step under way: its number in the stage and in all, and what it will have cost.
+struct Launched {
+    done: u64,
+    total: u64,
+    rate: f64,
+    losses: PendingLosses,
 }
 
 /// Whether a stage came to its end.
@@ -256,11 +265,15 @@ impl<'a> Run<'a> {
         images: usize,
         schedule: &Schedule,
         mut read: impl FnMut() -> Result<B>,
-        mut step: impl FnMut(&mut Self, B, f64) -> Result<Losses>,
+        mut step: impl FnMut(&mut Self, B, f64) -> Result<PendingLosses>,
     ) -> Result<Stage> {
         let mut progress = self.log.progress(name, length, self.position.step);
+        let mut launched: Option<Launched> = None;
         while self.position.step < length {
             if self.must_stop() {
+                if let Some(last) = launched.take() {
+                    self.settle(name, length, images, last, &mut progress)?;
+                }
                 progress.finish();
                 self.save_inside()?;
                 return Ok(Stage::Stopped);
@@ -269,6 +282,9 @@ impl<'a> Run<'a> {
             let batch = match read() {
                 Ok(batch) => batch,
                 Err(error) => {
+                    if let Some(last) = launched.take() {
+                        self.settle(name, length, images, last, &mut progress)?;
+                    }
                     // A broken file must not cost the steps since the last checkpoint.
                     progress.finish();
                     self.save_inside()?;
@@ -278,26 +294,52 @@ impl<'a> Run<'a> {
                 }
             };
             let losses = step(self, batch, rate)?;
-            expect_finite(&losses, self.position.total + 1, || {
-                let path = self.options.out.join("checkpoint.safetensors");
-                format!("{} holds the last good state; lower the learning rate", path.display())
-            })?;
             self.position.step += 1;
             self.position.total += 1;
-            let done = self.position.step;
-            if done.is_multiple_of(self.config.log.log_every) || done == length {
-                self.log.record(&step_line(name, self.position.total, rate, &losses))?;
+            let now = Launched { done: self.position.step, total: self.position.total, rate, losses };
+            let done = now.done;
+            // The GPU works on this step while the last one's losses are looked at; elsewhere it is done.
+            let ahead = self.network.parameters.device().is_cuda();
+            if let Some(last) = launched.replace(now) {
+                self.settle(name, length, images, last, &mut progress)?;
             }
-            if done.is_multiple_of(self.config.log.checkpoint_every) && done < length {
+            let save = done.is_multiple_of(self.config.log.checkpoint_every) && done < length;
+            if (!ahead || save || done == length)
+                && let Some(last) = launched.take()
+            {
+                self.settle(name, length, images, last, &mut progress)?;
+            }
+            if save {
                 self.save()?;
             }
-            let speed = progress.rate(done) * images as f64;
-            progress.set(done, |peak| describe(&losses, speed, peak));
         }
         progress.finish();
         // What follows reads images: a broken one must not cost steps either.
         self.save_inside()?;
         Ok(Stage::Complete)
+    }
+
+    /// Waits for a step's losses, checks them and says them.
+    fn settle(
+        &mut self,
+        name: &str,
+        length: u64,
+        images: usize,
+        step: Launched,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let Launched { done, total, rate, losses } = step;
+        let losses = losses.wait()?;
+        expect_finite(&losses, total, || {
+            let path = self.options.out.join("checkpoint.safetensors");
+            format!("{} holds the last good state; lower the learning rate", path.display())
+        })?;
+        if done.is_multiple_of(self.config.log.log_every) || done == length {
+            self.log.record(&step_line(name, total, rate, &losses))?;
+        }
+        let speed = progress.rate(done) * images as f64;
+        progress.set(done, |peak| describe(&losses, speed, peak));
+        Ok(())
     }
 
     /// Scores the network and writes pictures. An interruption leaves the run at the end of the stage's steps.

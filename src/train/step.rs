@@ -1,16 +1,21 @@
-//! One training step: forward, losses, backward, update.
+//! One training step: forward, losses, backward, update. On a GPU it is captured once and replayed.
 
 use std::collections::HashMap;
 
-use super::{Config, Network, Statistics};
+use super::{
+    Config, Network, Statistics,
+    inputs::{Batches, Inputs},
+    losses::PendingLosses,
+};
 use crate::{
-    DType, Device, Error, Result, Tensor,
+    DType, Error, Result, Tensor,
     adapt::{self, LossParts},
     autograd::Var,
     data::Batch,
+    device::Graph,
     models::Output,
-    nn::{Domain, Forward, Normalization, ParameterId, Role},
-    ops::{self, SgdItem},
+    nn::{Domain, Forward, Normalization, ParameterId, Role, Statistics as Measured},
+    ops::{self, AverageItem, SgdItem, SgdSpec},
 };
 
 /// What changes from step to step besides the weights.
@@ -19,19 +24,39 @@ pub(super) struct State {
     momentum: HashMap<usize, Tensor>,
     /// xi [C,d]; set at the first adaptation step, when d is known.
     pub calibration: Option<Tensor>,
+    inputs: Option<Inputs>,
+    /// A step has run since the stage began: what later ones keep is there, and the next can be captured.
+    ran: bool,
+    captured: Option<Captured>,
+    capture: Option<bool>,
 }
 
-/// The losses of a step, by name.
-pub(super) type Losses = Vec<(&'static str, f64)>;
+/// A step that is replayed, and where its losses lie.
+struct Captured {
+    graph: Graph,
+    parts: LossParts,
+}
 
-fn to_tensors(batch: Batch, device: &Device) -> Result<(Tensor, Tensor)> {
-    let (n, h, w) = (batch.count, batch.height, batch.width);
-    Ok((Tensor::from_vec(batch.images, &[n, h, w, 3], device)?, Tensor::from_vec(batch.labels, &[n, h, w], device)?))
+/// The two kinds of step.
+#[derive(Clone, Copy)]
+enum Kind {
+    Warmup,
+    Adaptation,
 }
 
 impl State {
     pub fn new() -> Self {
-        Self { momentum: HashMap::new(), calibration: None }
+        Self { momentum: HashMap::new(), calibration: None, inputs: None, ran: false, captured: None, capture: None }
+    }
+
+    /// Whether steps are captured; by default on a GPU.
+    pub fn capture(&mut self, capture: bool) {
+        self.capture = Some(capture);
+    }
+
+    /// Whether the last step was a replay.
+    pub fn is_captured(&self) -> bool {
+        self.captured.is_some()
     }
 
     /// Momentum by parameter name, for a checkpoint.
@@ -55,23 +80,18 @@ impl State {
     /// Forgets the momentum: each stage starts its optimiser anew.
     pub fn reset_momentum(&mut self) {
         self.momentum.clear();
+        (self.captured, self.ran, self.inputs) = (None, false, None);
     }
 
     /// A step on labelled source images alone.
-    pub fn warmup(&mut self, network: &mut Network, config: &Config, source: Batch, rate: f64) -> Result<Losses> {
-        let pass = begin(network, config);
-        let (images, labels) = to_tensors(source, pass.device())?;
-        let output = network.model.forward(&pass, &images, &[Domain::Source])?;
-        let (loss, parts) = adapt::source_loss(&output, &labels)?;
-        let losses = read(&parts)?;
-        if losses.iter().all(|(_, value)| value.is_finite()) {
-            let mut gradients = pass.tape().backward(&loss)?;
-            drop((loss, output));
-            let (gradients, statistics) = pass.finish(&mut gradients);
-            self.update(network, config, gradients, rate)?;
-            statistics.apply(&mut network.parameters)?;
-        }
-        Ok(losses)
+    pub fn warmup(
+        &mut self,
+        network: &mut Network,
+        config: &Config,
+        source: Batch,
+        rate: f64,
+    ) -> Result<PendingLosses> {
+        self.step(Kind::Warmup, network, config, Batches::new(vec![source], false), rate)
     }
 
     /// A step of adaptation on source-target pairs; the target's labels are the static ones.
@@ -82,29 +102,77 @@ impl State {
         source: Batch,
         target: Batch,
         rate: f64,
-    ) -> Result<Losses> {
+    ) -> Result<PendingLosses> {
+        // Both domains pass through as one batch where they can: half as many launches, of twice the size. On the CPU one after
+        // the other: a launch costs nothing there, and the activations of half a batch stay nearer.
+        let together = !network.parameters.device().is_cpu() && network.model.takes_both_domains(normalization(config));
+        self.step(Kind::Adaptation, network, config, Batches::new(vec![source, target], together), rate)
+    }
+
+    fn step(
+        &mut self,
+        kind: Kind,
+        network: &mut Network,
+        config: &Config,
+        batches: Batches,
+        rate: f64,
+    ) -> Result<PendingLosses> {
+        let device = network.parameters.device().clone();
+        match &mut self.inputs {
+            Some(inputs) if inputs.fit(&batches) => inputs.write(&batches, rate)?,
+            _ => (self.inputs, self.captured) = (Some(Inputs::new(batches, rate, &device)?), None),
+        }
+        // A parameter that was replaced since lies elsewhere.
+        let lies_there = |captured: &Captured| network.parameters.iter().all(|(_, t)| t.is_used_by(&captured.graph));
+        if self.captured.as_ref().is_some_and(|captured| !lies_there(captured)) {
+            self.captured = None;
+        }
+        if self.captured.is_none() && self.ran && self.capture.unwrap_or(device.is_cuda()) {
+            let (graph, parts) = device.capture(|| self.launch(kind, network, config))?;
+            self.captured = Some(Captured { graph, parts });
+        }
+        let losses = match &self.captured {
+            Some(captured) => {
+                captured.graph.replay()?;
+                PendingLosses::read(&captured.parts)?
+            }
+            None => PendingLosses::read(&self.launch(kind, network, config)?)?,
+        };
+        self.ran = true;
+        Ok(losses)
+    }
+
+    /// All that a step launches. Where a loss is not finite, nothing is changed.
+    fn launch(&mut self, kind: Kind, network: &mut Network, config: &Config) -> Result<LossParts> {
+        let inputs = self.inputs.as_ref().ok_or_else(|| Error::Internal("a step without images".into()))?;
         let pass = begin(network, config);
-        let device = pass.device().clone();
-        let Pairs { source, source_labels, target, static_labels } = forward_pairs(&pass, network, source, target)?;
-        let calibration = match &self.calibration {
-            Some(calibration) => calibration.clone(),
-            None => {
-                let d = source.features.value().dims::<4>("calibration")?[3];
-                Tensor::zeros(&[config.model.classes, d], DType::F32, &device)?
+        let (loss, parts, calibration) = match kind {
+            Kind::Warmup => {
+                let output = network.model.forward(&pass, &inputs.images[0], &[Domain::Source])?;
+                let (loss, parts) = adapt::source_loss(&output, &inputs.labels[0])?;
+                (loss, parts, None)
+            }
+            Kind::Adaptation => {
+                let [source, target] = forward_pairs(&pass, network, inputs)?;
+                if self.calibration.is_none() {
+                    let d = source.features.value().dims::<4>("calibration")?[3];
+                    self.calibration = Some(Tensor::zeros(&[config.model.classes, d], DType::F32, pass.device())?);
+                }
+                let old = self.calibration.as_ref().ok_or_else(|| Error::Internal("no calibration".into()))?;
+                let [source_labels, static_labels] = [&inputs.labels[0], &inputs.labels[1]];
+                let step = adapt::adaptation_step(&config.method, &source, source_labels, &target, static_labels, old)?;
+                (step.loss, step.parts, step.calibration)
             }
         };
-        let step =
-            adapt::adaptation_step(&config.method, &source, &source_labels, &target, &static_labels, &calibration)?;
-        let losses = read(&step.parts)?;
-        if losses.iter().all(|(_, value)| value.is_finite()) {
-            let mut gradients = pass.tape().backward(&step.loss)?;
-            drop((step.loss, source, target));
-            let (gradients, statistics) = pass.finish(&mut gradients);
-            self.update(network, config, gradients, rate)?;
-            statistics.apply(&mut network.parameters)?;
-            self.calibration = step.calibration.or(Some(calibration));
+        let mut gradients = pass.tape().backward(&loss)?;
+        let gate = loss.value().clone();
+        drop(loss);
+        let (gradients, statistics) = pass.finish(&mut gradients);
+        self.update(network, config, gradients, statistics, &gate)?;
+        if let (Some(average), Some(x)) = (&mut self.calibration, &calibration) {
+            ops::move_running_averages(&mut [AverageItem { average, x, row: 0 }], 1.0, Some(&gate))?;
         }
-        Ok(losses)
+        Ok(parts)
     }
 
     fn update(
@@ -112,7 +180,8 @@ impl State {
         network: &mut Network,
         config: &Config,
         gradients: Vec<(ParameterId, Tensor)>,
-        rate: f64,
+        statistics: Measured,
+        gate: &Tensor,
     ) -> Result<()> {
         let ids: Vec<ParameterId> = gradients.iter().map(|(id, _)| *id).collect();
         let mut momenta = Vec::with_capacity(ids.len());
@@ -127,85 +196,58 @@ impl State {
             Role::Head => config.optimizer.head_multiplier,
             _ => 1.0,
         };
-        let rates: Vec<f64> = ids.iter().map(|id| rate * multiplier(*id)).collect();
+        let multipliers: Vec<f64> = ids.iter().map(|id| multiplier(*id)).collect();
+        let weight_decay = config.optimizer.weight_decay;
         let values = network.parameters.get_many_mut(&ids)?;
         let mut items: Vec<SgdItem<'_>> = values
             .into_iter()
             .zip(&mut momenta)
             .zip(&gradients)
-            .zip(rates)
-            .map(|(((value, momentum), (_, gradient)), learning_rate)| SgdItem {
+            .zip(multipliers)
+            .map(|((((value, copy), momentum), (_, gradient)), multiplier)| SgdItem {
                 value,
                 momentum,
                 gradient,
-                learning_rate,
-                weight_decay: config.optimizer.weight_decay,
+                copy,
+                multiplier,
+                weight_decay,
             })
             .collect();
-        ops::sgd_step(&mut items, config.optimizer.momentum)?;
+        let rate = self.inputs.as_ref().map(|inputs| &inputs.rate);
+        let rate = rate.ok_or_else(|| Error::Internal("a step without a learning rate".into()))?;
+        ops::sgd_step(&mut items, &SgdSpec { momentum: config.optimizer.momentum, rate, gate: Some(gate) })?;
         drop(items);
         for (id, momentum) in ids.into_iter().zip(momenta) {
             self.momentum.insert(id.index(), momentum);
         }
-        Ok(())
+        statistics.apply(&mut network.parameters, Some(gate))
     }
 }
 
-/// Source and target after the network, and their labels.
-struct Pairs {
-    source: Output,
-    source_labels: Tensor,
-    target: Output,
-    static_labels: Tensor,
-}
-
-/// Both domains pass through as one batch where they can: half as many launches, of twice the size. On the CPU one after the
-/// other: a launch costs nothing there, and the activations of half a batch stay nearer.
-fn forward_pairs(pass: &Forward<'_>, network: &Network, mut source: Batch, target: Batch) -> Result<Pairs> {
-    let (device, model) = (pass.device(), &network.model);
-    let alike = (source.count, source.height, source.width) == (target.count, target.height, target.width);
-    if device.is_cpu() || !alike || !model.takes_both_domains(pass) {
-        let (source_images, source_labels) = to_tensors(source, device)?;
-        let (target_images, static_labels) = to_tensors(target, device)?;
-        let source = model.forward(pass, &source_images, &[Domain::Source])?;
-        let target = model.forward(pass, &target_images, &[Domain::Target])?;
-        return Ok(Pairs { source, source_labels, target, static_labels });
+/// Source and target after the network.
+fn forward_pairs(pass: &Forward<'_>, network: &Network, inputs: &Inputs) -> Result<[Output; 2]> {
+    let model = &network.model;
+    if let [source, target] = &inputs.images[..] {
+        let source = model.forward(pass, source, &[Domain::Source])?;
+        return Ok([source, model.forward(pass, target, &[Domain::Target])?]);
     }
-    let counts = [source.count, target.count];
-    let labels = [source.count, source.height, source.width];
-    let source_labels = Tensor::from_vec(std::mem::take(&mut source.labels), &labels, device)?;
-    let static_labels = Tensor::from_vec(target.labels, &labels, device)?;
-    source.images.extend(target.images);
-    let images = Tensor::from_vec(source.images, &[2 * source.count, source.height, source.width, 3], device)?;
-    let Output { features, logits } = model.forward(pass, &images, &[Domain::Source, Domain::Target])?;
-    let parts = |both: &Var| match <[Var; 2]>::try_from(ops::split_images(both, &counts)?) {
-        Ok(parts) => Ok(parts),
-        Err(_) => Err(Error::Internal("two parts were asked for".into())),
+    let Output { features, logits } = model.forward(pass, &inputs.images[0], &[Domain::Source, Domain::Target])?;
+    let parts = |both: &Var| {
+        let parts = <[Var; 2]>::try_from(ops::split_images(both, &inputs.counts)?);
+        parts.map_err(|_| Error::Internal("two domains were asked for".into()))
     };
     let ([source_features, target_features], [source_logits, target_logits]) = (parts(&features)?, parts(&logits)?);
     let source = Output { features: source_features, logits: source_logits };
-    let target = Output { features: target_features, logits: target_logits };
-    Ok(Pairs { source, source_labels, target, static_labels })
+    Ok([source, Output { features: target_features, logits: target_logits }])
+}
+
+fn normalization(config: &Config) -> Normalization {
+    match config.batch_norm.statistics {
+        Statistics::Batch => Normalization::Batch,
+        Statistics::Frozen => Normalization::Running,
+    }
 }
 
 fn begin<'a>(network: &'a Network, config: &Config) -> Forward<'a> {
-    let normalization = match config.batch_norm.statistics {
-        Statistics::Batch => Normalization::Batch,
-        Statistics::Frozen => Normalization::Running,
-    };
-    Forward::train(&network.parameters, normalization, config.batch_norm.trainable, network.precision)
-}
-
-fn read(parts: &LossParts) -> Result<Losses> {
-    parts.iter().map(|(name, value)| Ok((*name, value.item()?))).collect()
-}
-
-/// Errors where a loss is NaN or infinite.
-pub(super) fn expect_finite(losses: &Losses, step: u64, advice: impl FnOnce() -> String) -> Result<()> {
-    match losses.iter().find(|(_, value)| !value.is_finite()) {
-        Some((name, value)) => {
-            Err(Error::NotFinite { what: format!("the loss {name}"), value: *value, step, advice: advice() })
-        }
-        None => Ok(()),
-    }
+    Forward::train(&network.parameters, normalization(config), config.batch_norm.trainable, network.precision)
 }

@@ -34,6 +34,17 @@ impl Stepper {
         Self(State::new())
     }
 
+    /// The same, with steps captured as a graph and replayed, or not; without this they are on a GPU.
+    pub fn captured(mut self, capture: bool) -> Self {
+        self.0.capture(capture);
+        self
+    }
+
+    /// Whether steps are replayed now: not before the second of a kind.
+    pub fn is_captured(&self) -> bool {
+        self.0.is_captured()
+    }
+
     /// A step on labelled source images alone, at learning rate `rate`.
     pub fn warmup(
         &mut self,
@@ -42,7 +53,7 @@ impl Stepper {
         source: Batch,
         rate: f64,
     ) -> Result<Vec<(&'static str, f64)>> {
-        self.0.warmup(network, config, source, rate)
+        self.0.warmup(network, config, source, rate)?.wait()
     }
 
     /// A step of adaptation on source-target pairs; the target's labels are the static ones.
@@ -54,7 +65,7 @@ impl Stepper {
         target: Batch,
         rate: f64,
     ) -> Result<Vec<(&'static str, f64)>> {
-        self.0.adapt(network, config, source, target, rate)
+        self.0.adapt(network, config, source, target, rate)?.wait()
     }
 
     /// The calibration xi [C,d]; `None` before the first step of adaptation.

@@ -90,7 +90,7 @@ pub(super) fn forward<T: Element>(
 }
 
 /// The launch of a forward pass whose tiles end with each group, the pixels of a group, and room for the groups' moments where
-/// they are wanted and channels come in pairs. Without moments the batch is one group.
+/// they are wanted, channels come in pairs and the tile takes them. Without moments the batch is one group.
 fn by_groups(
     params: &ConvParams,
     tile: MmaTile,
@@ -98,7 +98,7 @@ fn by_groups(
     device: &Device,
 ) -> Result<(Launch, i32, Option<PieceMoments>)> {
     let k = params.k as usize;
-    let groups = groups.filter(|_| k % 2 == 0);
+    let groups = groups.filter(|_| k % 2 == 0 && tile != MmaTile::Slim);
     let (layers, pixels) = (groups.unwrap_or(1), pixels(params));
     let group = pixels / layers;
     let moments = groups.map(|groups| PieceMoments::empty(groups, group, tile.piece(), k, device)).transpose()?;

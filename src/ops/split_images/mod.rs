@@ -45,7 +45,7 @@ pub fn split_images(x: &Var, counts: &[usize]) -> Result<Vec<Var>> {
 }
 
 /// The elements from `offset` on, in `shape`.
-pub(crate) fn take(whole: &Tensor, shape: &[usize], offset: usize) -> Result<Tensor> {
+fn take(whole: &Tensor, shape: &[usize], offset: usize) -> Result<Tensor> {
     match whole.device().is_cpu() {
         true => with_float!(whole.dtype(), OP, T => cpu::take::<T>(whole, shape, offset)),
         false => with_float!(whole.dtype(), OP, T => cuda::take::<T>(whole, shape, offset)),
