@@ -3,7 +3,7 @@
 mod common;
 
 use bicl::{DType, Device, Tensor};
-use common::{Rng, all_devices, assert_close, assert_same_bits, kernel_devices, wide};
+use common::{Rng, all_devices, assert_same_bits, kernel_devices, wide};
 use half::bf16;
 use proptest::prelude::*;
 

@@ -29,13 +29,14 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let (bytes, convolutions) = (plan.bytes(), plan.convolution_bytes());
     output::line(format_args!("{:<44}{:>9}{:>12.1}", "all", plan.launches(), megabytes(bytes)))?;
     output::line(format_args!(
-        "\nconvolutions move {:.1} MB of it: all else would vanish if it were fused into them\n{} uploads ({:.1} MB), {} fills and copies ({:.1} MB), {} read-backs, each of which waits for the GPU\npeak memory {:.2} GB, of which {:.2} GB are {} parameters and statistics in f32",
+        "\nconvolutions move {:.1} MB of it: all else would vanish if it were fused into them\n{} uploads ({:.1} MB), {} fills and copies ({:.1} MB), {} read-backs that wait for the GPU, {} that do not\npeak memory {:.2} GB, of which {:.2} GB are {} parameters and statistics in f32",
         megabytes(convolutions),
         plan.counts.uploads.launches,
         megabytes(plan.counts.uploads.bytes),
         plan.counts.fills.launches,
         megabytes(plan.counts.fills.bytes),
         plan.counts.downloads.launches,
+        plan.counts.later_downloads.launches,
         plan.peak_bytes as f64 / 1e9,
         4e-9 * plan.parameters as f64,
         plan.parameters,
@@ -54,6 +55,7 @@ fn as_json(plan: &StepPlan) -> serde_json::Value {
         "kernels": kernels, "launches": plan.launches(), "bytes": plan.bytes(),
         "convolution_bytes": plan.convolution_bytes(), "uploads": of(&plan.counts.uploads),
         "fills": of(&plan.counts.fills), "read_backs": of(&plan.counts.downloads),
+        "later_read_backs": of(&plan.counts.later_downloads),
         "peak_bytes": plan.peak_bytes, "parameters": plan.parameters,
     })
 }

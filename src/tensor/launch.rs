@@ -201,6 +201,8 @@ macro_rules! kernels {
         mod $name {
             #[allow(unused_imports)]
             use super::*;
+            // A kernel may name its type in a table alone.
+            #[allow(clippy::extra_unused_type_parameters)]
             fn sizes<$t: $crate::tensor::Element>() -> Vec<usize> {
                 vec![$( <$p as $crate::tensor::Param>::SIZE ),*]
             }

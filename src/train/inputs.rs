@@ -15,9 +15,12 @@ pub(super) struct Inputs {
     uploader: Option<Uploader>,
 }
 
+/// Pixels and their extents.
+type Images = Vec<(Vec<f32>, [usize; 4])>;
+
 /// The batches of a step, source first, as the network takes them.
 pub(super) struct Batches {
-    images: Vec<(Vec<f32>, [usize; 4])>,
+    images: Images,
     labels: Vec<(Vec<u8>, [usize; 3])>,
     counts: Vec<usize>,
 }
@@ -28,7 +31,7 @@ impl Batches {
         let extents = |batch: &Batch| [batch.count, batch.height, batch.width];
         let alike = batches.windows(2).all(|pair| extents(&pair[0]) == extents(&pair[1]));
         let counts = batches.iter().map(|batch| batch.count).collect();
-        let (mut images, mut labels): (Vec<(Vec<f32>, [usize; 4])>, Vec<_>) = (Vec::new(), Vec::new());
+        let (mut images, mut labels) = (Images::new(), Vec::new());
         for batch in batches {
             let [n, h, w] = extents(&batch);
             labels.push((batch.labels, [n, h, w]));

@@ -86,7 +86,7 @@ impl Plan {
         let vector = channels % width == 0;
         let groups = if vector { channels / width } else { channels };
         let flags = if vector { VECTOR } else { 0 } | if relu { RELU } else { 0 };
-        if images == 0 || n % images != 0 || images > 65_535 {
+        if images == 0 || !n.is_multiple_of(images) || images > 65_535 {
             return Err(Error::Internal(format!("batch_norm: {n} images in {images} groups")));
         }
         Ok(Self { rows: n / images * h * w, channels, images, groups, flags, epsilon })

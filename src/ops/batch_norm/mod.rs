@@ -98,7 +98,7 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     let (statistics, variance) = match spec.mode {
         BatchNormMode::Batch { epsilon, groups } => {
             let images = image.shape()[0];
-            if groups == 0 || images % groups != 0 {
+            if groups == 0 || !images.is_multiple_of(groups) {
                 return Err(Error::shape(OP, format!("{images} images do not divide into {groups} groups")));
             }
             if rows / groups < 2 {

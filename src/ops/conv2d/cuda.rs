@@ -98,7 +98,7 @@ fn by_groups(
     device: &Device,
 ) -> Result<(Launch, i32, Option<PieceMoments>)> {
     let k = params.k as usize;
-    let groups = groups.filter(|_| k % 2 == 0 && tile != MmaTile::Slim);
+    let groups = groups.filter(|_| k.is_multiple_of(2) && tile != MmaTile::Slim);
     let (layers, pixels) = (groups.unwrap_or(1), pixels(params));
     let group = pixels / layers;
     let moments = groups.map(|groups| PieceMoments::empty(groups, group, tile.piece(), k, device)).transpose()?;

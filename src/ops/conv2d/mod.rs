@@ -65,7 +65,7 @@ pub fn conv2d_with_moments(
     groups: usize,
 ) -> Result<(Var, Option<PieceMoments>)> {
     let images = x.value().dims::<4>(OP)?[0];
-    if groups == 0 || images % groups != 0 {
+    if groups == 0 || !images.is_multiple_of(groups) {
         return Err(Error::shape(OP, format!("{images} images do not divide into {groups} groups")));
     }
     convolve(x, w, bias, spec, Some(groups))
