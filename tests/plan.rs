@@ -81,11 +81,6 @@ fn a_step_is_counted_whole() {
         assert_eq!(launches("sgd_steps"), 1, "{precision}");
         assert_eq!(launches("cast_"), u64::from(precision == Precision::Bf16), "{precision}");
         assert_eq!(plan.counts.downloads.launches, 0, "{precision}");
-        // The convolutions take batch norm's statistics, where they run on tensor cores.
-        assert_eq!(
-            launches("batch_norm_moments_finish") > launches("batch_norm_moments_f"),
-            precision != Precision::Fp32
-        );
         // Parameters and momentum in f32, and something to compute with.
         assert!(plan.peak_bytes > 8 * plan.parameters, "{} {}", plan.peak_bytes, plan.parameters);
         assert_eq!(plan.counts, plan_step(&config).unwrap().counts, "the same step costs the same");
