@@ -38,6 +38,8 @@ mod graph_step;
 mod masked_average_pool;
 #[path = "max_pool2d.rs"]
 mod max_pool2d;
+#[path = "pairs.rs"]
+mod pairs;
 #[path = "predict.rs"]
 mod predict;
 #[path = "relu.rs"]

@@ -41,6 +41,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     };
     // These read no float; the operand only says where they run.
     let resize = |v: &[Var]| constant(v, ops::resize_labels_nearest(full.beside(&v[0]), h, w)?);
+    let align = |v: &[Var]| constant(v, ops::align_labels(full.beside(&v[0]), h, w, 8)?);
     let hybrid = |v: &[Var]| constant(v, ops::hybrid_labels(full.beside(&v[0]), low.beside(&v[0]))?);
     let overlap = |v: &[Var]| constant(v, ops::class_overlap(counts.beside(&v[0]), counts.beside(&v[0]))?);
 
@@ -67,7 +68,9 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     };
     let logits = extent.image(extent.low, CLASSES);
     row("argmax", by(&logits), vec![logits.clone()], all, 0, &|v| constant(v, ops::argmax(v[0].value())?))?;
-    row("predict", format!("{} {height}x{width}", by(&logits)), vec![logits], all, 0, &predict)?;
+    row("predict", format!("{} {height}x{width}", by(&logits)), vec![logits.clone()], all, 0, &predict)?;
+    let split = |v: &[Var]| Ok(ops::split_images(&v[0], &[pairs])?.swap_remove(0));
+    row("split_images", by(&logits), vec![logits], all, 0, &split)?;
     for &depth in extent.depths {
         let (features, vectors) = (extent.image(extent.low, depth), vec![pairs, CLASSES, depth]);
         let shape = format!("{} C{CLASSES}", by(&features));
@@ -80,6 +83,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     let (from, to) = (format!("{pairs}x{height}x{width}"), format!("{pairs}x{h}x{w}"));
     // The nearest label alone is read.
     row("resize_labels", format!("{from} {to}"), vec![vec![1]], single, low.bytes(), &resize)?;
+    row("align_labels", format!("{from} {to}x8x8"), vec![vec![1]], single, full.bytes(), &align)?;
     row("hybrid_labels", format!("{from} {to}"), vec![vec![1]], single, full.bytes() + low.bytes(), &hybrid)?;
     row("class_overlap", format!("{pairs}x{CLASSES}"), vec![vec![1]], single, 2 * counts.bytes(), &overlap)
 }

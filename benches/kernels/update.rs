@@ -3,7 +3,7 @@
 use bicl::{
     DType, Result, Tensor,
     autograd::Var,
-    ops::{self, SgdItem, SgdSpec},
+    ops::{self, AverageItem, SgdItem, SgdSpec},
 };
 
 use super::harness::{Bench, Pass, Problem, by};
@@ -29,6 +29,15 @@ fn step(v: &[Var]) -> Result<Var> {
     Ok(v[0].tape().constant(value))
 }
 
+/// 256 averages of 512 channels: all of a network's.
+fn averages(v: &[Var]) -> Result<Var> {
+    let mut averages = (0..256).map(|_| v[0].value().duplicate()).collect::<Result<Vec<_>>>()?;
+    let x = v[1].value();
+    let mut items: Vec<_> = averages.iter_mut().map(|average| AverageItem { average, x, row: 0 }).collect();
+    ops::move_running_averages(&mut items, 0.1, None)?;
+    Ok(v[0].tape().constant(averages.swap_remove(0)))
+}
+
 /// With the answer's way to the host, which the training loop waits for too.
 fn finite(v: &[Var]) -> Result<Var> {
     let answer = ops::all_finite(&[v[0].value()])?;
@@ -51,6 +60,19 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
         operations,
         more_bytes,
         run: &step,
+    })?;
+    let channels = vec![512];
+    bench.problem(&Problem {
+        op: "running_averages",
+        shape: "256x512".into(),
+        inputs: vec![channels.clone(); 2],
+        dtype,
+        sums_from: usize::MAX,
+        passes,
+        operations,
+        // Each copied and moved: five accesses.
+        more_bytes: 256 * 5 * 512 * dtype.size(),
+        run: &averages,
     })?;
     let inputs = vec![shape.clone()];
     let (op, shape, more_bytes, run) = ("all_finite", by(&shape), 0, &finite);
