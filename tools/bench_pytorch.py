@@ -11,7 +11,7 @@ One JSON line a row. The key is (op, shape, direction, dtype, device):
         the prototypes of both domains, both terms, and the gradients of both features
     contrastive_labels   the same with label transfer, hybrid labels and calibration
     segmentation_loss    "2x92x92x19 730x730" (logits, labels)                       both
-    training_step        "resnet18 w16 C19 4+4x96x128"                               step
+    training_step        "resnet18 w16 C19 2+2x128x256"                              step
 and beside it: peer (eager or compile), ms (median), least_ms, reps, threads, peak_mib on cuda. CUDA is timed by events,
 the CPU by wall time; every row is warmed up first. Whether the peer computes the definition is checked before anything
 is timed. On busy cores the CPU rows mean nothing: PyTorch's threads wait for the slowest of them.
@@ -57,7 +57,7 @@ CONTRASTS = [((2, 92, 92, 76), (730, 730), 19), ((4, 13, 17, 76), (96, 128), 19)
 SEGMENTATIONS = [((2, 92, 92, 19), (730, 730)), ((4, 13, 17, 19), (96, 128))]
 # depth, width, batch, crop
 STEPS = {
-    "miniature": (18, 16, 4, (96, 128)),
+    "miniature": (18, 16, 2, (128, 256)),
     "resnet50": (50, 64, 2, (256, 256)),
     "paper": (101, 64, 2, (730, 730)),
 }
