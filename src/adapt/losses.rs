@@ -87,10 +87,10 @@ struct Contrast {
 
 /// A domain's labels as the contrastive terms read them.
 struct Labels {
-    /// u8 [N,h,w]: one for each feature pixel.
-    cells: Tensor,
-    /// u8 [N,h k,w k] or of the images' size: those that a feature pixel answers for.
+    /// u8 [N,h k,w k], or of the images' size: those that a feature pixel answers for.
     pixels: Tensor,
+    /// u8 [N,h,w]: those at the middle of each feature pixel, where labels are read in place.
+    middles: Option<Tensor>,
 }
 
 impl Labels {
@@ -100,23 +100,27 @@ impl Labels {
     fn new(labels: &Tensor, features: &Var, places: LabelPlaces) -> Result<Self> {
         let [_, h, w, _] = features.value().dims("contrast")?;
         Ok(match places {
-            LabelPlaces::Nearest => Self { cells: ops::resize_labels_nearest(labels, h, w)?, pixels: labels.clone() },
+            LabelPlaces::Nearest => Self { pixels: labels.clone(), middles: None },
             LabelPlaces::Aligned => Self {
-                cells: ops::align_labels(labels, h, w, 1)?,
                 pixels: ops::align_labels(labels, h, w, Self::EACH)?,
+                middles: Some(ops::align_labels(labels, h, w, 1)?),
             },
         })
     }
 
     /// With `dynamic` u8 [N,h,w] where there is none.
-    fn or(&self, dynamic: &Tensor, features: &Var, places: LabelPlaces) -> Result<Self> {
-        let pixels = ops::hybrid_labels(&self.pixels, dynamic)?;
+    fn or(&self, dynamic: &Tensor) -> Result<Self> {
+        let hybrid = |labels: &Tensor| ops::hybrid_labels(labels, dynamic);
+        Ok(Self { pixels: hybrid(&self.pixels)?, middles: self.middles.as_ref().map(hybrid).transpose()? })
+    }
+
+    /// One for each feature pixel, u8 [N,h,w].
+    fn cells(&self, features: &Var) -> Result<Tensor> {
         let [_, h, w, _] = features.value().dims("contrast")?;
-        let cells = match places {
-            LabelPlaces::Nearest => ops::resize_labels_nearest(&pixels, h, w)?,
-            LabelPlaces::Aligned => ops::hybrid_labels(&self.cells, dynamic)?,
-        };
-        Ok(Self { cells, pixels })
+        match &self.middles {
+            Some(middles) => Ok(middles.clone()),
+            None => ops::resize_labels_nearest(&self.pixels, h, w),
+        }
     }
 }
 
@@ -130,7 +134,7 @@ fn contrast(
 ) -> Result<Contrast> {
     let (classes, places) = (source.logits.value().dims::<4>("contrast")?[3], method.label_places);
     let pool = |features: &Var, labels: &Labels| -> Result<Prototypes> {
-        ops::masked_average_pool_scoped(features, &labels.cells, classes, method.prototype_scope.into())
+        ops::masked_average_pool_scoped(features, &labels.cells(features)?, classes, method.prototype_scope.into())
     };
     let of_source = Labels::new(source_labels, &source.features, places)?;
     let mut of_target = Labels::new(static_labels, &target.features, places)?;
@@ -146,7 +150,7 @@ fn contrast(
             method.temperature,
             method.transfer_threshold,
         )?;
-        of_target = of_target.or(&dynamic, &target.features, places)?;
+        of_target = of_target.or(&dynamic)?;
         if method.hybrid_ce {
             target_labels = match places {
                 LabelPlaces::Nearest => of_target.pixels.clone(),

@@ -70,9 +70,9 @@ impl Device {
     /// instead: reading back, uploading, synchronising, replaying a graph, and copy-on-write of a tensor from outside. The
     /// device works as before after any of them.
     pub fn capture<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
-        let session = Session::begin(self)?;
+        let recording = Recording::begin(self)?;
         let value = f()?;
-        Ok((session.finish()?, value))
+        Ok((recording.finish()?, value))
     }
 
     /// The capture under way here on this thread, if any.
@@ -178,24 +178,24 @@ impl Drop for Graph {
 }
 
 /// Ends the capture whatever happens to `f`.
-struct Session {
+struct Recording {
     device: Device,
     capture: Arc<Capture>,
     open: bool,
 }
 
-impl Session {
+impl Recording {
     fn begin(device: &Device) -> Result<Self> {
         let (Some(captures), parent) = (device.captures(), device.home()) else {
             return Err(Error::Graph("a graph needs a GPU; run the work directly, or use --device cuda".into()));
         };
         let capture = captures.begin(parent)?;
-        let mut session = Self { device: device.clone(), capture, open: false };
+        let mut recording = Self { device: device.clone(), capture, open: false };
         if let Place::Cuda(cuda) = &device.0 {
             cuda.begin_capture()?;
         }
-        session.open = true;
-        Ok(session)
+        recording.open = true;
+        Ok(recording)
     }
 
     fn finish(mut self) -> Result<Graph> {
@@ -210,7 +210,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Recording {
     fn drop(&mut self) {
         if self.open
             && let Place::Cuda(cuda) = &self.device.0

@@ -72,8 +72,8 @@ pub struct BatchNormOutput {
 
 /// Normalises `x` [N,H,W,C] (f32, f64 or bf16) with `scale` and `shift` [C], both f32 (f64 for f64 images).
 ///
-/// Errors: shapes, dtypes or devices that do not fit; moments of another image; images that do not divide into the groups; batch statistics over
-/// fewer than two values a channel, which have no unbiased variance.
+/// Errors: shapes, dtypes or devices that do not fit; moments of another image; images that do not divide into the
+/// groups; batch statistics over fewer than two values a channel, which have no unbiased variance.
 ///
 /// ```
 /// use bicl::{Device, Tensor, autograd::Tape, ops::{BatchNormMode, batch_norm}};
