@@ -12,10 +12,12 @@
 // Launch, 128 threads a block and 4 (BM + BN) 64 bytes of dynamic shared memory:
 //   forward:         `slim`; grid.x = ceil(n h w / 128), grid.z = 4 branches
 //   pack:            one thread an element of `packed`
-//   data gradient:   `large` or `small`; grid.x = ceil(n h w / BM) ceil(c / BN), columns fastest
+//   data gradient:   `large` or `small`; grid.x = ceil(pixels of a group / BM) ceil(c / BN), columns fastest; grid.z = groups;
+//                    `sums` and the batch norm as in conv2d_mma.cu
 //   weight gradient: `slim`, transposed: rows are taps and channels; grid.x = ceil(r s c / 128), grid.y = 4 branches, grid.z
 //                    splits the pixels into ranges of `range`: each writes its sums to partial_b[z][k, r s c]
 #include "conv_mma_loaders.cuh"
+#include "conv_norm_sums.cuh"
 
 constexpr int BRANCHES = 4;
 
@@ -139,18 +141,18 @@ struct BranchLines : FlatLoader<T, EXTENT> {
 
 template <class T, class Tile>
 __device__ __forceinline__ void data_gradient(const T* packed, const T* w0, const T* w1, const T* w2, const T* w3, T* dx,
-                                              const AsppParams& p) {
+                                              const NormBefore<T>& norm, const AsppParams& p, const NormParams& n) {
   DYN_SMEM(char, shared);
-  int tiles = (p.c + Tile::BN - 1) / Tile::BN, start_m = blockIdx.x / tiles * Tile::BM;
-  int start_n = blockIdx.x % tiles * Tile::BN;
-  PackedPixels<T, Tile::BM> a(packed, p, start_m);
+  int tiles = (p.c + Tile::BN - 1) / Tile::BN, tile = blockIdx.x / tiles, start_n = blockIdx.x % tiles * Tile::BN;
+  int group = blockIdx.z, pixels = p.pixels() / n.groups;
+  int start = group * pixels + tile * Tile::BM, end = (group + 1) * pixels;
+  PackedPixels<T, Tile::BM> a(packed, p, start);
   BranchLines<T, Tile::BN> b(w0, w1, w2, w3, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, BranchWalk<T>{p}, sums);
-  finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
-    int pixel = start_m + row;
-    if (pixel < p.pixels()) store_chunk<T>(dx + pixel * p.c, start_n + column, p.c, true, chunk);
-  });
+  size_t piece = size_t(group) * (gridDim.x / tiles) + tile;
+  store_gradient<T, Tile>(shared, sums, dx, nullptr, norm, n, group, piece, start_n, p.c,
+                          [&](int row) { return start + row < end ? (start + row) * p.c : -1; });
 }
 
 // Calls store(column, row, chunk) for each 16 bytes along the rows: where the product's rows are contiguous in memory.
@@ -200,8 +202,11 @@ __device__ __forceinline__ void weight_gradient(const T* packed, const T* x, flo
 #define DATA(T, suffix, name, ...)                                                                                 \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_data_gradient_##name##_##suffix(                  \
       const T* __restrict__ packed, const T* __restrict__ w0, const T* __restrict__ w1, const T* __restrict__ w2,  \
-      const T* __restrict__ w3, T* __restrict__ dx, AsppParams p) {                                                \
-    data_gradient<T, MmaTile<__VA_ARGS__>>(packed, w0, w1, w2, w3, dx, p);                                         \
+      const T* __restrict__ w3, T* __restrict__ dx, const T* __restrict__ x, const T* __restrict__ y,              \
+      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
+      const float* __restrict__ shift, float* __restrict__ sums, AsppParams p, NormParams n) {                     \
+    NormBefore<T> norm = {x, y, {mean, variance, scale, shift}, sums};                                             \
+    data_gradient<T, MmaTile<__VA_ARGS__>>(packed, w0, w1, w2, w3, dx, norm, p, n);                                \
   }                                                                                                                \
   KERNEL_EXPORT(aspp_data_gradient_##name##_##suffix)
 #define ASPP(T, suffix)                                                                                            \

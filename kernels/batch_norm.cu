@@ -20,7 +20,7 @@
 // 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its parameters stay in
 // registers and a warp's accesses are contiguous; `span * groups` threads are needed.
 // W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
-#include "dev.cuh"
+#include "normalize.cuh"
 
 struct BatchNormParams {
   int rows, channels, span, flags;  // rows: of one group
@@ -71,16 +71,6 @@ __device__ __forceinline__ int chunks_of(const BatchNormParams& p) { return (p.r
 __device__ __forceinline__ int rows_of(int thread_row, int step, int rows) {
   return thread_row < rows ? (rows - thread_row + step - 1) / step : 0;
 }
-
-// One value of a channel's parameters, worked out once a thread.
-template <class A>
-struct Channel {
-  A mean, inverse, slope, shift;
-  __device__ __forceinline__ Channel(const A* mean_, const A* variance, const A* scale, const A* shift_, int c, A epsilon)
-      : mean(mean_[c]), inverse(A(1) / sqrt(variance[c] + epsilon)), slope(scale[c] * inverse), shift(shift_[c]) {}
-  // Explicit fma: the mask must come out alike in the forward and the backward pass.
-  __device__ __forceinline__ A operator()(A x) const { return fma(x - mean, slope, shift); }
-};
 
 template <class T, int W>
 __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restrict__ partial, const BatchNormParams& p) {

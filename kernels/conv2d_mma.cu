@@ -9,16 +9,20 @@
 // Launch, 128 threads a block and 4 (BM + BN) 64 bytes of dynamic shared memory; tiles are numbered with the columns fastest:
 //   forward:         grid.x = ceil(group / BM) ceil(k / BN); grid.z groups of `group` pixels each, n p q in all; bias may be
 //                    null, and so may `moments` [grid.z][ceil(group / WM)][2][k] (conv_moments.cuh), which want an even k and
-//                    are not taken by `slim`
-//   data gradient:   grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.z = stride[0] stride[1] phases
+//                    are not taken by `slim`; the batch norm after may be null (conv_normalize.cuh), else k fills chunks
+//   data gradient:   grid.x = ceil(pixels of a group's largest phase / BM) ceil(c / BN); grid.z = groups of images, each of
+//                    stride[0] stride[1] phases; `sums` [grid.z][ceil(pixels / BM)][2][c] (conv_norm_sums.cuh) may be null,
+//                    and then all of the batch norm is
 //   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each writes
 //                    its sums to partial[z][k, r s c], which conv2d_reduce adds up in order
 #include "conv_mma_loaders.cuh"
 #include "conv_moments.cuh"
+#include "conv_normalize.cuh"
+#include "conv_norm_sums.cuh"
 
 template <class T, class Tile>
 __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, float* moments,
-                                        const ConvParams& p, int group) {
+                                        const NormAfter<T>& norm, const ConvParams& p, int group, const NormParams& n) {
   DYN_SMEM(char, shared);
   int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
   TileRows<Tile> rows(blockIdx.x / tiles, group);
@@ -29,33 +33,33 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
   if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
   rows.template store<T>(sums, moments, start_n, p.k);
-  finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
+  store_output<T, Tile>(shared, sums, y, norm, n, start_n, p.k, [&](int row) {
     int pixel = rows.start + row;
-    if (pixel < rows.end) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
+    return pixel < rows.end ? pixel * p.k : -1;
   });
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void data_gradient(const T* dy, const T* w, const T* so_far, T* dx,
-                                              const ConvParams& p) {
+__device__ __forceinline__ void data_gradient(const T* dy, const T* w, const T* so_far, T* dx, const NormBefore<T>& norm,
+                                              const ConvParams& p, const NormParams& n) {
   DYN_SMEM(char, shared);
-  int tiles = (p.c + Tile::BN - 1) / Tile::BN, start_m = blockIdx.x / tiles * Tile::BM;
-  int start_n = blockIdx.x % tiles * Tile::BN;
-  Phase phase = phase_of(p, blockIdx.z);
+  int tiles = (p.c + Tile::BN - 1) / Tile::BN, tile = blockIdx.x / tiles, start_n = blockIdx.x % tiles * Tile::BN;
+  int phases = p.stride[0] * p.stride[1], group = blockIdx.z / phases;
+  size_t piece = size_t(blockIdx.z) * (gridDim.x / tiles) + tile;
+  Phase phase = phase_of(p, blockIdx.z % phases);
   const Gather& g = phase.gather;
-  if (g.rows <= 0 || g.columns <= 0 || start_m >= g.pixels()) return;
-  GatheredPixels<T, Tile::BM> a(dy, g, start_m);
+  int pixels = max(g.rows, 0) * max(g.columns, 0) * (g.images / n.groups);
+  int start = group * pixels + tile * Tile::BM, end = (group + 1) * pixels;
+  if (start >= end) {
+    if (norm.sums) NormSums<T, Tile>::finish_empty(norm.sums, piece, start_n, p.c);
+    return;
+  }
+  GatheredPixels<T, Tile::BM> a(dy, g, start);
   FilterLines<T, Tile::BN> b(w, p, phase, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
-  finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
-    int index = start_m + row;
-    if (index >= g.pixels()) return;
-    int offset = phase.offset(p, index);
-    if (so_far)
-      store_sum<T>(dx + offset, so_far + offset, start_n + column, p.c, chunk);
-    else
-      store_chunk<T>(dx + offset, start_n + column, p.c, true, chunk);
+  store_gradient<T, Tile>(shared, sums, dx, so_far, norm, n, group, piece, start_n, p.c, [&](int row) {
+    return start + row < end ? phase.offset(p, start + row) : -1;
   });
 }
 
@@ -79,16 +83,22 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
 
 // clang-format off
 #define CONV(T, suffix, name, ...)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_forward_##name##_##suffix(                  \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                     \
+      conv2d_mma_forward_##name##_##suffix(                                                                        \
       const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,             \
-      float* __restrict__ moments, ConvParams p, int group) {                                                      \
-    forward<T, MmaTile<__VA_ARGS__>>(x, w, bias, y, moments, p, group);                                            \
+      float* __restrict__ moments, const T* __restrict__ residual, const float* __restrict__ mean,                 \
+      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
+      ConvParams p, int group, NormParams n) {                                                                     \
+    NormAfter<T> norm = {residual, {mean, variance, scale, shift}};                                                \
+    forward<T, MmaTile<__VA_ARGS__>>(x, w, bias, y, moments, norm, p, group, n);                                   \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_forward_##name##_##suffix)                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_data_gradient_##name##_##suffix(            \
       const T* __restrict__ dy, const T* __restrict__ w, const T* __restrict__ so_far, T* __restrict__ dx,         \
-      ConvParams p) {                                                                                              \
-    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, so_far, dx, p);                                                  \
+      const T* __restrict__ x, const T* __restrict__ y, const float* __restrict__ mean,                            \
+      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
+      float* __restrict__ sums, ConvParams p, NormParams n) {                                                      \
+    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, so_far, dx, {x, y, {mean, variance, scale, shift}, sums}, p, n); \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_data_gradient_##name##_##suffix)                                                        \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_weight_gradient_##name##_##suffix(          \

@@ -15,6 +15,7 @@
 //   fit:      one thread an element of `out` [rows, a2, b2]; writes (=) in [rows, a, b] moved by `first` along a, else 0
 #include "conv_mma_loaders.cuh"
 #include "conv_moments.cuh"
+#include "conv_normalize.cuh"
 
 constexpr int WINDOW = 8, CHANNELS = 4;
 
@@ -49,7 +50,7 @@ struct WindowPixels : DeepLoader<T, EXTENT> {
 
 template <class T, class Tile>
 __device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T* y, float* moments,
-                                        const ConvParams& p, int group) {
+                                        const NormAfter<T>& norm, const ConvParams& p, int group, const NormParams& n) {
   DYN_SMEM(char, shared);
   int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
   TileRows<Tile> pixels(blockIdx.x / tiles, group);
@@ -65,18 +66,22 @@ __device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T
   multiply<T, Tile>(shared, a, b, walk, sums);
   if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
   pixels.template store<T>(sums, moments, start_n, p.k);
-  finish<T, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
+  store_output<T, Tile>(shared, sums, y, norm, n, start_n, p.k, [&](int row) {
     int pixel = pixels.start + row;
-    if (pixel < pixels.end) store_chunk<T>(y + pixel * p.k, start_n + column, p.k, p.k % CHUNK<T> == 0, chunk);
+    return pixel < pixels.end ? pixel * p.k : -1;
   });
 }
 
 // clang-format off
 #define FORWARD(T, suffix, name, ...)                                                                              \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_window_forward_##name##_##suffix(               \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                     \
+      conv2d_window_forward_##name##_##suffix(                                                                     \
       const T* __restrict__ x4, const T* __restrict__ v, const T* __restrict__ bias, T* __restrict__ y,            \
-      float* __restrict__ moments, ConvParams p, int group) {                                                      \
-    forward<T, MmaTile<__VA_ARGS__>>(x4, v, bias, y, moments, p, group);                                           \
+      float* __restrict__ moments, const T* __restrict__ residual, const float* __restrict__ mean,                 \
+      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
+      ConvParams p, int group, NormParams n) {                                                                     \
+    NormAfter<T> norm = {residual, {mean, variance, scale, shift}};                                                \
+    forward<T, MmaTile<__VA_ARGS__>>(x4, v, bias, y, moments, norm, p, group, n);                                  \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_window_forward_##name##_##suffix)
 #define KERNELS(T, suffix)                                                                                         \

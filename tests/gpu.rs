@@ -20,10 +20,14 @@ mod calibration;
 mod contrastive_loss;
 #[path = "conv2d.rs"]
 mod conv2d;
+#[path = "conv2d_batch_norm.rs"]
+mod conv2d_batch_norm;
 #[path = "conv2d_mma.rs"]
 mod conv2d_mma;
 #[path = "conv2d_moments.rs"]
 mod conv2d_moments;
+#[path = "conv2d_norm_sums.rs"]
+mod conv2d_norm_sums;
 #[path = "cross_entropy.rs"]
 mod cross_entropy;
 #[path = "elementwise.rs"]

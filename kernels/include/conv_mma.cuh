@@ -32,11 +32,23 @@ constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
 // Elements of 16 bytes.
 template <class T>
 constexpr int CHUNK = 16 / sizeof(T);
+template <class T>
+struct alignas(16) Vector {
+  T at[CHUNK<T>];
+
+  __device__ static Vector load(const T* from) { return *reinterpret_cast<const Vector*>(from); }
+  __device__ static Vector load_from_shared(const char* from) {
+    return load_shared(reinterpret_cast<const Vector*>(from));
+  }
+  __device__ void store(T* to) const { *reinterpret_cast<Vector*>(to) = *this; }
+};
 
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>
 struct MmaTile {
   static constexpr int BM = BM_, BN = BN_, ACROSS = 4 / DOWN, WM = BM / DOWN, WN = BN / ACROSS;
+  // Blocks that a multiprocessor is to hold at once; said, since ptxas would spill registers for more.
+  static constexpr int TOGETHER = BM * BN >= 128 * 128 ? 2 : BM * BN >= 128 * 64 ? 4 : 5;
   static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
   // 16 x 8 tiles, each in the fragments of mma.cuh.
@@ -183,12 +195,9 @@ __device__ __forceinline__ void add_bias(typename Tile::Sums& sums, const T* bia
 // Elements first.. of a row with `count` elements, from a chunk in shared memory.
 template <class T>
 __device__ __forceinline__ void store_chunk(T* row, int first, int count, bool vector, const char* from) {
-  struct alignas(16) Chunk {
-    T at[CHUNK<T>];
-  };
-  Chunk chunk = load_shared(reinterpret_cast<const Chunk*>(from));
+  Vector<T> chunk = Vector<T>::load_from_shared(from);
   if (vector && first < count) {
-    *reinterpret_cast<Chunk*>(row + first) = chunk;
+    chunk.store(row + first);
   } else {
 #pragma unroll
     for (int e = 0; e < CHUNK<T>; e++)
@@ -196,25 +205,24 @@ __device__ __forceinline__ void store_chunk(T* row, int first, int count, bool v
   }
 }
 
-// row = more + the chunk, from element `first` on, of rows with `count` elements in whole chunks.
+// chunk += more, as if both had been stored.
 template <class T>
-__device__ __forceinline__ void store_sum(T* row, const T* more, int first, int count, const char* from) {
-  struct alignas(16) Chunk {
-    T at[CHUNK<T>];
-  };
-  if (first >= count) return;
-  Chunk sum = load_shared(reinterpret_cast<const Chunk*>(from)), other = *reinterpret_cast<const Chunk*>(more + first);
+__device__ __forceinline__ void add(Vector<T>& chunk, const Vector<T>& more) {
 #pragma unroll
-  for (int e = 0; e < CHUNK<T>; e++) sum.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(sum.at[e]));
-  *reinterpret_cast<Chunk*>(row + first) = sum;
+  for (int e = 0; e < CHUNK<T>; e++) chunk.at[e] = from_acc<T>(to_acc(more.at[e]) + to_acc(chunk.at[e]));
 }
 
-// Rounds the sums to T and calls store(row, column, chunk) for each 16 bytes of the tile.
-template <class T, class Tile, class Store>
-__device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {
-  constexpr int LINE = Tile::BN * sizeof(T), CHUNKS = LINE / 16;
+// Where a chunk of the results lies in shared memory.
+template <class T, class Tile>
+__device__ __forceinline__ char* result(char* shared, int row, int chunk) {
+  constexpr int LINE = Tile::BN * sizeof(T);
   static_assert(Tile::BM * LINE <= STAGES * Tile::STAGE_BYTES, "the results take the place of the slices");
-  auto at = [](int line, int chunk) { return place<LINE, sizeof(T) == 4>(line, chunk); };
+  return shared + place<LINE, sizeof(T) == 4>(row, chunk);
+}
+
+// Rounds the sums to T and puts them there.
+template <class T, class Tile>
+__device__ __forceinline__ void stage_results(char* shared, const typename Tile::Sums& sums) {
   int lane = threadIdx.x & 31;
   // All have read the last slice.
   __syncthreads();
@@ -229,12 +237,25 @@ __device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& 
           T at[2];
         };
         Pair pair = {from_acc<T>(sums[i][j][e]), from_acc<T>(sums[i][j][e + 1])};
-        char* to = shared + at(row, column / CHUNK<T>) + column % CHUNK<T> * sizeof(T);
+        char* to = result<T, Tile>(shared, row, column / CHUNK<T>) + column % CHUNK<T> * sizeof(T);
         store_shared(reinterpret_cast<Pair*>(to), pair);
       }
   __syncthreads();
+}
+
+// Calls store(row, column, chunk) for each 16 bytes of them; a thread's column is always the same.
+template <class T, class Tile, class Store>
+__device__ __forceinline__ void each_result(char* shared, Store store) {
+  constexpr int CHUNKS = Tile::BN / CHUNK<T>;
+  static_assert(MMA_THREADS % CHUNKS == 0, "a thread keeps its column");
   for (int i = threadIdx.x; i < Tile::BM * CHUNKS; i += MMA_THREADS) {
     int row = i / CHUNKS, chunk = i % CHUNKS;
-    store(row, chunk * CHUNK<T>, shared + at(row, chunk));
+    store(row, chunk * CHUNK<T>, result<T, Tile>(shared, row, chunk));
   }
+}
+
+template <class T, class Tile, class Store>
+__device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {
+  stage_results<T, Tile>(shared, sums);
+  each_result<T, Tile>(shared, store);
 }

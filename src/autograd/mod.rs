@@ -14,6 +14,7 @@
 //! ```
 
 use std::{
+    any::Any,
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -30,7 +31,13 @@ pub struct Demand {
     /// What other operations have contributed to it so far. An operation that can add to it where it writes takes it and
     /// returns the sum; what is left here is added to its contribution.
     pub so_far: Option<Tensor>,
+    /// What the operation that made the parent offered ([`Var::offering`]), where this contribution completes its gradient.
+    pub offer: Option<Offer>,
 }
+
+/// What an operation would do first with the whole gradient of its output, for another that writes the last contribution
+/// to take over. The tape only passes it on; the two operations agree on what it holds and on how it is answered.
+pub type Offer = Arc<dyn Any + Send + Sync>;
 
 struct Node {
     op: &'static str,
@@ -38,6 +45,7 @@ struct Node {
     parents: Vec<Option<usize>>,
     /// `None` for variables, and for operations whose backward pass has run.
     backward: Option<Backward>,
+    offer: Option<Offer>,
     is_variable: bool,
 }
 
@@ -96,13 +104,26 @@ impl Tape {
         nodes.len() - 1
     }
 
+    /// How many contributions the gradient of each node will have in a pass from `last`.
+    fn uses(&self, last: usize) -> Vec<usize> {
+        let nodes = self.nodes();
+        let mut uses = vec![0; last + 1];
+        for index in (0..=last).rev() {
+            if index == last || uses[index] > 0 {
+                nodes[index].parents.iter().flatten().for_each(|&parent| uses[parent] += 1);
+            }
+        }
+        uses
+    }
+
     fn is(&self, other: &Tape) -> bool {
         Arc::ptr_eq(&self.nodes, &other.nodes)
     }
 
     /// A tensor whose gradient is wanted.
     pub fn variable(&self, value: Tensor) -> Var {
-        let node = self.append(Node { op: "variable", parents: Vec::new(), backward: None, is_variable: true });
+        let node =
+            self.append(Node { op: "variable", parents: Vec::new(), backward: None, offer: None, is_variable: true });
         Var { value, node: Some(node), tape: self.clone() }
     }
 
@@ -135,6 +156,7 @@ impl Tape {
         let Some(last) = output.node else {
             return Err(Error::Autograd("the output depends on no variable".into()));
         };
+        let mut uses = self.uses(last);
         let mut pending = HashMap::from([(last, seed)]);
         let mut by_node = HashMap::new();
         for index in (0..=last).rev() {
@@ -145,6 +167,7 @@ impl Tape {
                     by_node.insert(index, gradient);
                     continue;
                 }
+                node.offer = None;
                 (node.op, std::mem::take(&mut node.parents), node.backward.take())
             };
             let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
@@ -153,8 +176,14 @@ impl Tape {
                 .map(|parent| Demand {
                     wanted: parent.is_some(),
                     so_far: parent.and_then(|parent| pending.remove(&parent)),
+                    offer: parent
+                        .filter(|&parent| uses[parent] == 1)
+                        .and_then(|parent| self.nodes()[parent].offer.clone()),
                 })
                 .collect();
+            for parent in parents.iter().flatten() {
+                uses[*parent] -= 1;
+            }
             let contributions = backward(gradient, &mut demands)?;
             if contributions.len() != parents.len() {
                 let (got, want) = (contributions.len(), parents.len());
@@ -205,6 +234,14 @@ impl Var {
         self.tape.constant(self.value.clone())
     }
 
+    /// The same, with an offer to whoever completes its gradient: see [`Demand::offer`].
+    pub(crate) fn offering(self, offer: Offer) -> Var {
+        if let Some(node) = self.node {
+            self.tape.nodes()[node].offer = Some(offer);
+        }
+        self
+    }
+
     /// Records an operation: `backward` receives the gradient of `value` and, for each parent, whether its gradient
     /// is wanted; it returns those, in the parents' order, each of its parent's shape and dtype.
     ///
@@ -253,7 +290,8 @@ impl Var {
             return Ok(tape.constant(value));
         }
         let parents = parents.iter().map(|parent| parent.node).collect();
-        let node = tape.append(Node { op, parents, backward: Some(Box::new(backward)), is_variable: false });
+        let node =
+            tape.append(Node { op, parents, backward: Some(Box::new(backward)), offer: None, is_variable: false });
         Ok(Var { value, node: Some(node), tape })
     }
 }

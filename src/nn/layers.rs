@@ -4,7 +4,7 @@ use super::{Domain, Forward, Normalization, ParameterId, Parameters, Role};
 use crate::{
     Error, Result,
     autograd::Var,
-    ops::{self, AsppBranch, BatchNormMode, BatchNormSpec, Conv2dSpec, PieceMoments},
+    ops::{self, AsppBranch, BatchNormMode, BatchNormOutput, BatchNormSpec, Conv2dSpec},
     tensor::Rng,
 };
 
@@ -73,16 +73,12 @@ impl Conv2d {
 
     /// [N,H,W,C] -> [N,P,Q,K].
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
-        Ok(self.run(pass, x, None)?.0)
+        let (filter, bias) = self.weights(pass)?;
+        ops::conv2d(x, &filter, bias.as_ref(), &self.spec)
     }
 
-    fn run(&self, pass: &Forward<'_>, x: &Var, groups: Option<usize>) -> Result<(Var, Option<PieceMoments>)> {
-        let filter = pass.filter(self.filter)?;
-        let bias = self.bias.map(|bias| pass.filter(bias)).transpose()?;
-        match groups {
-            Some(groups) => ops::conv2d_with_moments(x, &filter, bias.as_ref(), &self.spec, groups),
-            None => Ok((ops::conv2d(x, &filter, bias.as_ref(), &self.spec)?, None)),
-        }
+    fn weights(&self, pass: &Forward<'_>) -> Result<(Var, Option<Var>)> {
+        Ok((pass.filter(self.filter)?, self.bias.map(|bias| pass.filter(bias)).transpose()?))
     }
 }
 
@@ -159,23 +155,23 @@ impl BatchNorm {
 
     /// norm(x) scale + shift.
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
-        self.run(pass, (x, None), None, false)
+        self.run(pass, None, false, |[scale, shift], spec| ops::batch_norm_with(x, scale, shift, spec))
     }
 
-    /// norm(conv(x)) scale + shift + residual, and what it says on `relu`: normalise, sum and ReLU are one pass, and the
-    /// convolution takes the statistics where its kernel can.
+    /// norm(conv(x)) scale + shift + residual, and what it says on `relu`, in as few passes as the kernels can.
     pub fn after(&self, pass: &Forward<'_>, conv: &Conv2d, x: &Var, residual: Option<&Var>, relu: bool) -> Result<Var> {
-        let groups = (pass.normalization() == Normalization::Batch).then(|| pass.domains().len());
-        let (y, moments) = conv.run(pass, x, groups)?;
-        self.run(pass, (&y, moments.as_ref()), residual, relu)
+        let (filter, bias) = conv.weights(pass)?;
+        self.run(pass, residual, relu, |affine, spec| {
+            ops::conv2d_batch_norm(x, &filter, bias.as_ref(), &conv.spec, affine, spec)
+        })
     }
 
     fn run(
         &self,
         pass: &Forward<'_>,
-        (x, moments): (&Var, Option<&PieceMoments>),
         residual: Option<&Var>,
         relu: bool,
+        normalize: impl FnOnce([&Var; 2], &BatchNormSpec<'_>) -> Result<BatchNormOutput>,
     ) -> Result<Var> {
         let (scale, shift) = (pass.parameter(self.scale), pass.parameter(self.shift));
         let running = |domain: Domain| match (self.target_statistics, domain) {
@@ -194,7 +190,7 @@ impl BatchNorm {
             }
             (_, []) => return Err(Error::Internal("a pass through a batch norm without a domain".into())),
         };
-        let output = ops::batch_norm_with(x, &scale, &shift, &BatchNormSpec { mode, residual, relu, moments })?;
+        let output = normalize([&scale, &shift], &BatchNormSpec { mode, residual, relu, moments: None })?;
         if pass.normalization() == Normalization::Batch {
             for (run, &domain) in domains.iter().enumerate() {
                 pass.measured(running(domain).mean, output.mean.clone(), run);

@@ -36,7 +36,7 @@ pub use add::{add, add_relu};
 pub use align_labels::align_labels;
 pub use argmax::argmax;
 pub use aspp::{AsppBranch, aspp};
-pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
+pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with, conv2d_batch_norm};
 pub use calibration::{calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;

@@ -6,14 +6,16 @@ use half::bf16;
 use super::OP;
 use crate::{
     DType, Error, Result, Tensor,
-    autograd::Var,
+    autograd::{Demand, Var},
     device::Launch,
     kernels,
     ops::{
-        Conv2dSpec, concat_channels,
+        Conv2dSpec,
+        batch_norm::{NormBefore, NormParams},
+        concat_channels,
         conv2d::{ConvParams, MmaTile, bias_gradient, cuda::reduce, ranges},
     },
-    tensor::{Element, In, Out, Val},
+    tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
 
 /// Branches that the kernels take.
@@ -47,13 +49,17 @@ kernels! { "aspp";
     );
     /// dy with the channels of each branch filled up to whole chunks.
     fn aspp_pack<T in f32 | bf16>(dy: In<T>, packed: Out<T>, k: Val<i32>, count: Val<i32>);
-    /// dx, tiles of 128 x 128.
+    /// dx, and sums for the batch norm before; tiles of 128 x 128.
     fn aspp_data_gradient_large<T in f32 | bf16>(
-        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, params: Val<AsppParams>
+        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>,
+        mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>,
+        params: Val<AsppParams>, norm: Val<NormParams>
     );
-    /// dx, tiles of 64 x 64.
+    /// dx, and sums for the batch norm before; tiles of 64 x 64.
     fn aspp_data_gradient_small<T in f32 | bf16>(
-        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, params: Val<AsppParams>
+        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>,
+        mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>,
+        params: Val<AsppParams>, norm: Val<NormParams>
     );
     /// Sums of dw over ranges of pixels.
     fn aspp_weight_gradient<T in f32 | bf16>(
@@ -125,10 +131,12 @@ pub(super) fn backward<T: Element>(
     dy: &Tensor,
     x: &Tensor,
     filters: &[Tensor; BRANCHES],
-    wanted: &[bool],
+    demands: &[Demand],
 ) -> Result<Vec<Option<Tensor>>> {
+    let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
     let packed = pack::<T>(params, dy)?;
-    let mut gradients = vec![wanted[0].then(|| data_gradient::<T>(params, &packed, filters)).transpose()?];
+    let image = &demands[0];
+    let mut gradients = vec![image.wanted.then(|| data_gradient::<T>(params, &packed, filters, image)).transpose()?];
     // One launch makes those of all filters, and one those of all biases.
     let (of_filters, of_biases) = wanted[1..].split_at(BRANCHES);
     gradients.extend(match of_filters.contains(&true) {
@@ -147,7 +155,7 @@ pub(super) fn backward<T: Element>(
         let slice = |all: &Tensor| concat_channels::slice(all, branch * channels, channels)?.reshape(&[channels]);
         gradients.push(biases.as_ref().map(slice).transpose()?);
     }
-    gradients.iter_mut().zip(wanted).filter(|(_, wanted)| !**wanted).for_each(|(gradient, _)| *gradient = None);
+    gradients.iter_mut().zip(wanted).filter(|(_, wanted)| !wanted).for_each(|(gradient, _)| *gradient = None);
     Ok(gradients)
 }
 
@@ -162,21 +170,38 @@ fn pack<T: Element>(params: &Params, dy: &Tensor) -> Result<Tensor> {
     Ok(packed)
 }
 
-fn data_gradient<T: Element>(params: &Params, packed: &Tensor, filters: &[Tensor; BRANCHES]) -> Result<Tensor> {
-    let [w0, w1, w2, w3] = filters;
+fn data_gradient<T: Element>(
+    params: &Params,
+    packed: &Tensor,
+    [w0, w1, w2, w3]: &[Tensor; BRANCHES],
+    demand: &Demand,
+) -> Result<Tensor> {
     let (device, p) = (packed.device(), params.aspp);
     let mut dx = Tensor::empty(&params.conv.input(), T::DTYPE, device)?;
-    let tiles = |tile: MmaTile| tile.count(params.pixels(), params.conv.c as usize);
-    // SAFETY: the tensors have the extents of `params`; the grid covers dx in tiles.
+    // What there is so far is added afterwards, and the gradient not whole before.
+    let norm = NormBefore::taken(demand.offer.as_ref().filter(|_| demand.so_far.is_none()), &dx);
+    // Tiles end with each group of images that has statistics of its own.
+    let (rows, columns) = (params.pixels() / norm.groups, params.conv.c as usize);
+    let large = norm.groups * MmaTile::Large.count(rows, columns) >= BLOCKS;
+    let tile = if large { MmaTile::Large } else { MmaTile::Small };
+    let launch = launch(tile, [tile.count(rows, columns), 1, norm.groups])?;
+    let mut norm = norm.with_room(rows.div_ceil(tile.rows()))?;
+    let (s, m, x, y) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
+    let [mean, var, scale, shift] = norm.vectors;
+    // SAFETY: the tensors have the extents of `params`, x and y those of dx, and the vectors a value for each channel (mean
+    // and variance for each group); the grid covers dx in tiles, group by group, for which `s` has room.
     unsafe {
-        if tiles(MmaTile::Large) >= BLOCKS {
-            let launch = launch(MmaTile::Large, [tiles(MmaTile::Large), 1, 1])?;
-            aspp_data_gradient_large::<T>(device, launch, packed, w0, w1, w2, w3, &mut dx, p)?;
+        if large {
+            aspp_data_gradient_large::<T>(
+                device, launch, packed, w0, w1, w2, w3, &mut dx, x, y, mean, var, scale, shift, s, p, m,
+            )?;
         } else {
-            let launch = launch(MmaTile::Small, [tiles(MmaTile::Small), 1, 1])?;
-            aspp_data_gradient_small::<T>(device, launch, packed, w0, w1, w2, w3, &mut dx, p)?;
+            aspp_data_gradient_small::<T>(
+                device, launch, packed, w0, w1, w2, w3, &mut dx, x, y, mean, var, scale, shift, s, p, m,
+            )?;
         }
     }
+    norm.answer();
     Ok(dx)
 }
 

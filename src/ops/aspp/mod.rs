@@ -95,10 +95,10 @@ fn on_tensor_cores(x: &Var, branches: [AsppBranch<'_>; cuda::BRANCHES], specs: &
     parents.extend(branches.iter().map(|branch| branch.filter));
     parents.extend(branches.iter().map(|branch| branch.bias));
     let input = input.clone();
-    Var::record_many(
+    Var::record_adding(
         OP,
         y,
         &parents,
-        move |dy, wanted| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &input, &filters, wanted)),
+        move |dy, demands| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &input, &filters, demands)),
     )
 }

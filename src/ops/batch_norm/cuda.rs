@@ -201,8 +201,7 @@ impl Saved {
 pub(super) fn sums<T: Element>(saved: &Saved, dy: &Tensor) -> Result<Sums> {
     saved.check_kept()?;
     let Affine { statistics, scale, shift } = &saved.affine;
-    let groups = statistics.groups;
-    let plan = Plan::new(dy, groups, saved.relu, statistics.epsilon)?;
+    let plan = Plan::new(dy, statistics.groups, saved.relu, statistics.epsilon)?;
     let device = dy.device();
     let (launch, params, chunks) = plan.reduction();
     let accumulator = dy.dtype().accumulator();
@@ -214,6 +213,23 @@ pub(super) fn sums<T: Element>(saved: &Saved, dy: &Tensor) -> Result<Sums> {
         let (x, y) = (saved.x.as_ref(), saved.y.as_ref());
         batch_norm_sums::<T>(device, launch, x, y, dy, mean, variance, scale, shift, &mut partial, params)?;
     }
+    finish_sums::<T>(saved, &plan, &partial, params)
+}
+
+/// The sums from pieces that a convolution left: [groups,pieces,2,C].
+pub(super) fn join_sums<T: Element>(saved: &Saved, dy: &Tensor, pieces: &Tensor) -> Result<Sums> {
+    let statistics = &saved.affine.statistics;
+    let mut plan = Plan::new(dy, statistics.groups, false, statistics.epsilon)?;
+    // Sums need no counts: a piece is a row of one.
+    plan.rows = pieces.dims::<4>(OP)?[1];
+    finish_sums::<T>(saved, &plan, pieces, plan.params(1))
+}
+
+/// `partial` holds the chunks of `params.span` rows of every group.
+fn finish_sums<T: Element>(saved: &Saved, plan: &Plan, partial: &Tensor, params: Params) -> Result<Sums> {
+    let (device, groups) = (partial.device(), plan.images);
+    let accumulator = T::DTYPE.accumulator();
+    let variance = &saved.affine.statistics.variance;
     let vector = |groups| Tensor::empty(&statistics_shape(groups, plan.channels), accumulator, device);
     let (mut dscale, mut dshift) = (vector(groups)?, vector(groups)?);
     let mut total = (groups > 1).then(|| Ok::<_, Error>((vector(1)?, vector(1)?))).transpose()?;
@@ -224,7 +240,7 @@ pub(super) fn sums<T: Element>(saved: &Saved, dy: &Tensor) -> Result<Sums> {
         batch_norm_sums_finish::<T::Accumulator>(
             device,
             plan.finish(1),
-            &partial,
+            partial,
             variance,
             &mut dscale,
             &mut dshift,

@@ -15,9 +15,15 @@
 //! gradients of scale and shift add up over them.
 //! Sums run over fixed pieces of the rows, combined in a fixed order, whatever the number of threads.
 
+mod after_conv;
 mod cpu;
 mod cpu_backward;
 pub(crate) mod cuda;
+mod gradient_offer;
+
+pub use after_conv::conv2d_batch_norm;
+pub(super) use after_conv::{NormAfter, NormParams};
+pub(super) use gradient_offer::NormBefore;
 
 use super::PieceMoments;
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
@@ -94,7 +100,7 @@ pub fn batch_norm(x: &Var, scale: &Var, shift: &Var, mode: BatchNormMode<'_>) ->
 /// As [`batch_norm`], with a residual and a rectified linear unit in the same pass.
 pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'_>) -> Result<BatchNormOutput> {
     let image = x.value();
-    let rows = check(image, scale.value(), shift.value(), spec)?;
+    let rows = check(image, &image.dims(OP)?, scale.value(), shift.value(), spec)?;
     let (statistics, variance) = match spec.mode {
         BatchNormMode::Batch { epsilon, groups } => {
             let images = image.shape()[0];
@@ -136,7 +142,16 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     };
     let mut parents = vec![x, scale, shift];
     parents.extend(spec.residual);
-    let y = Var::record_many(OP, y, &parents, move |dy, wanted| saved.backward(dy, wanted))?;
+    let offer = gradient_offer::GradientOffer::of(&saved);
+    let answer = offer.clone();
+    let y = Var::record_many(OP, y, &parents, move |dy, wanted| {
+        let sums = answer.and_then(|offer| offer.take_answer());
+        saved.backward(dy, sums.as_ref(), wanted)
+    })?;
+    let y = match offer {
+        Some(offer) => y.offering(offer),
+        None => y,
+    };
     Ok(BatchNormOutput { y, mean, variance })
 }
 
@@ -161,6 +176,13 @@ struct Affine {
     statistics: Statistics,
     scale: Tensor,
     shift: Tensor,
+}
+
+impl Affine {
+    /// Mean, variance, scale and shift.
+    fn vectors(&self) -> [&Tensor; 4] {
+        [&self.statistics.mean, &self.statistics.variance, &self.scale, &self.shift]
+    }
 }
 
 struct Moments {
@@ -198,11 +220,11 @@ struct Wanted {
     residual: bool,
 }
 
-/// Checks everything; the number of pixels.
-fn check(x: &Tensor, scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -> Result<usize> {
-    let [n, h, w, channels] = x.dims(OP)?;
+/// Checks everything for an image of the given extents, `x` or what is made of it; the number of pixels.
+fn check(x: &Tensor, image: &[usize; 4], scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -> Result<usize> {
+    let &[n, h, w, channels] = image;
     if channels == 0 {
-        return Err(Error::shape(OP, format!("x {:?} has no channels", x.shape())));
+        return Err(Error::shape(OP, format!("x {image:?} has no channels")));
     }
     let mut vectors = vec![(scale, "scale"), (shift, "shift")];
     if let BatchNormMode::Running { mean, variance, .. } = spec.mode {
@@ -217,7 +239,7 @@ fn check(x: &Tensor, scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -
         }
     }
     if let Some(residual) = spec.residual.map(Var::value) {
-        residual.expect_shape(x.shape(), OP, "the residual")?;
+        residual.expect_shape(image, OP, "the residual")?;
         x.expect_same_device(residual, OP)?;
         if residual.dtype() != x.dtype() {
             return Err(Error::shape(
@@ -255,11 +277,18 @@ fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool)
 }
 
 impl Saved {
-    fn backward(self, dy: Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    /// `pieces`: sums that whoever wrote dy took on the way; dy is g then.
+    fn backward(mut self, dy: Tensor, pieces: Option<&Tensor>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let (want_x, want_scale, want_shift) = (wanted[0], wanted[1], wanted[2]);
         let want_residual = self.has_residual && wanted[3];
         let through_statistics = want_x && self.affine.statistics.from_batch;
-        let sums = (want_scale || want_shift || through_statistics).then(|| self.sums(&dy)).transpose()?;
+        let sums = match pieces {
+            Some(pieces) => {
+                (self.relu, self.y) = (false, None);
+                Some(with_float!(dy.dtype(), OP, T => cuda::join_sums::<T>(&self, &dy, pieces))?)
+            }
+            None => (want_scale || want_shift || through_statistics).then(|| self.sums(&dy)).transpose()?,
+        };
         let images = Wanted { x: want_x, residual: want_residual };
         let (dx, dresidual) = match want_x || want_residual {
             true => self.images(dy, sums.as_ref().filter(|_| through_statistics), images)?,

@@ -67,6 +67,11 @@ impl MmaTile {
         Algorithm::Mma(self).tiles(rows, columns)
     }
 
+    /// Rows of a tile.
+    pub fn rows(self) -> usize {
+        self.extent().0
+    }
+
     /// Rows of a piece whose moments a warp takes (WM).
     pub fn piece(self) -> usize {
         match self {

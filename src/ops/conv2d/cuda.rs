@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
+    autograd::Demand,
     device::Launch,
+    ops::batch_norm::{NormAfter, NormBefore},
     tensor::{Declaration, Element},
 };
 
@@ -48,6 +50,12 @@ fn plan(direction: Direction, params: &ConvParams, dtype: DType, products: Produ
     (algorithm, algorithm.tiles(rows, columns))
 }
 
+/// Whether the kernel of the forward pass can end with a batch norm by given statistics.
+pub(super) fn can_normalize(params: &ConvParams, dtype: DType, products: Products) -> bool {
+    let chunks = (params.k as usize).is_multiple_of(16 / dtype.size());
+    chunks && !matches!(choose(Direction::Forward, params, dtype, products), Simt(_))
+}
+
 pub(super) fn forward<T: Element>(
     params: &ConvParams,
     x: &Tensor,
@@ -55,11 +63,12 @@ pub(super) fn forward<T: Element>(
     bias: Option<&Tensor>,
     products: Products,
     groups: Option<usize>,
+    norm: &NormAfter<'_>,
 ) -> Result<(Tensor, Option<PieceMoments>)> {
     let (device, p) = (x.device(), *params);
     let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
     if let Window(tile) = algorithm {
-        return window::forward::<T>(params, tile, x, w, bias, groups);
+        return window::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
@@ -76,14 +85,24 @@ pub(super) fn forward<T: Element>(
     };
     let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
     let m = moments.as_mut().map(|moments| &mut moments.partial);
+    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, group by group,
-    // and `m` has room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes.
+    // and `m` has room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes; the
+    // residual has y's shape, and the vectors a value for each channel.
     unsafe {
         match tile {
-            Large => mma::conv2d_mma_forward_large::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
-            Medium => mma::conv2d_mma_forward_medium::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
-            Small => mma::conv2d_mma_forward_small::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
-            Slim => mma::conv2d_mma_forward_slim::<T>(device, launch, x, w, bias, &mut y, m, p, group)?,
+            Large => mma::conv2d_mma_forward_large::<T>(
+                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
+            Medium => mma::conv2d_mma_forward_medium::<T>(
+                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
+            Small => mma::conv2d_mma_forward_small::<T>(
+                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
+            Slim => mma::conv2d_mma_forward_slim::<T>(
+                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
         }
     }
     Ok((y, moments))
@@ -111,29 +130,59 @@ pub(super) fn data_gradient<T: Element>(
     dy: &Tensor,
     w: &Tensor,
     products: Products,
-    so_far: &mut Option<Tensor>,
+    demand: &mut Demand,
 ) -> Result<Tensor> {
     let (device, p) = (dy.device(), *params);
-    let (algorithm, tiles) = plan(Direction::DataGradient, params, T::DTYPE, products);
+    let algorithm = choose(Direction::DataGradient, params, T::DTYPE, products);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    // What has another shape is left for the tape to refuse.
-    let more = so_far.take_if(|more| matches!(algorithm, Mma(_)) && more.shape() == dx.shape());
-    let more = more.as_ref();
     let phases = params.stride[0] as usize * params.stride[1] as usize;
-    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, phases, [THREADS, 1, 1])? };
-    // SAFETY: the tensors have the extents of `params`, and `more` those of dx; the grid covers the largest phase in tiles,
-    // and every phase; the shared memory is the algorithm's, and so are the channels that it takes.
+    let Mma(tile) = algorithm else {
+        let (rows, columns) = extents(Direction::DataGradient, params);
+        let launch = tiled(algorithm.tiles(rows, columns), phases, [THREADS, 1, 1])?;
+        // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase.
+        unsafe {
+            match algorithm {
+                Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
+                Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
+                Mma(_) | Window(_) => return Err(elsewhere()),
+            }
+        }
+        return Ok(dx);
+    };
+    // What has another shape is left for the tape to refuse.
+    let more = demand.so_far.take_if(|more| more.shape() == dx.shape());
+    let more = more.as_ref();
+    // What is left there is added afterwards, and the gradient not whole before.
+    let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
+    let norm = NormBefore::taken(offer, &dx);
+    // Tiles end with each group of images that has statistics of its own.
+    let ([n, h, width, c], [down, across]) = (params.input(), params.stride.map(|stride| stride as usize));
+    let rows = n / norm.groups * h.div_ceil(down) * width.div_ceil(across);
+    let launch = tiled(tile.count(rows, c), norm.groups * phases, [THREADS, 1, 1])?;
+    let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
+    let mut norm = norm.with_room(phases * rows.div_ceil(tile.rows()))?;
+    let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
+    let [mean, var, scale, shift] = norm.vectors;
+    // SAFETY: the tensors have the extents of `params`, `more`, `bx` and `by` those of dx, and the vectors a value for each
+    // channel (mean and variance for each group); the grid covers the largest phase of a group in tiles, every phase and every
+    // group, for which `s` has room; the shared memory is the tile's, and so are the channels that it takes.
     unsafe {
-        match algorithm {
-            Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
-            Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
-            Mma(Large) => mma::conv2d_mma_data_gradient_large::<T>(device, launch, dy, w, more, &mut dx, p)?,
-            Mma(Medium) => mma::conv2d_mma_data_gradient_medium::<T>(device, launch, dy, w, more, &mut dx, p)?,
-            Mma(Small) => mma::conv2d_mma_data_gradient_small::<T>(device, launch, dy, w, more, &mut dx, p)?,
-            Mma(Slim) => mma::conv2d_mma_data_gradient_slim::<T>(device, launch, dy, w, more, &mut dx, p)?,
-            Window(_) => return Err(elsewhere()),
+        match tile {
+            Large => mma::conv2d_mma_data_gradient_large::<T>(
+                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
+            )?,
+            Medium => mma::conv2d_mma_data_gradient_medium::<T>(
+                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
+            )?,
+            Small => mma::conv2d_mma_data_gradient_small::<T>(
+                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
+            )?,
+            Slim => mma::conv2d_mma_data_gradient_slim::<T>(
+                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
+            )?,
         }
     }
+    norm.answer();
     Ok(dx)
 }
 

@@ -18,7 +18,12 @@ pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{
+    DType, Error, Result, Tensor,
+    autograd::{Demand, Var},
+    ops::batch_norm::NormAfter,
+    with_float, with_real,
+};
 
 const OP: &str = "conv2d";
 
@@ -78,49 +83,101 @@ fn convolve(
     spec: &Conv2dSpec,
     groups: Option<usize>,
 ) -> Result<(Var, Option<PieceMoments>)> {
-    let (input, filter) = (x.value(), w.value());
-    let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
-    if let Some(bias) = bias {
-        bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
-    }
-    for other in [Some(w), bias].into_iter().flatten() {
-        input.expect_same_device(other.value(), OP)?;
-        if other.value().dtype() != input.dtype() {
-            let dtypes = (input.dtype(), other.value().dtype());
-            return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
-        }
-    }
-    let products = if x.tape().tf32() { Products::Tf32 } else { Products::Full };
-    let (y, moments) = forward(&params, input, filter, bias.map(Var::value), products, groups)?;
-    // The gradient of one factor needs the other.
-    let kept_input = w.is_tracked().then(|| input.clone());
-    let kept_filter = x.is_tracked().then(|| filter.clone());
+    let problem = Problem::new(x, w, bias, spec)?;
+    let (y, moments) = forward(&problem, x.value(), w.value(), bias.map(Var::value), groups)?;
+    let kept = Kept::new(problem, x, w);
     let parents: Vec<&Var> = [Some(x), Some(w), bias].into_iter().flatten().collect();
-    let y = Var::record_adding(OP, y, &parents, move |dy, demands| {
+    let y = Var::record_adding(OP, y, &parents, move |dy, demands| kept.gradients(&dy, demands))?;
+    Ok((y, moments))
+}
+
+/// A checked convolution.
+#[derive(Clone, Copy)]
+pub(super) struct Problem {
+    params: ConvParams,
+    products: Products,
+}
+
+impl Problem {
+    pub fn new(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Self> {
+        let (input, filter) = (x.value(), w.value());
+        let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
+        if let Some(bias) = bias {
+            bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
+        }
+        for other in [Some(w), bias].into_iter().flatten() {
+            input.expect_same_device(other.value(), OP)?;
+            if other.value().dtype() != input.dtype() {
+                let dtypes = (input.dtype(), other.value().dtype());
+                return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
+            }
+        }
+        Ok(Self { params, products: if x.tape().tf32() { Products::Tf32 } else { Products::Full } })
+    }
+
+    /// [N, P, Q, K].
+    pub fn output(&self) -> [usize; 4] {
+        self.params.output()
+    }
+
+    /// Whether the kernel for `x` can end with a batch norm by given statistics.
+    pub fn can_normalize(&self, x: &Tensor) -> bool {
+        !x.device().is_cpu() && cuda::can_normalize(&self.params, x.dtype(), self.products)
+    }
+}
+
+/// What the backward pass needs: the gradient of one factor needs the other.
+pub(super) struct Kept {
+    problem: Problem,
+    input: Option<Tensor>,
+    filter: Option<Tensor>,
+}
+
+impl Kept {
+    pub fn new(problem: Problem, x: &Var, w: &Var) -> Self {
+        let input = w.is_tracked().then(|| x.value().clone());
+        let filter = x.is_tracked().then(|| w.value().clone());
+        Self { problem, input, filter }
+    }
+
+    /// Those of x, w and, where there is a third demand, the bias.
+    pub fn gradients(self, dy: &Tensor, demands: &mut [Demand]) -> Result<Vec<Option<Tensor>>> {
+        let Problem { params, products } = self.problem;
         let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
-        let so_far = &mut demands[0].so_far;
-        let dx = kept_filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, &dy, &w, products, so_far));
-        let dw = kept_input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, &dy, &x, products));
+        let image = &mut demands[0];
+        let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, products, image));
+        let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, products));
         let mut gradients = vec![dx.transpose()?, dw.transpose()?];
         if let Some(&wanted) = wanted.get(2) {
-            gradients.push(wanted.then(|| bias_gradient(&params, &dy)).transpose()?);
+            gradients.push(wanted.then(|| bias_gradient(&params, dy)).transpose()?);
         }
         Ok(gradients)
-    })?;
-    Ok((y, moments))
+    }
+}
+
+/// y = relu(norm(x * w + bias) + residual) where [`Problem::can_normalize`].
+pub(super) fn forward_normalized(
+    problem: &Problem,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    norm: &NormAfter<'_>,
+) -> Result<Tensor> {
+    let Problem { params, products } = problem;
+    with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, None, norm)).map(|(y, _)| y)
 }
 
 /// y, and its moments by group where they are asked for and come for nothing.
 fn forward(
-    params: &ConvParams,
+    Problem { params, products }: &Problem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-    products: Products,
     groups: Option<usize>,
 ) -> Result<(Tensor, Option<PieceMoments>)> {
     if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, products, groups));
+        let none = NormAfter::none();
+        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, groups, &none));
     }
     if x.dtype() == DType::Bf16 {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
@@ -132,20 +189,20 @@ fn forward(
     Ok((y, None))
 }
 
-/// Takes `so_far` and adds to it where the kernel can.
+/// Takes what there is so far and adds to it, and takes the sums of a batch norm before, where the kernel can.
 fn data_gradient(
     params: &ConvParams,
     dy: &Tensor,
     w: &Tensor,
     products: Products,
-    so_far: &mut Option<Tensor>,
+    demand: &mut Demand,
 ) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, so_far));
+        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, demand));
     }
     if dy.dtype() == DType::Bf16 {
-        let dx = data_gradient(params, &dy.to_dtype(DType::F32)?, &w.to_dtype(DType::F32)?, products, &mut None)?;
-        return dx.to_dtype(DType::Bf16);
+        let (dy, w) = (dy.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
+        return with_real!(DType::F32, OP, T => cpu::data_gradient::<T>(params, &dy, &w))?.to_dtype(DType::Bf16);
     }
     with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))
 }

@@ -7,6 +7,7 @@ use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
+    ops::batch_norm::{NormAfter, NormParams},
     ops::conv2d::{ConvParams, MmaTile, OP, PieceMoments, algorithm::WINDOW},
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
@@ -14,13 +15,15 @@ use crate::{
 kernels! { "conv2d_window";
     /// y = x * w + bias of the padded image and filter, tiles of 128 x 64.
     fn conv2d_window_forward_medium<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>,
-        group: Val<i32>
+        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>,
+        variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>,
+        norm: Val<NormParams>
     );
     /// As `conv2d_window_forward_medium`, tiles of 128 x 32.
     fn conv2d_window_forward_slim<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, params: Val<ConvParams>,
-        group: Val<i32>
+        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>,
+        variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>,
+        norm: Val<NormParams>
     );
     /// [rows, a, b] moved by `first` along a, in [rows, a2, b2].
     fn conv2d_window_fit<T in f32 | bf16>(
@@ -66,18 +69,24 @@ pub(super) fn forward<T: Element>(
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
+    norm: &NormAfter<'_>,
 ) -> Result<(Tensor, Option<PieceMoments>)> {
     let (device, p) = (x.device(), padded(params));
     let (x4, v) = (image::<T>(params, x)?, fit::<T>(w, &p.filter(), params.padding[1] % 2)?);
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
     let (launch, group, mut moments) = by_groups(&p, tile, groups, device)?;
     let m = moments.as_mut().map(|moments| &mut moments.partial);
+    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
     // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and `m` has room
-    // for each group's pieces.
+    // for each group's pieces; the residual has y's shape, and the vectors a value for each channel.
     unsafe {
         match tile {
-            MmaTile::Slim => conv2d_window_forward_slim::<T>(device, launch, &x4, &v, bias, &mut y, m, p, group)?,
-            _ => conv2d_window_forward_medium::<T>(device, launch, &x4, &v, bias, &mut y, m, p, group)?,
+            MmaTile::Slim => conv2d_window_forward_slim::<T>(
+                device, launch, &x4, &v, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
+            _ => conv2d_window_forward_medium::<T>(
+                device, launch, &x4, &v, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
+            )?,
         }
     }
     Ok((y, moments))

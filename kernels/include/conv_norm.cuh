@@ -1,0 +1,35 @@
+// A batch norm beside a convolution, which does part of its work in the epilogue.
+#pragma once
+#include "conv_mma.cuh"
+#include "normalize.cuh"
+
+// The images come in `groups` with statistics of their own.
+struct NormParams {
+  int groups, relu;
+  float epsilon;
+};
+static_assert(sizeof(NormParams) == 12, "src/ops/batch_norm/after_conv.rs declares the same");
+
+// Mean and variance are [groups, channels], scale and shift [channels].
+struct NormVectors {
+  const float *mean, *variance, *scale, *shift;
+};
+
+// Those of the columns that a thread of each_result() stores.
+template <class T, class Tile>
+struct ColumnNorms {
+  static constexpr int WIDTH = CHUNK<T>, CHUNKS = Tile::BN / WIDTH;
+  float mean[WIDTH], slope[WIDTH], shift[WIDTH];
+
+  // Of columns below `count`, in whole chunks, from `start` on.
+  __device__ __forceinline__ ColumnNorms(const NormVectors& v, const NormParams& p, int group, int start, int count) {
+    int first = start + threadIdx.x % CHUNKS * WIDTH;
+    const float *means = v.mean + size_t(group) * count, *variances = v.variance + size_t(group) * count;
+#pragma unroll
+    for (int e = 0; e < WIDTH; e++) {
+      Channel<float> c(means, variances, v.scale, v.shift, first < count ? first + e : 0, p.epsilon);
+      mean[e] = c.mean, slope[e] = c.slope, shift[e] = c.shift;
+    }
+  }
+  __device__ __forceinline__ float operator()(int e, float x) const { return fma(x - mean[e], slope[e], shift[e]); }
+};

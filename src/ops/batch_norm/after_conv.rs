@@ -1,0 +1,106 @@
+//! A convolution and the batch norm after it, in as few passes as the kernels can.
+
+use super::{Affine, BatchNormMode, BatchNormOutput, BatchNormSpec, Saved, Statistics, Wanted, batch_norm_with, check};
+use crate::{
+    Result, Tensor,
+    autograd::Var,
+    ops::{
+        Conv2dSpec,
+        conv2d::{Kept, Problem, conv2d, conv2d_with_moments, forward_normalized},
+    },
+};
+
+const OP: &str = "conv2d_batch_norm";
+
+/// `NormParams` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct NormParams {
+    groups: i32,
+    relu: i32,
+    epsilon: f32,
+}
+
+impl NormParams {
+    /// Of no batch norm.
+    pub const NONE: Self = Self { groups: 1, relu: 0, epsilon: 0.0 };
+
+    pub(super) fn new(affine: &Affine, relu: bool) -> Self {
+        let statistics = &affine.statistics;
+        Self { groups: statistics.groups as i32, relu: i32::from(relu), epsilon: statistics.epsilon as f32 }
+    }
+}
+
+/// The arguments of a kernel that ends with a batch norm by given statistics, or of one that does not.
+pub(in crate::ops) struct NormAfter<'a> {
+    pub residual: Option<&'a Tensor>,
+    /// Mean, variance, scale and shift, \[K\] each.
+    pub vectors: [Option<&'a Tensor>; 4],
+    pub params: NormParams,
+}
+
+impl NormAfter<'_> {
+    /// No batch norm.
+    pub fn none() -> Self {
+        Self { residual: None, vectors: [None; 4], params: NormParams::NONE }
+    }
+}
+
+/// As [`conv2d()`] and then [`batch_norm_with`] of its output with `norm`, whose `moments` are left out of account. By the
+/// batch's statistics the convolution takes the moments where its kernel can; by running statistics, with a constant scale and
+/// shift, it also normalises, and its own output is never stored. The bits are those of two passes.
+///
+/// Errors: those of the two.
+pub fn conv2d_batch_norm(
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    spec: &Conv2dSpec,
+    [scale, shift]: [&Var; 2],
+    norm: &BatchNormSpec<'_>,
+) -> Result<BatchNormOutput> {
+    let (mean, variance, epsilon) = match norm.mode {
+        BatchNormMode::Batch { groups, .. } => {
+            let (z, moments) = conv2d_with_moments(x, w, bias, spec, groups)?;
+            return batch_norm_with(&z, scale, shift, &BatchNormSpec { moments: moments.as_ref(), ..*norm });
+        }
+        BatchNormMode::Running { mean, variance, epsilon } => (mean, variance, epsilon),
+    };
+    let problem = Problem::new(x, w, bias, spec)?;
+    if scale.is_tracked() || shift.is_tracked() || !problem.can_normalize(x.value()) {
+        let z = conv2d(x, w, bias, spec)?;
+        return batch_norm_with(&z, scale, shift, &BatchNormSpec { moments: None, ..*norm });
+    }
+    check(x.value(), &problem.output(), scale.value(), shift.value(), norm)?;
+    let statistics =
+        Statistics { mean: mean.clone(), variance: variance.clone(), epsilon, groups: 1, from_batch: false };
+    let affine = Affine { statistics, scale: scale.value().clone(), shift: shift.value().clone() };
+    let residual = norm.residual.map(Var::value);
+    let after =
+        NormAfter { residual, vectors: affine.vectors().map(Some), params: NormParams::new(&affine, norm.relu) };
+    let y = forward_normalized(&problem, x.value(), w.value(), bias.map(Var::value), &after)?;
+
+    let kept = Kept::new(problem, x, w);
+    let has_residual = norm.residual.is_some();
+    // The convolution's output is gone: y tells the ReLU's mask.
+    let saved = Saved { x: None, y: norm.relu.then(|| y.clone()), affine, relu: norm.relu, has_residual };
+    let parents: Vec<&Var> = [Some(x), Some(w), bias, norm.residual].into_iter().flatten().collect();
+    let of_conv = parents.len() - usize::from(has_residual);
+    let y = Var::record_adding(OP, y, &parents, move |dy, demands| {
+        let (conv, residual) = demands.split_at_mut(of_conv);
+        let wanted = Wanted {
+            x: conv.iter().any(|demand| demand.wanted),
+            residual: residual.iter().any(|demand| demand.wanted),
+        };
+        let (dz, dresidual) = saved.images(dy, None, wanted)?;
+        let mut gradients = match dz {
+            Some(dz) => kept.gradients(&dz, conv)?,
+            None => vec![None; of_conv],
+        };
+        if has_residual {
+            gradients.push(dresidual);
+        }
+        Ok(gradients)
+    })?;
+    Ok(BatchNormOutput { y, mean: mean.clone(), variance: variance.clone() })
+}
