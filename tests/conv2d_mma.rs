@@ -112,6 +112,18 @@ fn small_integers_are_exact_in_large_tiles() {
     large_kinds().iter().for_each(|case| check_exact(case, &devices));
 }
 
+/// The ways that a GPU would time: other tiles, and other numbers of ranges. Few kinds have more than this many.
+const WAYS: usize = 12;
+
+#[test]
+fn every_way_is_exact_on_small_integers() {
+    let devices = all_devices();
+    for way in 1..=WAYS {
+        devices.iter().for_each(|device| device.set_emulated_way(way));
+        kinds().iter().chain(&few_channels()).for_each(|case| check_exact(case, &devices));
+    }
+}
+
 /// |got - want| / |want|, Euclidean.
 fn distance(got: &Tensor, want: &[f64]) -> f64 {
     let difference: f64 = wide(got).iter().zip(want).map(|(got, want)| (got - want).powi(2)).sum();

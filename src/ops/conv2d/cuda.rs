@@ -2,23 +2,29 @@
 
 mod mma;
 mod simt;
+mod tuning;
 mod window;
 
 use super::{
     ConvParams, OP, PieceMoments, Products,
     algorithm::{
-        Algorithm::{self, Mma, Simt, Window},
-        Direction,
-        MmaTile::{self, Large, Medium, Slim, Small},
+        Algorithm::{Mma, Simt, Window},
+        Choice, Direction,
         SimtTile::{Narrow, Wide},
-        choose, extents, ranges,
+        choose, extents,
+    },
+    tiling::{
+        MmaTile::{self, Large, Medium, Slim, Small},
+        Product, cut, ranges,
     },
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
     device::Launch,
+    ops::batch_norm,
     tensor::{Declaration, Element},
 };
+use tuning::Problem;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
@@ -41,13 +47,6 @@ fn tiled(tiles: usize, layers: usize, block: [u32; 3]) -> Result<Launch> {
     Ok(Launch { block, ..launch })
 }
 
-/// The algorithm for a product, and its number of tiles.
-fn plan(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> (Algorithm, usize) {
-    let algorithm = choose(direction, params, dtype, products);
-    let (rows, columns) = extents(direction, params);
-    (algorithm, algorithm.tiles(rows, columns))
-}
-
 pub(super) fn forward<T: Element>(
     params: &ConvParams,
     x: &Tensor,
@@ -56,14 +55,32 @@ pub(super) fn forward<T: Element>(
     products: Products,
     groups: Option<usize>,
 ) -> Result<(Tensor, Option<PieceMoments>)> {
-    let (device, p) = (x.device(), *params);
-    let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
-    if let Window(tile) = algorithm {
+    let choice = choose(Direction::Forward, params, T::DTYPE, products);
+    if let Window(tile) = choice.algorithm {
         return window::forward::<T>(params, tile, x, w, bias, groups);
     }
+    let problem = Problem { direction: Direction::Forward, params, dtype: T::DTYPE, groups };
+    let choice = problem.tuned(x.device(), choice, |choice| {
+        let (y, moments) = forward_by::<T>(choice, params, x, w, bias, groups)?;
+        // What is left to batch norm counts too.
+        groups.map_or(Ok(()), |groups| batch_norm::try_statistics(&y, groups, moments.as_ref()))
+    });
+    forward_by::<T>(choice, params, x, w, bias, groups)
+}
+
+fn forward_by<T: Element>(
+    choice: Choice,
+    params: &ConvParams,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    groups: Option<usize>,
+) -> Result<(Tensor, Option<PieceMoments>)> {
+    let (device, p, algorithm) = (x.device(), *params, choice.algorithm);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
-        let launch = tiled(tiles, 1, [THREADS, 1, 1])?;
+        let (rows, columns) = extents(Direction::Forward, params);
+        let launch = tiled(algorithm.tiles(rows, columns), 1, [THREADS, 1, 1])?;
         // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
         unsafe {
             match algorithm {
@@ -113,14 +130,30 @@ pub(super) fn data_gradient<T: Element>(
     products: Products,
     so_far: &mut Option<Tensor>,
 ) -> Result<Tensor> {
-    let (device, p) = (dy.device(), *params);
-    let (algorithm, tiles) = plan(Direction::DataGradient, params, T::DTYPE, products);
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let choice = choose(Direction::DataGradient, params, T::DTYPE, products);
     // What has another shape is left for the tape to refuse.
-    let more = so_far.take_if(|more| matches!(algorithm, Mma(_)) && more.shape() == dx.shape());
+    let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_)) && more.shape() == params.input());
     let more = more.as_ref();
+    let problem = Problem { direction: Direction::DataGradient, params, dtype: T::DTYPE, groups: None };
+    let choice =
+        problem.tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more).map(drop));
+    data_gradient_by::<T>(choice, params, dy, w, more)
+}
+
+/// `more` is for tensor cores alone.
+fn data_gradient_by<T: Element>(
+    choice: Choice,
+    params: &ConvParams,
+    dy: &Tensor,
+    w: &Tensor,
+    more: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
+    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let (rows, columns) = extents(Direction::DataGradient, params);
     let phases = params.stride[0] as usize * params.stride[1] as usize;
-    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, phases, [THREADS, 1, 1])? };
+    let launch = tiled(algorithm.tiles(rows, columns), phases, [THREADS, 1, 1])?;
+    let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..launch };
     // SAFETY: the tensors have the extents of `params`, and `more` those of dx; the grid covers the largest phase in tiles,
     // and every phase; the shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
@@ -143,23 +176,27 @@ pub(super) fn weight_gradient<T: Element>(
     x: &Tensor,
     products: Products,
 ) -> Result<Tensor> {
-    let algorithm = plan(Direction::WeightGradient, params, T::DTYPE, products).0;
-    let Window(tile) = algorithm else { return weight_gradient_by::<T>(algorithm, params, dy, x) };
+    let choice = choose(Direction::WeightGradient, params, T::DTYPE, products);
+    let Window(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
-    let x = window::image::<T>(params, x)?;
-    window::filter_gradient::<T>(params, &weight_gradient_by::<T>(Mma(tile), &window::padded(params), dy, &x)?)
+    let (x, padded) = (window::image::<T>(params, x)?, window::padded(params));
+    let tiling = Product::new(Direction::WeightGradient, &padded).ranged(tile);
+    let choice = Choice { algorithm: Mma(tile), split: tiling.split };
+    window::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }
 
-fn weight_gradient_by<T: Element>(
-    algorithm: Algorithm,
-    params: &ConvParams,
-    dy: &Tensor,
-    x: &Tensor,
-) -> Result<Tensor> {
-    let (device, p) = (dy.device(), *params);
+fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let problem = Problem { direction: Direction::WeightGradient, params, dtype: T::DTYPE, groups: None };
+    let choice =
+        problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop));
+    weight_gradient_by::<T>(choice, params, dy, x)
+}
+
+fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let (rows, columns) = extents(Direction::WeightGradient, params);
     let tiles = algorithm.tiles(rows, columns);
-    let (layers, range) = ranges(tiles, pixels(params));
+    let (layers, range) = cut(pixels(params), choice.split);
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
     let mut sums = partial(layers, &shape, dy)?;

@@ -12,11 +12,12 @@ mod cpu;
 pub(crate) mod cuda;
 mod moments;
 mod params;
+mod tiling;
 
-pub(super) use algorithm::{MmaTile, ranges};
 pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
+pub(super) use tiling::{MmaTile, ranges};
 
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
