@@ -1,6 +1,9 @@
 //! Picks among several ways to compute the same by trying them: once for a problem, and from then on from memory.
 
-use std::sync::{Mutex, PoisonError, atomic::Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -84,11 +87,20 @@ impl Device {
         matches!(&self.0, Place::Cuda(cuda) if cuda.autotune())
     }
 
-    /// On the emulator, computes every product from now on in way number `way` of those that a GPU would time, 0 being the
-    /// built-in one; where there are fewer, they are counted around. Elsewhere this does nothing.
-    pub fn set_emulated_way(&self, way: usize) {
-        if let Place::Emulated(emulated) = &self.0 {
-            emulated.way.store(way, Ordering::Relaxed);
+    /// Where nothing can be timed, on the emulator and on a plan, computes every product from now on in way number `way` of
+    /// those that a GPU would time, 0 being the built-in one; where there are fewer, they are counted around. Elsewhere this
+    /// does nothing.
+    pub fn force_way(&self, way: usize) {
+        if let Some(forced) = self.forced_way() {
+            forced.store(way, Ordering::Relaxed);
+        }
+    }
+
+    fn forced_way(&self) -> Option<&AtomicUsize> {
+        match &self.0 {
+            Place::Emulated(emulated) => Some(&emulated.way),
+            Place::Plan(plan) => Some(&plan.way),
+            Place::Cpu | Place::Cuda(_) => None,
         }
     }
 
@@ -101,20 +113,20 @@ impl Device {
         describe: impl FnOnce() -> (String, Vec<W>),
         mut run: impl FnMut(W) -> Result<()>,
     ) -> W {
-        match &self.0 {
-            Place::Cuda(cuda) if cuda.autotune() => {
-                let (problem, others) = describe();
-                let may_time = matches!(self.capturing(), Ok(None));
-                cuda.tuner().choose(problem, built_in, &others, may_time, |way| cuda.measure(|| run(way)))
+        if let Place::Cuda(cuda) = &self.0
+            && cuda.autotune()
+        {
+            let (problem, others) = describe();
+            let may_time = matches!(self.capturing(), Ok(None));
+            return cuda.tuner().choose(problem, built_in, &others, may_time, |way| cuda.measure(|| run(way)));
+        }
+        match self.forced_way().map(|way| way.load(Ordering::Relaxed)) {
+            None | Some(0) => built_in,
+            Some(way) => {
+                let others = describe().1;
+                let number = way % (others.len() + 1);
+                number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in)
             }
-            Place::Emulated(emulated) => match emulated.way.load(Ordering::Relaxed) {
-                0 => built_in,
-                way => {
-                    let others = describe().1;
-                    others.get(way % (others.len() + 1)).copied().unwrap_or(built_in)
-                }
-            },
-            _ => built_in,
         }
     }
 }

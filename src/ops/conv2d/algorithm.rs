@@ -101,7 +101,7 @@ pub(super) fn extents(direction: Direction, params: &ConvParams) -> (usize, usiz
 pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> Choice {
     let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && products == Products::Tf32);
     if tensor_cores && whole_chunks(direction, params, dtype) {
-        let tiling = Product::new(direction, params).built_in();
+        let tiling = Product::new(direction, params, dtype).built_in();
         return Choice { algorithm: Algorithm::Mma(tiling.tile), split: tiling.split };
     }
     let algorithm = match tensor_cores && windowed(direction, params, dtype) {

@@ -2,6 +2,7 @@
 
 mod mma;
 mod simt;
+mod split;
 mod tuning;
 mod window;
 
@@ -15,7 +16,7 @@ use super::{
     },
     tiling::{
         MmaTile::{self, Large, Medium, Slim, Small},
-        Product, cut, ranges,
+        Product, Tiling, cut, ranges,
     },
 };
 use crate::{
@@ -28,7 +29,7 @@ use tuning::Problem;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), window::declarations()].concat()
+    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations()].concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
@@ -68,6 +69,14 @@ pub(super) fn forward<T: Element>(
     forward_by::<T>(choice, params, x, w, bias, groups)
 }
 
+/// The tiling of a forward pass or data gradient whose sums are cut into parts.
+fn parted(choice: Choice) -> Option<Tiling> {
+    match choice {
+        Choice { algorithm: Mma(tile), split } if split > 1 => Some(Tiling { tile, split }),
+        _ => None,
+    }
+}
+
 fn forward_by<T: Element>(
     choice: Choice,
     params: &ConvParams,
@@ -76,6 +85,9 @@ fn forward_by<T: Element>(
     bias: Option<&Tensor>,
     groups: Option<usize>,
 ) -> Result<(Tensor, Option<PieceMoments>)> {
+    if let Some(tiling) = parted(choice) {
+        return Ok((split::forward::<T>(tiling, params, x, w, bias)?, None));
+    }
     let (device, p, algorithm) = (x.device(), *params, choice.algorithm);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
@@ -148,6 +160,9 @@ fn data_gradient_by<T: Element>(
     w: &Tensor,
     more: Option<&Tensor>,
 ) -> Result<Tensor> {
+    if let Some(tiling) = parted(choice) {
+        return split::data_gradient::<T>(tiling, params, dy, w, more);
+    }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let (rows, columns) = extents(Direction::DataGradient, params);
@@ -180,7 +195,7 @@ pub(super) fn weight_gradient<T: Element>(
     let Window(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
     let (x, padded) = (window::image::<T>(params, x)?, window::padded(params));
-    let tiling = Product::new(Direction::WeightGradient, &padded).ranged(tile);
+    let tiling = Product::new(Direction::WeightGradient, &padded, T::DTYPE).ranged(tile);
     let choice = Choice { algorithm: Mma(tile), split: tiling.split };
     window::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }

@@ -7,6 +7,7 @@ use super::{
     ConvParams,
     algorithm::{Direction, extents},
 };
+use crate::DType;
 
 /// Tiles of a product on tensor cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +39,23 @@ const MULTIPROCESSORS: usize = 132;
 
 /// What a multiprocessor makes of a tile.
 struct Pace {
-    /// Blocks that it holds at once; registers limit them.
+    /// Blocks that it holds at once; registers limit them, in bf16 to these.
     at_once: usize,
     /// Cycles for a slice of a block, while other blocks hide its waits: the products at 0.6 of the data sheet's rate, and
     /// longer the more bytes each of them takes from shared memory.
     slice: usize,
 }
+
+/// Cycles for a launch more, and bytes that all multiprocessors together read or write in a cycle: what the parts of a split
+/// sum cost.
+const LAUNCH: usize = 4000;
+const COPIED: usize = 2000;
+
+/// Into how many parts the sums of a forward pass or data gradient may be cut.
+const SPLITS: [usize; 6] = [2, 3, 4, 6, 8, 12];
+/// Slices of a part, at least, for its products to outweigh its block's beginning and end; and where timing tells.
+const DEEP: usize = 16;
+const DEEP_ENOUGH_TO_TIME: usize = 8;
 
 /// Cycles that a slice takes longer in a block that has a multiprocessor to itself: its barrier, and the way of its factors
 /// from shared memory.
@@ -106,27 +118,45 @@ pub(super) struct Product {
     columns: usize,
     /// Products of this size beside each other: the phases of a data gradient.
     layers: usize,
+    /// Slices of each sum (MMA_SLICE), on average over the phases.
+    slices: usize,
     /// Pixels over which a weight gradient sums.
     pixels: usize,
 }
 
 impl Product {
-    pub fn new(direction: Direction, params: &ConvParams) -> Self {
+    pub fn new(direction: Direction, params: &ConvParams, dtype: DType) -> Self {
         let (rows, columns) = extents(direction, params);
-        let layers = match direction {
-            Direction::DataGradient => params.stride.iter().map(|&stride| stride as usize).product(),
-            Direction::Forward | Direction::WeightGradient => 1,
+        let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
+        let slice = 64 / dtype.size();
+        let phases = params.stride.iter().map(|&stride| stride as usize).product();
+        let (layers, slices) = match direction {
+            Direction::Forward => (1, r * s * c.div_ceil(slice)),
+            Direction::DataGradient => (phases, (r * s).div_ceil(phases) * k.div_ceil(slice)),
+            Direction::WeightGradient => (1, usize::div_ceil(pixels, slice)),
         };
-        Self { direction, rows, columns, layers, pixels: params.output()[..3].iter().product() }
+        Self { direction, rows, columns, layers, slices, pixels }
     }
 
     fn tiles(&self, tile: MmaTile) -> usize {
         tile.count(self.rows, self.columns)
     }
 
-    /// Cycles of a product for each slice of its sums.
-    fn cycles(&self, tile: MmaTile) -> usize {
-        tile.pace().cycles((self.tiles(tile) * self.layers).div_ceil(MULTIPROCESSORS))
+    /// Cycles of the forward pass or data gradient.
+    fn cycles(&self, Tiling { tile, split }: Tiling) -> usize {
+        let blocks = self.tiles(tile) * self.layers * split;
+        let products = tile.pace().cycles(blocks.div_ceil(MULTIPROCESSORS)) * self.slices.div_ceil(split);
+        if split == 1 {
+            return products;
+        }
+        let elements = self.rows * self.columns * self.layers;
+        // The parts are written and read in f32, and added up by a kernel of their own; a forward pass leaves batch norm
+        // without moments, which another one then takes, from y.
+        let more = match self.direction {
+            Direction::Forward => 2 * LAUNCH + elements * 4 / COPIED,
+            Direction::DataGradient | Direction::WeightGradient => LAUNCH,
+        };
+        products + 8 * split * elements / COPIED + more
     }
 
     /// The tiling where nothing is timed.
@@ -139,12 +169,22 @@ impl Product {
             33..=64 => &[MmaTile::Medium, MmaTile::Small],
             _ => &[MmaTile::Large, MmaTile::Medium, MmaTile::Small],
         };
-        // A smaller tile takes more from the caches, which the model leaves out: it must be a tenth better.
-        let better = |best: MmaTile, &tile: &MmaTile| match 10 * self.cycles(tile) < 9 * self.cycles(best) {
-            true => tile,
+        let whole = tiles.iter().map(|&tile| Tiling { tile, split: 1 });
+        let parted = tiles.iter().flat_map(|&tile| self.parts(tile, DEEP));
+        // A smaller tile, or a split, takes more from the caches, which the model leaves out: it must be a tenth better.
+        let better = |best: Tiling, tiling: Tiling| match 10 * self.cycles(tiling) < 9 * self.cycles(best) {
+            true => tiling,
             false => best,
         };
-        Tiling { tile: tiles[1..].iter().fold(tiles[0], better), split: 1 }
+        whole.chain(parted).fold(Tiling { tile: tiles[0], split: 1 }, better)
+    }
+
+    /// Splits of the sums into parts of at least `least` slices, as long as all blocks run at once.
+    fn parts(&self, tile: MmaTile, least: usize) -> impl Iterator<Item = Tiling> {
+        let places = MULTIPROCESSORS * tile.pace().at_once;
+        let (blocks, slices) = (self.tiles(tile) * self.layers, self.slices);
+        let fits = move |&split: &usize| blocks * split <= places && slices >= split * least;
+        SPLITS.into_iter().filter(fits).map(move |split| Tiling { tile, split })
     }
 
     /// A weight gradient's ranges give all multiprocessors work whatever the tile: the largest that is not half empty.
@@ -180,7 +220,8 @@ impl Product {
 
     fn splits(&self, tile: MmaTile) -> Vec<Tiling> {
         if self.direction != Direction::WeightGradient {
-            return vec![Tiling { tile, split: 1 }];
+            let whole = Tiling { tile, split: 1 };
+            return std::iter::once(whole).chain(self.parts(tile, DEEP_ENOUGH_TO_TIME)).collect();
         }
         let split = self.ranged(tile).split;
         let mut splits: Vec<usize> =
@@ -216,7 +257,7 @@ mod tests {
 
     fn product(direction: Direction, x: [usize; 4], [k, r]: [usize; 2], stride: usize) -> Product {
         let spec = Conv2dSpec { stride: [stride; 2], padding: [r / 2; 2], ..Conv2dSpec::default() };
-        Product::new(direction, &ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap())
+        Product::new(direction, &ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap(), DType::Bf16)
     }
 
     #[test]
@@ -238,6 +279,24 @@ mod tests {
     fn the_phases_of_a_data_gradient_run_beside_each_other() {
         let tile = |stride| product(Direction::DataGradient, [4, 92, 92, 256], [256, 3], stride).built_in().tile;
         assert_eq!((tile(1), tile(2)), (MmaTile::Large, MmaTile::Large));
+    }
+
+    #[test]
+    fn long_sums_of_few_tiles_are_cut_into_parts() {
+        let few = |direction, c, r| product(direction, [1, 23, 23, c], [c, r], 1).built_in();
+        for direction in [Direction::Forward, Direction::DataGradient] {
+            assert!(few(direction, 512, 3).split > 1, "{direction:?}");
+            assert_eq!(few(direction, 64, 3).split, 1, "{direction:?}: 18 slices");
+            // The tiles fill the card.
+            assert_eq!(product(direction, [4, 92, 92, 512], [512, 3], 1).built_in().split, 1);
+        }
+        // Between no tiles and all, each split is tried as far as its blocks run at once and its parts are long.
+        for product in [product(Direction::Forward, [1, 23, 23, 512], [512, 3], 1)] {
+            for Tiling { tile, split } in product.others().into_iter().filter(|tiling| tiling.split > 1) {
+                assert!(product.tiles(tile) * split <= MULTIPROCESSORS * tile.pace().at_once);
+                assert!(product.slices / split >= DEEP_ENOUGH_TO_TIME);
+            }
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Problem<'_> {
     pub fn tuned(&self, device: &Device, built_in: Choice, mut run: impl FnMut(Choice) -> Result<()>) -> Choice {
         let Choice { algorithm: Mma(tile), split } = built_in else { return built_in };
         let choice = |Tiling { tile, split }| Choice { algorithm: Mma(tile), split };
-        let describe = || (self.name(), Product::new(self.direction, self.params).others());
+        let describe = || (self.name(), Product::new(self.direction, self.params, self.dtype).others());
         choice(device.tuned(Tiling { tile, split }, describe, |tiling| run(choice(tiling))))
     }
 
