@@ -1,6 +1,6 @@
 //! Every operation, by shape: forward and each gradient, verified before it is timed.
 //!
-//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT] [--json FILE]
+//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT] [--json FILE] [--no-autotune]
 //!
 //! On `plan` nothing is computed: the launches of every row are counted, with their blocks and bytes.
 //!

@@ -44,6 +44,9 @@ struct Args {
     /// cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Take the built-in kernels instead of timing what suits each shape.
+    #[arg(long)]
+    no_autotune: bool,
     /// Only rows whose name (op, shape, direction, dtype) contains this text.
     #[arg(long, default_value = "")]
     filter: String,
@@ -88,7 +91,9 @@ type Timed<'a> = dyn FnMut() -> Result<f64> + 'a;
 impl Bench {
     fn device(&self) -> Result<Device> {
         // A device of its own for each row: its peak of memory is then the row's.
-        Ok(self.args.device.parse()?)
+        let device: Device = self.args.device.parse()?;
+        device.set_autotune(!self.args.no_autotune);
+        Ok(device)
     }
 
     fn wants(&self, row: &Row) -> bool {

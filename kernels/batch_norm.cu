@@ -21,6 +21,7 @@
 // registers and a warp's accesses are contiguous; `span * groups` threads are needed.
 // W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
 #include "normalize.cuh"
+#include "pack.cuh"
 
 struct BatchNormParams {
   int rows, channels, span, flags;  // rows: of one group
@@ -32,21 +33,6 @@ constexpr int VECTOR = 1, RELU = 2;
 constexpr int THREADS = 256;
 // Rows that a thread holds in registers at one time.
 constexpr int HELD = 4;
-
-template <class T, int W>
-struct alignas(sizeof(T) * W) Pack {
-  T at[W];
-};
-
-template <class T, int W>
-__device__ __forceinline__ Pack<T, W> load(const T* p) {
-  return *reinterpret_cast<const Pack<T, W>*>(p);
-}
-
-template <class T, int W>
-__device__ __forceinline__ void store(T* p, const Pack<T, W>& v) {
-  *reinterpret_cast<Pack<T, W>*>(p) = v;
-}
 
 // Joins the moments of n values to those of `count` others (Chan, Golub, LeVeque 1979).
 template <class A>
@@ -88,7 +74,7 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
       Pack<T, W> held[HELD];
 #pragma unroll
       for (int i = 0; i < HELD; i++) {
-        if (i < n) held[i] = load<T, W>(column + size_t(row + i * step) * p.channels);
+        if (i < n) held[i] = Pack<T, W>::load(column + size_t(row + i * step) * p.channels);
       }
       A part = A(1) / n;
 #pragma unroll
@@ -181,9 +167,9 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const T* __rest
   }
   for (int row = first; row < p.rows; row += p.span) {
     size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> in = load<T, W>(x + at), out;
+    Pack<T, W> in = Pack<T, W>::load(x + at), out;
     Pack<T, W> other = {};
-    if (residual) other = load<T, W>(residual + at);
+    if (residual) other = Pack<T, W>::load(residual + at);
 #pragma unroll
     for (int w = 0; w < W; w++) {
       A z = fma(to_acc(in.at[w]) - centre[w], slope[w], offset[w]);
@@ -192,7 +178,7 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const T* __rest
       if ((p.flags & RELU) && z < 0) z = 0;
       out.at[w] = from_acc<T>(z);
     }
-    store<T, W>(y + at, out);
+    out.store(y + at);
   }
 }
 
@@ -218,9 +204,9 @@ __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restric
     }
     for (int row = threadIdx.y; row < rows; row += step) {
       size_t at = size_t(first + row) * p.channels + group * W;
-      Pack<T, W> gradient = load<T, W>(dy + at), in = {}, out = {};
-      if (x) in = load<T, W>(x + at);
-      if (y) out = load<T, W>(y + at);
+      Pack<T, W> gradient = Pack<T, W>::load(dy + at), in = {}, out = {};
+      if (x) in = Pack<T, W>::load(x + at);
+      if (y) out = Pack<T, W>::load(y + at);
 #pragma unroll
       for (int w = 0; w < W; w++) {
         A centred = to_acc(in.at[w]) - centre[w];
@@ -315,9 +301,9 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
   }
   for (int row = first; row < p.rows; row += p.span) {
     size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> gradient = load<T, W>(dy + at), in = {}, out = {};
-    if (x) in = load<T, W>(x + at);
-    if (y) out = load<T, W>(y + at);
+    Pack<T, W> gradient = Pack<T, W>::load(dy + at), in = {}, out = {};
+    if (x) in = Pack<T, W>::load(x + at);
+    if (y) out = Pack<T, W>::load(y + at);
 #pragma unroll
     for (int w = 0; w < W; w++) {
       A centred = x ? to_acc(in.at[w]) - centre[w] : A(0);
@@ -326,8 +312,8 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
       gradient.at[w] = from_acc<T>(g);
       in.at[w] = from_acc<T>(slope[w] * g - (constant[w] + centred * linear[w]));
     }
-    if (dx) store<T, W>(dx + at, in);
-    if (dresidual) store<T, W>(dresidual + at, gradient);
+    if (dx) in.store(dx + at);
+    if (dresidual) gradient.store(dresidual + at);
   }
 }
 

@@ -49,6 +49,20 @@ fn large_kinds() -> Vec<Case> {
     [(8, 72), (72, 8), (8, 40), (40, 8)].map(|(c, k)| case([4, 92, 92, c], [k, 1, 1], 1, 0, 1)).to_vec()
 }
 
+/// Sums of many slices and few tiles, which are cut into parts.
+fn deep_kinds() -> Vec<Case> {
+    let uneven = Conv2dSpec { stride: [1, 3], padding: [2, 0], dilation: [2, 4] };
+    vec![
+        case([1, 5, 7, 264], [40, 3, 3], 1, 1, 1),  // parts that begin inside a tap
+        case([1, 9, 8, 72], [136, 3, 3], 1, 1, 1),  // enough rows and columns for the large tile
+        case([1, 6, 5, 520], [19, 1, 1], 1, 0, 1),  // 19 filters: no whole chunks in y
+        case([1, 9, 10, 40], [264, 3, 3], 2, 1, 1), // phases of 1, 2, 2 and 4 taps
+        case([1, 10, 9, 8], [520, 1, 1], 3, 0, 1),  // pixels that no tap hits
+        case([1, 2, 3, 640], [640, 1, 1], 1, 0, 1), // less than a tile
+        ([1, 7, 12, 264], [264, 3, 2], uneven),
+    ]
+}
+
 /// f32 means tf32.
 const DTYPES: [DType; 2] = [DType::Bf16, DType::F32];
 
@@ -112,6 +126,71 @@ fn small_integers_are_exact_in_large_tiles() {
     large_kinds().iter().for_each(|case| check_exact(case, &devices));
 }
 
+/// As many ways as a GPU would time: other tiles, numbers of ranges, and splits where sums are long. No problem has more.
+const WAYS: usize = 12;
+const WAYS_OF_LONG_SUMS: usize = 24;
+
+#[test]
+fn every_way_is_exact_on_small_integers() {
+    let devices = all_devices();
+    for way in 0..=WAYS_OF_LONG_SUMS {
+        devices.iter().for_each(|device| device.force_way(way));
+        deep_kinds().iter().for_each(|case| check_exact(case, &devices));
+        if way <= WAYS {
+            kinds().iter().chain(&few_channels()).for_each(|case| check_exact(case, &devices));
+        }
+    }
+}
+
+/// The ways are those that are meant: each tile, whole and in parts, in both directions.
+#[test]
+fn every_kernel_of_parts_is_among_the_ways() {
+    let plan = Device::plan();
+    for way in 0..=WAYS_OF_LONG_SUMS {
+        plan.force_way(way);
+        for (case, dtype) in deep_kinds().iter().flat_map(|case| DTYPES.map(|dtype| (case, dtype))) {
+            Problem::integers(case, dtype).run(&plan).unwrap();
+        }
+    }
+    let counts = plan.as_plan().unwrap().counts();
+    let split: Vec<String> =
+        bicl_emulator::kernels().into_iter().filter(|name| name.starts_with("conv2d_split_")).collect();
+    assert_eq!(split.len(), 18);
+    for kernel in split {
+        assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the ways");
+    }
+    let mut depths: Vec<u32> = counts.launches.iter().map(|planned| planned.launch.grid[1]).collect();
+    depths.sort_unstable();
+    depths.dedup();
+    assert_eq!(depths, [1, 2, 3, 4, 6, 8, 12]);
+}
+
+/// Parts are added up in order, whatever the schedule.
+#[test]
+fn every_way_gives_the_same_bits_again() {
+    // A card has its own roundings.
+    let devices: Vec<Device> = kernel_devices().into_iter().filter(Device::is_emulated).collect();
+    let case = &deep_kinds()[3];
+    for dtype in DTYPES {
+        let mut rng = Rng(29);
+        let problem = Problem::new(case, dtype, |shape, dtype| rng.reals(shape, dtype, &Device::cpu()));
+        let of_way = |way: usize| {
+            let mut first: Option<Vec<Tensor>> = None;
+            for device in &devices {
+                device.force_way(way);
+                let got = problem.run(device).unwrap();
+                let first = first.get_or_insert_with(|| got.clone());
+                first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, &format!("way {way}")));
+            }
+            // y and dx: their sums are those that are cut into parts.
+            bytes_of(&first.unwrap()[..2])
+        };
+        let built_in = of_way(0);
+        let differs = (1..=WAYS).filter(|&way| of_way(way) != built_in).count();
+        assert!(differs > 0, "{dtype}: no way has another order of summation");
+    }
+}
+
 /// |got - want| / |want|, Euclidean.
 fn distance(got: &Tensor, want: &[f64]) -> f64 {
     let difference: f64 = wide(got).iter().zip(want).map(|(got, want)| (got - want).powi(2)).sum();
@@ -149,9 +228,14 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
     }
 }
 
-/// Where the input has another use, the kernel adds to that one's gradient: the same bits as a sum afterwards.
+/// Where the input has another use, the kernel adds to that one's gradient: the same bits as a sum afterwards. Its last ways
+/// cut the sums into parts.
 #[test]
 fn the_input_gradient_is_added_where_it_is_written() {
+    (0..4).for_each(check_added_gradient);
+}
+
+fn check_added_gradient(way: usize) {
     let spec = Conv2dSpec { padding: [1, 1], ..Conv2dSpec::default() };
     for dtype in DTYPES {
         let mut rng = Rng(27);
@@ -161,6 +245,7 @@ fn the_input_gradient_is_added_where_it_is_written() {
         let mut devices = kernel_devices();
         devices.push(plan.clone());
         for device in &devices {
+            device.force_way(way);
             let tape = Tape::new(device).with_tf32();
             let [x, w] = [&x, &w].map(|tensor| tape.variable(tensor.to_device(device).unwrap()));
             let dy = dy.to_device(device).unwrap();
@@ -208,10 +293,15 @@ fn shared_memory_has_no_bank_conflicts() {
         case([1, 9, 9, 16], [24, 1, 1], 1, 0, 1),
         case([1, 9, 9, 72], [144, 1, 1], 1, 0, 1),
     ];
+    let deep = case([1, 5, 7, 264], [72, 3, 3], 1, 1, 1);
     let used = bicl_emulator::bank_use(|schedule| {
         let device = bicl_emulator::device_with(schedule);
         for case in cases.iter().chain(&large_kinds()).chain(&few_channels()) {
             DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
+        }
+        for way in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
+            device.force_way(way);
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(&device).unwrap()));
         }
     });
     for kind in ["cp.async", "ldmatrix", "ldmatrix.trans", "load_shared", "store_shared"] {

@@ -109,7 +109,11 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refused(&y, 2), None);
     assert!(refused(&y, 1).unwrap().contains("of another image"));
     assert!(refused(&zeros(&[4, 6, 7, 48], DType::Bf16), 2).unwrap().contains("of another image"));
-    // The slimmest tile, the SIMT kernels and the CPU leave the statistics to batch norm.
+    // Sums in parts, the slimmest tile, the SIMT kernels and the CPU leave the statistics to batch norm.
+    let (deep, long) = (zeros(&[2, 23, 23, 512], DType::Bf16), zeros(&[512, 3, 3, 512], DType::Bf16));
+    assert!(ops::conv2d_with_moments(&deep, &long, None, &spec, 2).unwrap().1.is_none());
+    let kernels = device.as_plan().unwrap().counts().kernels;
+    assert!(kernels.keys().any(|kernel| kernel.starts_with("conv2d_split_forward")), "{kernels:?}");
     let slim = zeros(&[32, 1, 1, 8], DType::Bf16);
     assert!(ops::conv2d_with_moments(&x, &slim, None, &spec, 2).unwrap().1.is_none());
     let (x, w) = (zeros(&[4, 6, 6, 8], DType::F32), zeros(&[16, 1, 1, 8], DType::F32));

@@ -12,6 +12,8 @@ mod argmax;
 mod aspp;
 #[path = "autograd.rs"]
 mod autograd;
+#[path = "autotune.rs"]
+mod autotune;
 #[path = "batch_norm.rs"]
 mod batch_norm;
 #[path = "calibration.rs"]

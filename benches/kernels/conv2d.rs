@@ -1,5 +1,6 @@
-//! Convolutions: on a GPU the shapes of DeepLab-V2 with ResNet-101 on two crops of 730 x 730 (output stride 8), on the
-//! CPU those of the miniature preset and of ResNet-50 at 256 x 256. Names and shapes are those of tools/bench_pytorch.py.
+//! Convolutions: on a GPU the shapes of DeepLab-V2 with ResNet-101 on two crops of 730 x 730 (output stride 8), and one of few
+//! tiles and long sums (its last stage at output stride 32); on the CPU those of the miniature preset and of ResNet-50 at
+//! 256 x 256. Names and shapes are those of tools/bench_pytorch.py.
 
 use bicl::{
     DType, Result,
@@ -11,7 +12,7 @@ use super::harness::{Bench, Pass, Problem, by};
 /// N, H, W, C; K, R; stride, padding, dilation.
 type Shape = ([usize; 4], [usize; 2], [usize; 3]);
 
-const LARGE: [Shape; 13] = [
+const LARGE: [Shape; 14] = [
     ([2, 92, 92, 256], [256, 3], [1, 2, 2]),
     ([2, 92, 92, 512], [512, 3], [1, 4, 4]),
     ([2, 92, 92, 256], [1024, 1], [1, 0, 1]),
@@ -25,6 +26,7 @@ const LARGE: [Shape; 13] = [
     ([2, 92, 92, 2048], [19, 3], [1, 18, 18]),
     ([2, 92, 92, 2048], [19, 3], [1, 24, 24]),
     ([2, 730, 730, 3], [64, 7], [2, 3, 1]),
+    ([2, 23, 23, 512], [512, 3], [1, 1, 1]),
 ];
 
 const SMALL: [Shape; 17] = [

@@ -113,7 +113,7 @@ fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
 impl Bench {
     pub fn from_arguments() -> Result<Self> {
         let mut arguments = std::env::args().skip(1);
-        let (mut device, mut filter, mut json) = (Device::best(), String::new(), None);
+        let (mut device, mut filter, mut json, mut autotune) = (Device::best(), String::new(), None, true);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| Error::Config(format!("{argument} needs a value")));
             match argument.as_str() {
@@ -127,14 +127,16 @@ impl Bench {
                     let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
                     json = Some((path, file));
                 }
+                "--no-autotune" => autotune = false,
                 // Cargo passes this one.
                 "--bench" => {}
                 other => {
-                    let known = "--device, --filter and --json";
+                    let known = "--device, --filter, --json and --no-autotune";
                     return Err(Error::Config(format!("unknown argument {other:?}; {known} are known")));
                 }
             }
         }
+        device.set_autotune(autotune);
         let mut bench = Self { device, filter, json, copy_rate: 0.0 };
         if bench.device.as_plan().is_some() {
             println!("launches of every row, counted on no device; tools/predict.py makes times of them");

@@ -22,6 +22,7 @@
 // The operands come from loaders (conv_mma_loaders.cuh): fetch(tile, walk) copies the slice at `walk`.
 #pragma once
 #include "conv_gather.cuh"
+#include "pack.cuh"
 
 constexpr int MMA_THREADS = 128;
 constexpr int STAGES = 4;
@@ -33,15 +34,7 @@ constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
 template <class T>
 constexpr int CHUNK = 16 / sizeof(T);
 template <class T>
-struct alignas(16) Vector {
-  T at[CHUNK<T>];
-
-  __device__ static Vector load(const T* from) { return *reinterpret_cast<const Vector*>(from); }
-  __device__ static Vector load_from_shared(const char* from) {
-    return load_shared(reinterpret_cast<const Vector*>(from));
-  }
-  __device__ void store(T* to) const { *reinterpret_cast<Vector*>(to) = *this; }
-};
+using Vector = Pack<T, CHUNK<T>>;
 
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>

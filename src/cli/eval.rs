@@ -27,6 +27,9 @@ pub(super) struct EvalArgs {
     /// cpu, cuda or cuda:N.
     #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
+    /// Time no kernels: take the built-in ones, as `trainer --no-autotune` does.
+    #[arg(long)]
+    no_autotune: bool,
     /// Print the scores as JSON.
     #[arg(long)]
     json: bool,
@@ -38,7 +41,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         _ => Split::Val,
     };
     let path = super::checkpoint(&args.checkpoint)?;
-    let (network, config) = Network::open(&path, &super::device(args.device.as_deref())?)?;
+    let (network, config) = Network::open(&path, &super::device(args.device.as_deref(), args.no_autotune)?)?;
     let kind = args.dataset.unwrap_or(config.data.target);
     let root = match &args.data_root {
         Some(root) => kind.root_in(root),

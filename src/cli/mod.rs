@@ -83,6 +83,13 @@ struct TrainArgs {
     /// cpu, cuda or cuda:N; by default the first GPU, or the CPU where there is none.
     #[arg(long, value_parser = device_name)]
     device: Option<String>,
+    /// Take the built-in tile and split of every convolution instead of timing what suits each shape when a GPU first meets it.
+    ///
+    /// Tiles and splits influence rounding. What was timed is kept in $BICL_CACHE, or bicl/ in the user's folder for caches,
+    /// by card, driver and build: with that file, runs repeat to the bit. With this option, the same for --resume, they do
+    /// without a file and on every card.
+    #[arg(long)]
+    no_autotune: bool,
     /// fp32, tf32 (f32 storage, products on a GPU's tensor cores) or bf16 (storage and products).
     #[arg(long)]
     precision: Option<Precision>,
@@ -116,7 +123,7 @@ struct TrainArgs {
 
 impl TrainArgs {
     fn device(&self) -> crate::Result<Device> {
-        device(self.device.as_deref())
+        device(self.device.as_deref(), self.no_autotune)
     }
 
     /// Preset, file, assignments, then the options of their own.
@@ -174,8 +181,10 @@ fn device_name(text: &str) -> Result<String, String> {
 }
 
 /// Where a subcommand computes.
-fn device(name: Option<&str>) -> crate::Result<Device> {
-    name.map_or_else(|| Ok(Device::best()), str::parse)
+fn device(name: Option<&str>, no_autotune: bool) -> crate::Result<Device> {
+    let device = name.map_or_else(|| Ok(Device::best()), str::parse::<Device>)?;
+    device.set_autotune(!no_autotune);
+    Ok(device)
 }
 
 /// The checkpoint that a path names: a file, or the best one in a run folder.

@@ -31,6 +31,9 @@ pub(super) struct PredictArgs {
     /// cpu, cuda or cuda:N.
     #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
+    /// Time no kernels: take the built-in ones, as `trainer --no-autotune` does.
+    #[arg(long)]
+    no_autotune: bool,
     /// Print the written files as JSON.
     #[arg(long)]
     json: bool,
@@ -109,7 +112,7 @@ fn blend(image: &RgbImage, colors: &RgbImage) -> crate::Result<RgbImage> {
 }
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
-    let device = super::device(args.device.as_deref())?;
+    let device = super::device(args.device.as_deref(), args.no_autotune)?;
     let jobs = jobs(&args.input, &args.out)?;
     let (network, config) = Network::open(&super::checkpoint(&args.checkpoint)?, &device)?;
     let mut written = Vec::new();

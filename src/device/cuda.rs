@@ -3,16 +3,17 @@
 mod graph;
 mod pinned;
 mod staging;
+mod timing;
 
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
 };
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool};
+use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool, tuner::Tuner};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
@@ -32,6 +33,9 @@ pub struct CudaDevice {
     /// Page-locked host memory.
     pinned: Pool,
     captures: Captures,
+    /// Whether products may be timed when their shapes are first met.
+    autotune: AtomicBool,
+    tuner: OnceLock<Tuner>,
 }
 
 #[derive(Default)]
@@ -79,6 +83,8 @@ impl CudaDevice {
             pool: Pool::default(),
             pinned: Pool::default(),
             captures: Captures::default(),
+            autotune: AtomicBool::new(true),
+            tuner: OnceLock::new(),
         }))
     }
 
@@ -130,21 +136,6 @@ impl CudaDevice {
 
     pub(super) fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
-    }
-
-    /// Milliseconds that the GPU spends on what `work` launches, by events.
-    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
-        if self.captures.current()?.is_some() {
-            return Err(Error::Graph("time inside a capture: nothing runs; time the replays".into()));
-        }
-        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let start = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
-        let end = self.context.new_event(flags).map_err(failed("cuEventCreate"))?;
-        start.record(&self.stream).map_err(failed("cuEventRecord"))?;
-        work()?;
-        end.record(&self.stream).map_err(failed("cuEventRecord"))?;
-        end.synchronize().map_err(failed("cuEventSynchronize"))?;
-        start.elapsed_ms(&end).map_err(failed("cuEventElapsedTime"))
     }
 
     fn bind(&self) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Launching a kernel that g++ compiled: the emulator supplies the symbols, this file the call.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::{
+    ffi::{CStr, c_char, c_void},
+    sync::atomic::AtomicUsize,
+};
 
 use super::{
     Launch,
@@ -55,6 +58,8 @@ pub(super) struct Emulated {
     pub lookup: fn(&str) -> Option<EmulatedEntry>,
     pub schedule: Schedule,
     pub captures: Captures,
+    /// Which of the ways to compute a product is taken; 0 is the built-in one.
+    pub way: AtomicUsize,
 }
 
 impl Emulated {

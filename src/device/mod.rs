@@ -7,6 +7,7 @@
 mod block;
 mod buffer;
 mod capture;
+mod choices;
 mod cuda;
 mod emulated;
 mod fill;
@@ -16,6 +17,7 @@ mod images;
 mod plan;
 mod pool;
 mod readback;
+mod tuner;
 mod uploader;
 
 use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
@@ -96,7 +98,12 @@ impl Device {
 
     /// The kernels run on the CPU by the emulator in `tools/emulator`, under the given schedule.
     pub fn emulated(lookup: fn(&str) -> Option<EmulatedEntry>, schedule: Schedule) -> Self {
-        Self(Place::Emulated(Arc::new(Emulated { lookup, schedule, captures: Default::default() })))
+        Self(Place::Emulated(Arc::new(Emulated {
+            lookup,
+            schedule,
+            captures: Default::default(),
+            way: Default::default(),
+        })))
     }
 
     /// A GPU that computes nothing and counts what it would have to do: see [`Plan`].

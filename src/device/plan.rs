@@ -64,6 +64,8 @@ pub struct Plan {
     pool: Pool,
     allocated: AtomicUsize,
     pub(super) captures: Captures,
+    /// Which of the ways to compute a product is counted; 0 is the built-in one.
+    pub(super) way: AtomicUsize,
 }
 
 impl Plan {

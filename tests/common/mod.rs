@@ -14,7 +14,11 @@ use half::bf16;
 pub fn kernel_devices() -> Vec<Device> {
     let mut devices: Vec<_> = bicl_emulator::schedules().into_iter().map(bicl_emulator::device_with).collect();
     match Device::cuda(0) {
-        Ok(device) => devices.push(device),
+        Ok(device) => {
+            // The tests mean the built-in kernels, and there is no time for hundreds of shapes; tests/autotune.rs has the others.
+            device.set_autotune(false);
+            devices.push(device);
+        }
         Err(error) if std::env::var_os("REQUIRE_GPU").is_some_and(|value| value == "1") => {
             panic!("REQUIRE_GPU=1: {error}")
         }

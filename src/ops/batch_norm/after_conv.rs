@@ -1,8 +1,10 @@
 //! A convolution and the batch norm after it, in as few passes as the kernels can.
 
-use super::{Affine, BatchNormMode, BatchNormOutput, BatchNormSpec, Saved, Statistics, Wanted, batch_norm_with, check};
+use super::{
+    Affine, BatchNormMode, BatchNormOutput, BatchNormSpec, Saved, Statistics, Wanted, batch_norm_with, check, normalise,
+};
 use crate::{
-    Result, Tensor,
+    DType, Result, Tensor,
     autograd::Var,
     ops::{
         Conv2dSpec,
@@ -44,11 +46,20 @@ impl NormAfter<'_> {
     pub fn none() -> Self {
         Self { residual: None, vectors: [None; 4], params: NormParams::NONE }
     }
+
+    /// The same if the channels come in whole chunks of 16 bytes, as kernels want it; else none.
+    pub fn by_chunks(&self, channels: usize, dtype: DType) -> Self {
+        if channels.is_multiple_of(16 / dtype.size()) { Self { ..*self } } else { Self::none() }
+    }
+
+    pub fn is_some(&self) -> bool {
+        self.vectors[0].is_some()
+    }
 }
 
 /// As [`conv2d()`] and then [`batch_norm_with`] of its output with `norm`, whose `moments` are left out of account. By the
 /// batch's statistics the convolution takes the moments where its kernel can; by running statistics, with a constant scale and
-/// shift, it also normalises, and its own output is never stored. The bits are those of two passes.
+/// shift, the kernel also normalises where it can, and its own output is never stored. The bits are those of two passes.
 ///
 /// Errors: those of the two.
 pub fn conv2d_batch_norm(
@@ -66,11 +77,11 @@ pub fn conv2d_batch_norm(
         }
         BatchNormMode::Running { mean, variance, epsilon } => (mean, variance, epsilon),
     };
-    let problem = Problem::new(x, w, bias, spec)?;
-    if scale.is_tracked() || shift.is_tracked() || !problem.can_normalize(x.value()) {
+    if scale.is_tracked() || shift.is_tracked() {
         let z = conv2d(x, w, bias, spec)?;
         return batch_norm_with(&z, scale, shift, &BatchNormSpec { moments: None, ..*norm });
     }
+    let problem = Problem::new(x, w, bias, spec)?;
     check(x.value(), &problem.output(), scale.value(), shift.value(), norm)?;
     let statistics =
         Statistics { mean: mean.clone(), variance: variance.clone(), epsilon, groups: 1, from_batch: false };
@@ -78,7 +89,8 @@ pub fn conv2d_batch_norm(
     let residual = norm.residual.map(Var::value);
     let after =
         NormAfter { residual, vectors: affine.vectors().map(Some), params: NormParams::new(&affine, norm.relu) };
-    let y = forward_normalized(&problem, x.value(), w.value(), bias.map(Var::value), &after)?;
+    let (z, normalized) = forward_normalized(&problem, x.value(), w.value(), bias.map(Var::value), &after)?;
+    let y = if normalized { z } else { normalise(&z, residual, &affine, norm.relu)? };
 
     let kept = Kept::new(problem, x, w);
     let has_residual = norm.residual.is_some();

@@ -111,14 +111,7 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
                 let message = format!("batch statistics need two values a channel, x is {:?}", image.shape());
                 return Err(Error::shape(OP, message + "; use a larger batch or running statistics"));
             }
-            let Moments { mean, biased, unbiased } = match spec.moments {
-                Some(pieces) => {
-                    pieces.expect(groups, rows / groups, image.shape()[3])?;
-                    image.expect_same_device(&pieces.partial, OP)?;
-                    with_float!(image.dtype(), OP, T => cuda::join_pieces::<T>(image, groups, pieces))?
-                }
-                None => moments(image, groups)?,
-            };
+            let Moments { mean, biased, unbiased } = moments_from(image, groups, spec.moments)?;
             (Statistics { mean, variance: biased, epsilon, groups, from_batch: true }, unbiased)
         }
         BatchNormMode::Running { mean, variance, epsilon } => {
@@ -253,6 +246,20 @@ fn check(x: &Tensor, image: &[usize; 4], scale: &Tensor, shift: &Tensor, spec: &
 
 fn widened(tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
     tensor.as_ref().map(|tensor| tensor.to_dtype(DType::F32)).transpose()
+}
+
+/// From what the convolution before took, or by a pass over x.
+fn moments_from(x: &Tensor, groups: usize, pieces: Option<&PieceMoments>) -> Result<Moments> {
+    let Some(pieces) = pieces else { return moments(x, groups) };
+    let [n, h, w, channels] = x.dims(OP)?;
+    pieces.expect(groups, n * h * w / groups, channels)?;
+    x.expect_same_device(&pieces.partial, OP)?;
+    with_float!(x.dtype(), OP, T => cuda::join_pieces::<T>(x, groups, pieces))
+}
+
+/// Computes the statistics of x and drops them: for the convolution before, whose ways differ in what they leave to do here.
+pub(super) fn try_statistics(x: &Tensor, groups: usize, pieces: Option<&PieceMoments>) -> Result<()> {
+    moments_from(x, groups, pieces).map(drop)
 }
 
 fn moments(x: &Tensor, groups: usize) -> Result<Moments> {

@@ -1,7 +1,11 @@
 //! The one place where the kernels of a convolution are chosen, from its shape and dtype. The choice must not depend on
-//! anything else: the same problem has to give the same bits on every run.
+//! anything else: the same problem has to give the same bits on every run. On a GPU, `cuda::tuning` may put another tile or
+//! split in its place.
 
-use super::{ConvParams, Products};
+use super::{
+    ConvParams, Products,
+    tiling::{BLOCKS, MmaTile, Product, ranges},
+};
 use crate::tensor::DType;
 
 /// The three matrix products of a convolution.
@@ -15,7 +19,20 @@ pub(super) enum Direction {
     WeightGradient,
 }
 
-/// How a product is computed on a GPU.
+impl Direction {
+    #[cfg(test)]
+    pub const ALL: [Self; 3] = [Self::Forward, Self::DataGradient, Self::WeightGradient];
+}
+
+/// How a product is computed on a GPU: by which kernel, and into how many parts the sums are cut, each of which blocks of
+/// their own add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub algorithm: Algorithm,
+    pub split: usize,
+}
+
+/// The kinds of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
     /// Implicit matrix product on the ordinary arithmetic units, for any shape (kernels/include/conv_simt.cuh).
@@ -33,57 +50,6 @@ pub(super) enum SimtTile {
     Wide,
     /// 32 columns: few columns, few tiles, or f64, which has room for no more.
     Narrow,
-}
-
-/// Tiles of [`Algorithm::Mma`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ops) enum MmaTile {
-    /// 128 x 128: the most products for each byte from shared memory.
-    Large,
-    /// 128 x 64: up to 64 columns.
-    Medium,
-    /// 64 x 64: few tiles.
-    Small,
-    /// 128 x 32: up to 32 columns.
-    Slim,
-}
-
-/// Blocks that keep a large GPU busy: two for each of about 130 multiprocessors.
-const BLOCKS: usize = 264;
-
-impl MmaTile {
-    /// Rows and columns.
-    fn extent(self) -> (usize, usize) {
-        match self {
-            Self::Large => (128, 128),
-            Self::Medium => (128, 64),
-            Self::Small => (64, 64),
-            Self::Slim => (128, 32),
-        }
-    }
-
-    /// Tiles of a product with `rows` x `columns` elements.
-    pub fn count(self, rows: usize, columns: usize) -> usize {
-        Algorithm::Mma(self).tiles(rows, columns)
-    }
-
-    /// Rows of a tile.
-    pub fn rows(self) -> usize {
-        self.extent().0
-    }
-
-    /// Rows of a piece whose moments a warp takes (WM).
-    pub fn piece(self) -> usize {
-        match self {
-            Self::Large | Self::Medium => 64,
-            Self::Small | Self::Slim => 32,
-        }
-    }
-
-    /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, SLICE_BYTES).
-    pub fn shared_bytes(self) -> u32 {
-        4 * 64 * (self.extent().0 + self.extent().1) as u32
-    }
 }
 
 impl SimtTile {
@@ -131,18 +97,33 @@ pub(super) fn extents(direction: Direction, params: &ConvParams) -> (usize, usiz
     }
 }
 
-/// The algorithm for one product.
-pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> Algorithm {
-    let (rows, columns) = extents(direction, params);
+/// The choice for one product where nothing is timed.
+pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> Choice {
     let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && products == Products::Tf32);
     if tensor_cores && whole_chunks(direction, params, dtype) {
-        return Algorithm::Mma(mma_tile(direction, rows, columns));
+        let tiling = Product::new(direction, params, dtype).built_in();
+        return Choice { algorithm: Algorithm::Mma(tiling.tile), split: tiling.split };
     }
-    if tensor_cores && windowed(direction, params, dtype) {
-        let narrow = direction == Direction::Forward && columns <= MmaTile::Slim.extent().1;
-        let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
-        return Algorithm::Window(if narrow { MmaTile::Slim } else { tile });
-    }
+    let algorithm = match tensor_cores && windowed(direction, params, dtype) {
+        true => window(direction, params),
+        false => simt(direction, params, dtype),
+    };
+    let (rows, columns) = extents(direction, params);
+    let split = match direction {
+        Direction::WeightGradient => ranges(algorithm.tiles(rows, columns), params.output()[..3].iter().product()).0,
+        Direction::Forward | Direction::DataGradient => 1,
+    };
+    Choice { algorithm, split }
+}
+
+fn window(direction: Direction, params: &ConvParams) -> Algorithm {
+    let narrow = direction == Direction::Forward && params.k as usize <= MmaTile::Slim.extent().1;
+    let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
+    Algorithm::Window(if narrow { MmaTile::Slim } else { tile })
+}
+
+fn simt(direction: Direction, params: &ConvParams, dtype: DType) -> Algorithm {
+    let (rows, columns) = extents(direction, params);
     let wide = Algorithm::Simt(SimtTile::Wide);
     let tail = columns % SimtTile::Wide.extent().1;
     let wasted = (1..=32).contains(&tail) && columns < 256;
@@ -173,35 +154,6 @@ fn windowed(direction: Direction, params: &ConvParams, dtype: DType) -> bool {
     fits && row && c <= 4 && n * h * (w + 1) <= i32::MAX as usize / 4
 }
 
-/// The tile that wastes no columns, smaller where the large one would leave multiprocessors without work. A weight
-/// gradient's ranges give them work whatever the tile.
-fn mma_tile(direction: Direction, rows: usize, columns: usize) -> MmaTile {
-    let split = direction == Direction::WeightGradient;
-    let enough = |tile: MmaTile| match split {
-        true => rows > tile.extent().0 / 2,
-        false => Algorithm::Mma(tile).tiles(rows, columns) >= BLOCKS,
-    };
-    match columns {
-        ..=32 => MmaTile::Slim,
-        65.. if enough(MmaTile::Large) => MmaTile::Large,
-        _ if enough(MmaTile::Medium) => MmaTile::Medium,
-        _ => MmaTile::Small,
-    }
-}
-
-/// Into how many pixels' ranges the sums of a weight or bias gradient are cut, for `tiles` blocks each: (ranges, pixels a range).
-pub(in crate::ops) fn ranges(tiles: usize, pixels: usize) -> (usize, usize) {
-    const LEAST: usize = 128;
-    let tiles = tiles.max(1);
-    // Rounded down, since a few blocks beyond an even share make the busiest multiprocessor half as slow again; but up where
-    // that would leave a quarter of the places empty.
-    let down = BLOCKS / tiles;
-    let even = if down * tiles * 4 >= BLOCKS * 3 { down } else { down + 1 };
-    let wanted = even.min(pixels.div_ceil(LEAST)).max(1);
-    let range = pixels.div_ceil(wanted).next_multiple_of(32);
-    (pixels.div_ceil(range), range)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,16 +162,14 @@ mod tests {
     fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, products: Products) -> Algorithm {
         let spec = Conv2dSpec { padding: [w[1] / 2, w[2] / 2], ..Conv2dSpec::default() };
         let params = ConvParams::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
-        choose(direction, &params, dtype, products)
+        choose(direction, &params, dtype, products).algorithm
     }
-
-    const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::DataGradient, Direction::WeightGradient];
 
     /// The backbone of the published network on two and two crops: large tiles, all on tensor cores.
     #[test]
     fn large_convolutions_take_large_tiles() {
         for (c, w) in [(256, [256, 3, 3]), (512, [512, 3, 3]), (256, [1024, 1, 1]), (1024, [256, 1, 1])] {
-            for direction in DIRECTIONS {
+            for direction in Direction::ALL {
                 let large = Algorithm::Mma(MmaTile::Large);
                 assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::Bf16, Products::Full), large);
                 assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::F32, Products::Tf32), large);
@@ -235,7 +185,7 @@ mod tests {
         assert_eq!(head(Direction::Forward), Algorithm::Mma(MmaTile::Slim));
         assert!(matches!(head(Direction::DataGradient), Algorithm::Simt(_)));
         assert!(matches!(head(Direction::WeightGradient), Algorithm::Simt(_)));
-        for direction in DIRECTIONS {
+        for direction in Direction::ALL {
             let five = chosen(direction, [4, 730, 730, 5], [64, 7, 7], DType::Bf16, Products::Full);
             assert!(matches!(five, Algorithm::Simt(_)));
         }
@@ -245,7 +195,7 @@ mod tests {
     fn the_stem_goes_by_rows_of_taps() {
         let spec = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
         let stem = ConvParams::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
-        let by = |direction, dtype, products| choose(direction, &stem, dtype, products);
+        let by = |direction, dtype, products| choose(direction, &stem, dtype, products).algorithm;
         for (dtype, products) in [(DType::Bf16, Products::Full), (DType::F32, Products::Tf32)] {
             assert_eq!(by(Direction::Forward, dtype, products), Algorithm::Window(MmaTile::Medium));
             assert_eq!(by(Direction::WeightGradient, dtype, products), Algorithm::Window(MmaTile::Small));
@@ -256,19 +206,9 @@ mod tests {
 
     #[test]
     fn small_problems_take_small_tiles() {
-        for direction in DIRECTIONS {
+        for direction in Direction::ALL {
             let small = chosen(direction, [1, 20, 20, 64], [64, 3, 3], DType::Bf16, Products::Full);
             assert_eq!(small, Algorithm::Mma(MmaTile::Small), "{direction:?}");
-        }
-    }
-
-    #[test]
-    fn ranges_cover_all_pixels() {
-        for tiles in [1, 5, 300] {
-            for pixels in [1, 15, 16, 127, 129, 5000, 33_856] {
-                let (count, range) = ranges(tiles, pixels);
-                assert!(count * range >= pixels && (count - 1) * range < pixels, "{tiles} {pixels}");
-            }
         }
     }
 }

@@ -2,29 +2,35 @@
 
 mod mma;
 mod simt;
+mod split;
+mod tuning;
 mod window;
 
 use super::{
     ConvParams, OP, PieceMoments, Products,
     algorithm::{
-        Algorithm::{self, Mma, Simt, Window},
-        Direction,
-        MmaTile::{self, Large, Medium, Slim, Small},
+        Algorithm::{Mma, Simt, Window},
+        Choice, Direction,
         SimtTile::{Narrow, Wide},
-        choose, extents, ranges,
+        choose, extents,
+    },
+    tiling::{
+        MmaTile::{self, Large, Medium, Slim, Small},
+        Product, Tiling, cut, ranges,
     },
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
-    autograd::Demand,
+    autograd::{Demand, Offer},
     device::Launch,
-    ops::batch_norm::{NormAfter, NormBefore},
+    ops::batch_norm::{self, NormAfter, NormBefore},
     tensor::{Declaration, Element},
 };
+use tuning::Problem;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), window::declarations()].concat()
+    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations()].concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
@@ -43,17 +49,12 @@ fn tiled(tiles: usize, layers: usize, block: [u32; 3]) -> Result<Launch> {
     Ok(Launch { block, ..launch })
 }
 
-/// The algorithm for a product, and its number of tiles.
-fn plan(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> (Algorithm, usize) {
-    let algorithm = choose(direction, params, dtype, products);
-    let (rows, columns) = extents(direction, params);
-    (algorithm, algorithm.tiles(rows, columns))
-}
-
-/// Whether the kernel of the forward pass can end with a batch norm by given statistics.
-pub(super) fn can_normalize(params: &ConvParams, dtype: DType, products: Products) -> bool {
-    let chunks = (params.k as usize).is_multiple_of(16 / dtype.size());
-    chunks && !matches!(choose(Direction::Forward, params, dtype, products), Simt(_))
+/// What a forward pass made.
+pub(super) struct Output {
+    pub y: Tensor,
+    pub moments: Option<PieceMoments>,
+    /// Whether y has gone through the batch norm.
+    pub normalized: bool,
 }
 
 pub(super) fn forward<T: Element>(
@@ -64,15 +65,46 @@ pub(super) fn forward<T: Element>(
     products: Products,
     groups: Option<usize>,
     norm: &NormAfter<'_>,
-) -> Result<(Tensor, Option<PieceMoments>)> {
-    let (device, p) = (x.device(), *params);
-    let (algorithm, tiles) = plan(Direction::Forward, params, T::DTYPE, products);
-    if let Window(tile) = algorithm {
+) -> Result<Output> {
+    let choice = choose(Direction::Forward, params, T::DTYPE, products);
+    if let Window(tile) = choice.algorithm {
         return window::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
+    let problem = Problem { direction: Direction::Forward, params, dtype: T::DTYPE, groups };
+    let choice = problem.tuned(x.device(), choice, |choice| {
+        let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
+        // What is left to batch norm counts too.
+        groups.map_or(Ok(()), |groups| batch_norm::try_statistics(&y, groups, moments.as_ref()))
+    });
+    forward_by::<T>(choice, params, x, w, bias, groups, norm)
+}
+
+/// The tiling of a forward pass or data gradient whose sums are cut into parts.
+fn parted(choice: Choice) -> Option<Tiling> {
+    match choice {
+        Choice { algorithm: Mma(tile), split } if split > 1 => Some(Tiling { tile, split }),
+        _ => None,
+    }
+}
+
+fn forward_by<T: Element>(
+    choice: Choice,
+    params: &ConvParams,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    groups: Option<usize>,
+    norm: &NormAfter<'_>,
+) -> Result<Output> {
+    let plain = |y| Ok(Output { y, moments: None, normalized: false });
+    if let Some(tiling) = parted(choice) {
+        return plain(split::forward::<T>(tiling, params, x, w, bias)?);
+    }
+    let (device, p, algorithm) = (x.device(), *params, choice.algorithm);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
-        let launch = tiled(tiles, 1, [THREADS, 1, 1])?;
+        let (rows, columns) = extents(Direction::Forward, params);
+        let launch = tiled(algorithm.tiles(rows, columns), 1, [THREADS, 1, 1])?;
         // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
         unsafe {
             match algorithm {
@@ -81,8 +113,9 @@ pub(super) fn forward<T: Element>(
                 Mma(_) | Window(_) => return Err(elsewhere()),
             }
         }
-        return Ok((y, None));
+        return plain(y);
     };
+    let norm = norm.by_chunks(params.k as usize, T::DTYPE);
     let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
     let m = moments.as_mut().map(|moments| &mut moments.partial);
     let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
@@ -105,7 +138,7 @@ pub(super) fn forward<T: Element>(
             )?,
         }
     }
-    Ok((y, moments))
+    Ok(Output { y, moments, normalized: norm.is_some() })
 }
 
 /// The launch of a forward pass whose tiles end with each group, the pixels of a group, and room for the groups' moments where
@@ -132,8 +165,32 @@ pub(super) fn data_gradient<T: Element>(
     products: Products,
     demand: &mut Demand,
 ) -> Result<Tensor> {
-    let (device, p) = (dy.device(), *params);
-    let algorithm = choose(Direction::DataGradient, params, T::DTYPE, products);
+    let choice = choose(Direction::DataGradient, params, T::DTYPE, products);
+    // What has another shape is left for the tape to refuse.
+    let so_far = &mut demand.so_far;
+    let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_)) && more.shape() == params.input());
+    let more = more.as_ref();
+    let problem = Problem { direction: Direction::DataGradient, params, dtype: T::DTYPE, groups: None };
+    let choice =
+        problem.tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, None).map(drop));
+    // What is left there is added afterwards, and the gradient not whole before.
+    let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
+    data_gradient_by::<T>(choice, params, dy, w, more, offer)
+}
+
+/// `more` is for tensor cores alone. An offer is answered where the kernel can.
+fn data_gradient_by<T: Element>(
+    choice: Choice,
+    params: &ConvParams,
+    dy: &Tensor,
+    w: &Tensor,
+    more: Option<&Tensor>,
+    offer: Option<&Offer>,
+) -> Result<Tensor> {
+    if let Some(tiling) = parted(choice) {
+        return split::data_gradient::<T>(tiling, params, dy, w, more);
+    }
+    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let Mma(tile) = algorithm else {
@@ -149,11 +206,6 @@ pub(super) fn data_gradient<T: Element>(
         }
         return Ok(dx);
     };
-    // What has another shape is left for the tape to refuse.
-    let more = demand.so_far.take_if(|more| more.shape() == dx.shape());
-    let more = more.as_ref();
-    // What is left there is added afterwards, and the gradient not whole before.
-    let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
     let norm = NormBefore::taken(offer, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let ([n, h, width, c], [down, across]) = (params.input(), params.stride.map(|stride| stride as usize));
@@ -192,23 +244,27 @@ pub(super) fn weight_gradient<T: Element>(
     x: &Tensor,
     products: Products,
 ) -> Result<Tensor> {
-    let algorithm = plan(Direction::WeightGradient, params, T::DTYPE, products).0;
-    let Window(tile) = algorithm else { return weight_gradient_by::<T>(algorithm, params, dy, x) };
+    let choice = choose(Direction::WeightGradient, params, T::DTYPE, products);
+    let Window(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
-    let x = window::image::<T>(params, x)?;
-    window::filter_gradient::<T>(params, &weight_gradient_by::<T>(Mma(tile), &window::padded(params), dy, &x)?)
+    let (x, padded) = (window::image::<T>(params, x)?, window::padded(params));
+    let tiling = Product::new(Direction::WeightGradient, &padded, T::DTYPE).ranged(tile);
+    let choice = Choice { algorithm: Mma(tile), split: tiling.split };
+    window::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }
 
-fn weight_gradient_by<T: Element>(
-    algorithm: Algorithm,
-    params: &ConvParams,
-    dy: &Tensor,
-    x: &Tensor,
-) -> Result<Tensor> {
-    let (device, p) = (dy.device(), *params);
+fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let problem = Problem { direction: Direction::WeightGradient, params, dtype: T::DTYPE, groups: None };
+    let choice =
+        problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop));
+    weight_gradient_by::<T>(choice, params, dy, x)
+}
+
+fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let (rows, columns) = extents(Direction::WeightGradient, params);
     let tiles = algorithm.tiles(rows, columns);
-    let (layers, range) = ranges(tiles, pixels(params));
+    let (layers, range) = cut(pixels(params), choice.split);
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
     let mut sums = partial(layers, &shape, dy)?;

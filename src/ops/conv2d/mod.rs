@@ -5,18 +5,21 @@
 //! with zeros outside the image. Gradients:
 //! dx[n,h,w,c] = sum over the taps that hit the pixel of dy[n,p,q,k] w[k,r,s,c];
 //! dw[k,r,s,c] = sum over n,p,q of dy[n,p,q,k] x[..]; db[k] = sum over n,p,q of dy[n,p,q,k].
-//! Every sum runs in an order fixed by the shapes alone.
+//! Every sum runs in an order fixed by the shapes alone, or by what was chosen for them once ([`Device::set_autotune`]).
+//!
+//! [`Device::set_autotune`]: crate::Device::set_autotune
 
 mod algorithm;
 mod cpu;
 pub(crate) mod cuda;
 mod moments;
 mod params;
+mod tiling;
 
-pub(super) use algorithm::{MmaTile, ranges};
 pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
+pub(super) use tiling::{MmaTile, ranges};
 
 use crate::{
     DType, Error, Result, Tensor,
@@ -119,11 +122,6 @@ impl Problem {
     pub fn output(&self) -> [usize; 4] {
         self.params.output()
     }
-
-    /// Whether the kernel for `x` can end with a batch norm by given statistics.
-    pub fn can_normalize(&self, x: &Tensor) -> bool {
-        !x.device().is_cpu() && cuda::can_normalize(&self.params, x.dtype(), self.products)
-    }
 }
 
 /// What the backward pass needs: the gradient of one factor needs the other.
@@ -155,16 +153,20 @@ impl Kept {
     }
 }
 
-/// y = relu(norm(x * w + bias) + residual) where [`Problem::can_normalize`].
+/// y = x * w + bias, or relu(norm(x * w + bias) + residual), and whether it is the latter: where the kernel can.
 pub(super) fn forward_normalized(
     problem: &Problem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
     norm: &NormAfter<'_>,
-) -> Result<Tensor> {
+) -> Result<(Tensor, bool)> {
+    if x.device().is_cpu() {
+        return Ok((forward(problem, x, w, bias, None)?.0, false));
+    }
     let Problem { params, products } = problem;
-    with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, None, norm)).map(|(y, _)| y)
+    let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, None, norm))?;
+    Ok((out.y, out.normalized))
 }
 
 /// y, and its moments by group where they are asked for and come for nothing.
@@ -177,7 +179,8 @@ fn forward(
 ) -> Result<(Tensor, Option<PieceMoments>)> {
     if !x.device().is_cpu() {
         let none = NormAfter::none();
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, groups, &none));
+        let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, groups, &none))?;
+        return Ok((out.y, out.moments));
     }
     if x.dtype() == DType::Bf16 {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;

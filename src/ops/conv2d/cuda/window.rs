@@ -2,13 +2,13 @@
 
 use half::bf16;
 
-use super::by_groups;
+use super::{Output, by_groups};
 use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
     ops::batch_norm::{NormAfter, NormParams},
-    ops::conv2d::{ConvParams, MmaTile, OP, PieceMoments, algorithm::WINDOW},
+    ops::conv2d::{ConvParams, MmaTile, OP, algorithm::WINDOW},
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
 
@@ -70,7 +70,8 @@ pub(super) fn forward<T: Element>(
     bias: Option<&Tensor>,
     groups: Option<usize>,
     norm: &NormAfter<'_>,
-) -> Result<(Tensor, Option<PieceMoments>)> {
+) -> Result<Output> {
+    let norm = norm.by_chunks(params.k as usize, T::DTYPE);
     let (device, p) = (x.device(), padded(params));
     let (x4, v) = (image::<T>(params, x)?, fit::<T>(w, &p.filter(), params.padding[1] % 2)?);
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
@@ -89,5 +90,5 @@ pub(super) fn forward<T: Element>(
             )?,
         }
     }
-    Ok((y, moments))
+    Ok(Output { y, moments, normalized: norm.is_some() })
 }

@@ -1,0 +1,130 @@
+// Forward pass and data gradient of conv2d_mma.cu where the tiles would not fill a card: the slices of each sum are cut into
+// `parts` parts, each added up by a block of its own, in f32; a second kernel adds the parts up in order. Part i of n has the
+// slices floor(slices i / n) to floor(slices (i + 1) / n); a part without slices, as of a phase that few taps hit, is zeros.
+//
+// Tiles, channels, threads and shared memory as in conv2d_mma.cu. Launch:
+//   forward:       grid.x = ceil(n p q / BM) ceil(k / BN); grid.y parts, each to partial[y][n p q][k]
+//   data gradient: grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.y parts, each to partial[y][n h w][c];
+//                  grid.z = stride[0] stride[1] phases
+//   sum:           one thread for each 16 bytes of out: out[i] = sum over y of partial[y][i] in order, plus bias[i % channels]
+//                  where that is not null; rounded, and then plus so_far[i] where that is not null, to the bit as if that
+//                  were added afterwards
+#include "conv_mma_loaders.cuh"
+
+// The slices of one part of a sum.
+template <class T>
+struct PartWalk : TapWalk<T> {
+  int count;
+
+  __device__ PartWalk(const Gather& g, int part, int parts) : TapWalk<T>(g) {
+    int each = (this->channels + MMA_SLICE<T> - 1) / MMA_SLICE<T>, all = TapWalk<T>::slices();
+    // Quotient and remainder apart: no product exceeds 32 bits.
+    int size = all / parts, more = all % parts, from = size * part + more * part / parts;
+    count = size + more * (part + 1) / parts - more * part / parts;
+    int tap = from / each;
+    this->channel = (from - tap * each) * MMA_SLICE<T>;
+    this->row = this->columns ? tap / this->columns : 0;
+    this->column = tap - this->row * this->columns;
+  }
+  __device__ int slices() const { return count; }
+};
+
+template <class T, class Tile>
+__device__ __forceinline__ void forward_part(const T* x, const T* w, float* partial, const ConvParams& p) {
+  DYN_SMEM(char, shared);
+  int tiles = (p.k + Tile::BN - 1) / Tile::BN;
+  int start_m = blockIdx.x / tiles * Tile::BM, start_n = blockIdx.x % tiles * Tile::BN;
+  Gather g = gather_output(p);
+  GatheredPixels<T, Tile::BM> a(x, g, start_m);
+  FilterRows<T, Tile::BN> b(w, p, start_n);
+  typename Tile::Sums sums = {};
+  multiply<T, Tile>(shared, a, b, PartWalk<T>(g, blockIdx.y, gridDim.y), sums);
+  partial += static_cast<size_t>(blockIdx.y) * g.pixels() * p.k;
+  finish<float, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
+    int pixel = start_m + row;
+    if (pixel < g.pixels()) store_chunk<float>(partial + pixel * p.k, start_n + column, p.k, p.k % 4 == 0, chunk);
+  });
+}
+
+template <class T, class Tile>
+__device__ __forceinline__ void data_gradient_part(const T* dy, const T* w, float* partial, const ConvParams& p) {
+  DYN_SMEM(char, shared);
+  int tiles = (p.c + Tile::BN - 1) / Tile::BN;
+  int start_m = blockIdx.x / tiles * Tile::BM, start_n = blockIdx.x % tiles * Tile::BN;
+  Phase phase = phase_of(p, blockIdx.z);
+  const Gather& g = phase.gather;
+  if (g.rows <= 0 || g.columns <= 0 || start_m >= g.pixels()) return;
+  GatheredPixels<T, Tile::BM> a(dy, g, start_m);
+  FilterLines<T, Tile::BN> b(w, p, phase, start_n);
+  typename Tile::Sums sums = {};
+  multiply<T, Tile>(shared, a, b, PartWalk<T>(g, blockIdx.y, gridDim.y), sums);
+  partial += static_cast<size_t>(blockIdx.y) * p.n * p.h * p.w * p.c;
+  finish<float, Tile>(shared, sums, [&](int row, int column, const char* chunk) {
+    int index = start_m + row;
+    if (index < g.pixels()) store_chunk<float>(partial + phase.offset(p, index), start_n + column, p.c, true, chunk);
+  });
+}
+
+// WIDTH elements of out from `first` on.
+template <class T, int WIDTH>
+__device__ __forceinline__ void sum_parts(const float* partial, const T* bias, const T* so_far, T* out, int first,
+                                          int count, int channels, int parts) {
+  // 16 bytes of the partial sums at once.
+  constexpr int QUAD = WIDTH < 4 ? WIDTH : 4;
+  float sums[WIDTH] = {};
+  for (int part = 0; part < parts; part++) {
+    const float* from = partial + static_cast<size_t>(part) * count + first;
+#pragma unroll
+    for (int e = 0; e < WIDTH; e += QUAD) {
+      auto quad = Pack<float, QUAD>::load(from + e);
+#pragma unroll
+      for (int i = 0; i < QUAD; i++) sums[e + i] = part == 0 ? quad.at[i] : sums[e + i] + quad.at[i];
+    }
+  }
+  Pack<T, WIDTH> result, other = {};
+  if (so_far) other = Pack<T, WIDTH>::load(so_far + first);
+  int channel = first % channels;
+#pragma unroll
+  for (int e = 0; e < WIDTH; e++) {
+    if (bias) {
+      sums[e] += to_acc(bias[channel]);
+      if (++channel == channels) channel = 0;
+    }
+    result.at[e] = from_acc<T>(sums[e]);
+    if (so_far) result.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(result.at[e]));
+  }
+  result.store(out + first);
+}
+
+// clang-format off
+#define SPLIT(T, suffix, name, ...)                                                                                \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_forward_##name##_##suffix(                \
+      const T* __restrict__ x, const T* __restrict__ w, float* __restrict__ partial, ConvParams p) {               \
+    forward_part<T, MmaTile<__VA_ARGS__>>(x, w, partial, p);                                                       \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_split_forward_##name##_##suffix)                                                            \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_data_gradient_##name##_##suffix(          \
+      const T* __restrict__ dy, const T* __restrict__ w, float* __restrict__ partial, ConvParams p) {              \
+    data_gradient_part<T, MmaTile<__VA_ARGS__>>(dy, w, partial, p);                                                \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_split_data_gradient_##name##_##suffix)
+#define ALL(T, suffix)                                                                                             \
+  SPLIT(T, suffix, large, 128, 128, 2)                                                                             \
+  SPLIT(T, suffix, medium, 128, 64, 2)                                                                             \
+  SPLIT(T, suffix, small, 64, 64, 2)                                                                               \
+  SPLIT(T, suffix, slim, 128, 32, 4)                                                                               \
+  extern "C" __global__ void conv2d_split_sum_##suffix(                                                            \
+      const float* __restrict__ partial, const T* __restrict__ bias, const T* __restrict__ so_far,                 \
+      T* __restrict__ out, int count, int channels, int parts) {                                                   \
+    int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK<T>;                                                \
+    if (first >= count) return;                                                                                    \
+    if (count % CHUNK<T> == 0)                                                                                     \
+      sum_parts<T, CHUNK<T>>(partial, bias, so_far, out, first, count, channels, parts);                           \
+    else                                                                                                           \
+      for (int i = first; i < min(first + CHUNK<T>, count); i++)                                                   \
+        sum_parts<T, 1>(partial, bias, so_far, out, i, count, channels, parts);                                    \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_split_sum_##suffix)
+ALL(bf16, bf16)
+ALL(float, f32)
+// clang-format on

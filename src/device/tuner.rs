@@ -1,0 +1,225 @@
+//! Picks among several ways to compute the same by trying them: once for a problem, and from then on from memory.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Device, Place, choices::Choices};
+use crate::Result;
+
+/// A way must take less than this share of the built-in one's time: below that lies the noise of timing, and other ways
+/// mean other roundings.
+const WORTH: f64 = 0.97;
+
+/// What distinguishes the ways.
+pub(crate) trait Way: Copy + PartialEq + Serialize + DeserializeOwned {}
+
+impl<W: Copy + PartialEq + Serialize + DeserializeOwned> Way for W {}
+
+/// The choices of one device. A problem is timed once for as long as it lives, and once for the file behind it.
+pub(super) struct Tuner(Mutex<Choices>);
+
+impl Tuner {
+    pub fn new(choices: Choices) -> Self {
+        Self(Mutex::new(choices))
+    }
+
+    /// The way for a problem: the one that is known; else the fastest by `measure`, which says how long a way takes; else,
+    /// where this may not be timed now or nothing works, the built-in one, which is then not kept.
+    fn choose<W: Way>(
+        &self,
+        problem: String,
+        built_in: W,
+        others: &[W],
+        may_time: bool,
+        measure: impl FnMut(W) -> Result<f64>,
+    ) -> W {
+        // Held while this times: nobody else disturbs that, or times the same.
+        let mut choices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A file may name ways that a launch would refuse.
+        let sound = |way: &W| *way == built_in || others.contains(way);
+        if let Some(known) = choices.get(&problem).filter(sound) {
+            return known;
+        }
+        let found = if may_time { fastest(built_in, others, measure) } else { None };
+        if let Some(found) = &found {
+            choices.put(problem, found);
+        }
+        found.unwrap_or(built_in)
+    }
+}
+
+/// The way that takes least; one that fails is passed over. `None` if all do.
+fn fastest<W: Copy>(built_in: W, others: &[W], mut measure: impl FnMut(W) -> Result<f64>) -> Option<W> {
+    let mut time = |way| measure(way).ok().filter(|time| time.is_finite());
+    let mut best = time(built_in).map(|time| (WORTH * time, built_in));
+    for &way in others {
+        if let Some(time) = time(way)
+            && best.is_none_or(|(least, _)| time < least)
+        {
+            best = Some((time, way));
+        }
+    }
+    best.map(|(_, way)| way)
+}
+
+impl Device {
+    /// Whether a GPU may time several ways to compute a product when it first meets its shape; it may by default. The
+    /// fastest is kept for later processes, in `$BICL_CACHE` or the user's folder for caches. The ways differ in their
+    /// roundings: without leave, the built-in one makes runs the same on every card. Elsewhere this does nothing.
+    ///
+    /// ```no_run
+    /// let device = bicl::Device::cuda(0)?;
+    /// device.set_autotune(false);
+    /// # Ok::<(), bicl::Error>(())
+    /// ```
+    pub fn set_autotune(&self, on: bool) {
+        if let Place::Cuda(cuda) = &self.0 {
+            cuda.set_autotune(on);
+        }
+    }
+
+    /// Whether shapes are timed here when they are first met.
+    pub fn autotune(&self) -> bool {
+        matches!(&self.0, Place::Cuda(cuda) if cuda.autotune())
+    }
+
+    /// Where nothing can be timed, on the emulator and on a plan, computes every product from now on in way number `way` of
+    /// those that a GPU would time, 0 being the built-in one; where there are fewer, they are counted around. Elsewhere this
+    /// does nothing.
+    pub fn force_way(&self, way: usize) {
+        if let Some(forced) = self.forced_way() {
+            forced.store(way, Ordering::Relaxed);
+        }
+    }
+
+    fn forced_way(&self) -> Option<&AtomicUsize> {
+        match &self.0 {
+            Place::Emulated(emulated) => Some(&emulated.way),
+            Place::Plan(plan) => Some(&plan.way),
+            Place::Cpu | Place::Cuda(_) => None,
+        }
+    }
+
+    /// The way to compute a problem. `describe` gives its name, which says all that the ways' times depend on, and what could
+    /// be done instead of `built_in`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
+    /// where nothing runs, the answer is `built_in`.
+    pub(crate) fn tuned<W: Way>(
+        &self,
+        built_in: W,
+        describe: impl FnOnce() -> (String, Vec<W>),
+        mut run: impl FnMut(W) -> Result<()>,
+    ) -> W {
+        if let Place::Cuda(cuda) = &self.0
+            && cuda.autotune()
+        {
+            let (problem, others) = describe();
+            let may_time = matches!(self.capturing(), Ok(None));
+            return cuda.tuner().choose(problem, built_in, &others, may_time, |way| cuda.measure(|| run(way)));
+        }
+        match self.forced_way().map(|way| way.load(Ordering::Relaxed)) {
+            None | Some(0) => built_in,
+            Some(way) => {
+                let others = describe().1;
+                let number = way % (others.len() + 1);
+                number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, device::choices::Origin};
+
+    fn tuner() -> Tuner {
+        Tuner::new(Choices::open(None, Origin::new("card", 1, &[]), |_| {}))
+    }
+
+    /// Ways 0, 1, ... take so long; negative ones fail. Way 0 is the built-in one.
+    fn best_of(times: &[f64]) -> Option<usize> {
+        let others: Vec<usize> = (1..times.len()).collect();
+        fastest(0, &others, |way| match times[way] {
+            time if time < 0.0 => Err(Error::Internal("a test".into())),
+            time => Ok(time),
+        })
+    }
+
+    #[test]
+    fn the_fastest_wins() {
+        assert_eq!(best_of(&[3.0, 2.0, 1.0, 2.5]), Some(2));
+        assert_eq!(best_of(&[1.0, 2.0, 3.0]), Some(0));
+        assert_eq!(best_of(&[1.0]), Some(0));
+    }
+
+    #[test]
+    fn ties_go_to_the_built_in_way() {
+        assert_eq!(best_of(&[1.0, 1.0, 1.0]), Some(0));
+        assert_eq!(best_of(&[1.0, 0.98, 0.99]), Some(0), "within the noise");
+        assert_eq!(best_of(&[1.0, 0.9, 0.9]), Some(1), "then to the first");
+    }
+
+    #[test]
+    fn what_fails_is_passed_over() {
+        assert_eq!(best_of(&[2.0, -1.0, 1.0]), Some(2));
+        assert_eq!(best_of(&[-1.0, 3.0, 2.0]), Some(2));
+        assert_eq!(best_of(&[2.0, f64::NAN, f64::INFINITY]), Some(0));
+        assert_eq!(best_of(&[-1.0, -1.0]), None);
+    }
+
+    /// The choice among 0, 1 and 2, where 1 is the fastest, and how many were timed.
+    fn choose(tuner: &Tuner, problem: &str, may_time: bool) -> (usize, usize) {
+        let mut timed = 0;
+        let way = tuner.choose(problem.to_owned(), 0usize, &[1, 2], may_time, |way| {
+            timed += 1;
+            Ok([2.0, 1.0, 3.0][way])
+        });
+        (way, timed)
+    }
+
+    #[test]
+    fn a_problem_is_timed_once() {
+        let tuner = tuner();
+        assert_eq!(choose(&tuner, "a", true), (1, 3));
+        assert_eq!(choose(&tuner, "a", true), (1, 0));
+        assert_eq!(choose(&tuner, "b", true), (1, 3));
+    }
+
+    #[test]
+    fn inside_a_capture_nothing_is_timed_or_kept() {
+        let tuner = tuner();
+        assert_eq!(choose(&tuner, "a", false), (0, 0));
+        assert_eq!(choose(&tuner, "a", true), (1, 3), "it was not kept as timed");
+        assert_eq!(choose(&tuner, "a", false), (1, 0), "what is known serves captures too");
+    }
+
+    #[test]
+    fn what_cannot_be_launched_is_not_taken_from_a_file() {
+        let tuner = tuner();
+        tuner.0.lock().unwrap().put("a".into(), &9);
+        assert_eq!(choose(&tuner, "a", false), (0, 0));
+        assert_eq!(choose(&tuner, "a", true), (1, 3));
+    }
+
+    #[test]
+    fn where_all_fail_the_built_in_way_is_taken_and_not_kept() {
+        let tuner = tuner();
+        let failing = |_| Err(Error::Internal("a test".into()));
+        assert_eq!(tuner.choose("a".into(), 0usize, &[1, 2], true, failing), 0);
+        assert_eq!(choose(&tuner, "a", true), (1, 3));
+    }
+
+    #[test]
+    fn devices_without_a_clock_keep_to_the_built_in_way() {
+        for device in [Device::cpu(), Device::plan()] {
+            device.set_autotune(true);
+            assert!(!device.autotune());
+            let way = device.tuned(0, || unreachable!("nothing is asked"), |_| unreachable!("nothing is run"));
+            assert_eq!(way, 0);
+        }
+    }
+}
