@@ -24,7 +24,7 @@ pub(super) const EPSILON: f64 = 1e-12;
 
 /// The extents of features [N,h,w,d] against prototypes [N,C,d].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extents {
+pub(crate) struct Extents {
     pub pairs: usize,
     pub height: usize,
     pub width: usize,

@@ -7,9 +7,12 @@ use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
-    ops::cosine::{
-        Extents,
-        cuda::{DeviceGradients, device_gradients, row_norms, tile_launch, tiles},
+    ops::{
+        cosine::{
+            Extents,
+            cuda::{DeviceGradients, row_norms, tile_launch, tiles},
+        },
+        domain_pair::Halves,
     },
     tensor::{Element, In, Out, Val},
 };
@@ -82,7 +85,9 @@ pub(super) fn backward<T: Element>(
     let (launch, count) = (Launch::linear(OP, b.len())?, b.len() as i32);
     // SAFETY: `part` holds a row of classes for every tile; a thread an element of b.
     unsafe { sum_tiles::<T::Accumulator>(device, launch, &part, &mut b, classes, tiles, count)? };
-    let inverse = row_norms::<T>(OP, features)?;
-    let from = DeviceGradients { extents: e, features, vectors, inverse: &inverse, g: &g, a: &a, b: &b, scale: None };
-    device_gradients::<T>(OP, &from, wanted)
+    let (inverse, vector_inverse) = (&row_norms::<T>(OP, features)?, &row_norms::<T::Accumulator>(OP, vectors)?);
+    let (features, g, a, b) = (&Halves::one(features), &g, &a, &b);
+    let (extents, directions, scale) = (e, 1, None);
+    let from = DeviceGradients { extents, directions, features, vectors, vector_inverse, inverse, g, a, b, scale };
+    from.wanted::<T>(OP, wanted)
 }
