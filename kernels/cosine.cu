@@ -2,7 +2,8 @@
 //
 //   inverse_norms            u[r] = 1 / max(|x[r]|, 1e-12)                                             writes (=)
 //   cosine_vectors           part[chunk][c][k] = sum over the chunk's pixels of g[p][c] u[p] f[p][k]   writes (=)
-//   cosine_vectors_finish    drho[c][k] = q v (sum_chunk part[chunk][c][k] - b[c] v rho[c][k])         writes (=)
+//   cosine_vectors_finish    drho[c][k] = q v (S[k] - b v rho[c][k]), S = sum_chunk part[chunk][c],
+//                            b = sum_k S[k] v rho[c][k]                                                writes (=)
 //   cosine_features          df[p][k] = q u (sum_c g[p][c] v[c] rho[c][k] - a[p] u f[p][k])            writes (=)
 //                            and, where drho is not null, what comes back through masked average pooling:
 //                            + sum_copies drho[copy][y[p]][k] / n[y[p]]
@@ -10,14 +11,14 @@
 // q = scale[pair] * dloss[0], each 1 where its pointer is null; the outer u and v are 0 where the norm was clamped.
 // Layout: x [rows, d]. D directions, by the domain of their pixels (with one direction, of the one domain): f, df
 // [D, N, cells, d], each one tensor or (where the second pointer is not null) two; a, u [D, N, cells]; g [D, N, cells, C];
-// scale [D, N]; b [D, N, C]; part [D, N, chunks, C, d] with `chunk` pixels each, added in their order. By the domain that
+// scale [D, N]; part [D, N, chunks, C, d] with `chunk` pixels each, added in their order. By the domain that
 // they come from: rho, drho [D, N, C, d]; v, n [D, N, C]. Labels y u8, dynamic labels and n as in
 // kernels/masked_average_pool.cu; `copies` rows of rho are of one pool.
 // Launch: blocks in x; D in y for those that run over pixels.
 //   inverse_norms            128 threads, a warp a row
 //   cosine_features          128 threads, N * ceil(cells/64) * ceil(d/32) blocks, the last index fastest
 //   cosine_vectors           128 threads, N * chunks * ceil(C/32) * ceil(d/64) blocks, the last index fastest
-//   cosine_vectors_finish    a thread an element of drho, blocks of 256
+//   cosine_vectors_finish    128 x 8 threads, a block a row of drho
 #include "cosine.cuh"
 #include "domains.cuh"
 #include "label_places.cuh"
@@ -33,7 +34,7 @@ template <class T>
 __device__ __forceinline__ void norms(const T* x, Acc<T>* inverse, int rows, int depth) {
   int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;
-  Acc<T> u = inverse_norm_of_row(x + static_cast<size_t>(row) * depth, depth);
+  Acc<T> u = inverse_norm_of_row<32>(x + static_cast<size_t>(row) * depth, depth);
   if (threadIdx.x % 32 == 0) inverse[row] = u;
 }
 
@@ -127,20 +128,39 @@ __device__ __forceinline__ void vectors_gradient(const T* features, const T* oth
     }
 }
 
+constexpr int FINISH_CHANNELS = 128, FINISH_ROWS = 8;
+
 template <class A>
-__device__ __forceinline__ void vectors_finish(const A* part, const A* vectors, const A* vector_inverse, const A* radial,
-                                               const A* scale, const A* dloss, A* drho, const CosineProblem& p, int count) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  int block = p.classes * p.depth, row = i / p.depth, from = i / block;
+__device__ __forceinline__ void vectors_finish(const A* part, const A* vectors, const A* vector_inverse, const A* scale,
+                                               const A* dloss, A* drho, const CosineProblem& p) {
+  SHARED(A, sums, [FINISH_ROWS][FINISH_CHANNELS]);
+  int depth = p.depth, row = blockIdx.x, from = row / p.classes, x = threadIdx.x, y = threadIdx.y;
   // Prototypes meet the pixels of the other domain.
   int image = (p.directions - 1 - from / p.pairs) * p.pairs + from % p.pairs;
-  part += static_cast<size_t>(image) * p.chunks * block + i % block;
-  A sum = 0;
+  size_t block = static_cast<size_t>(p.classes) * depth;
+  part += image * p.chunks * block + static_cast<size_t>(row % p.classes) * depth;
+  vectors += static_cast<size_t>(row) * depth, drho += static_cast<size_t>(row) * depth;
+  A v = vector_inverse[row], along = 0;
+  for (int k0 = 0; k0 < depth; k0 += FINISH_CHANNELS) {
+    int k = k0 + x;
+    A sum = 0;
+    if (k < depth) {
 #pragma unroll 8
-  for (int chunk = 0; chunk < p.chunks; chunk++) sum += part[static_cast<size_t>(chunk) * block];
-  A v = vector_inverse[row];
-  drho[i] = factor(scale, dloss, image) * through_norm(v) * (sum - radial[image * p.classes + row % p.classes] * v * vectors[i]);
+      for (int chunk = y; chunk < p.chunks; chunk += FINISH_ROWS) sum += part[chunk * block + k];
+    }
+    // The sums are written again.
+    if (k0 > 0) __syncthreads();
+    sums[y][x] = sum;
+    __syncthreads();
+    if (y > 0 || k >= depth) continue;
+    for (int i = 1; i < FINISH_ROWS; i++) sum += sums[i][x];
+    drho[k] = sum;
+    along += sum * (v * vectors[k]);
+  }
+  along = block_sum(along);
+  A outer = factor(scale, dloss, image) * through_norm(v);
+  // Each thread's own sums.
+  for (int k = x; y == 0 && k < depth; k += FINISH_CHANNELS) drho[k] = outer * (drho[k] - along * (v * vectors[k]));
 }
 
 #define COSINE(T, suffix)                                                                                               \
@@ -149,7 +169,7 @@ __device__ __forceinline__ void vectors_finish(const A* part, const A* vectors, 
     norms(x, inverse, rows, depth);                                                                                     \
   }                                                                                                                     \
   KERNEL_EXPORT(inverse_norms_##suffix)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(128) cosine_features_##suffix(                                           \
+  extern "C" __global__ void __launch_bounds__(128, 6) cosine_features_##suffix(                                           \
       const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ vectors,         \
       const Acc<T>* __restrict__ inverse, const Acc<T>* __restrict__ vector_inverse, const Acc<T>* __restrict__ g,      \
       const Acc<T>* __restrict__ along, const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ dloss,             \
@@ -169,11 +189,10 @@ __device__ __forceinline__ void vectors_finish(const A* part, const A* vectors, 
 FOR_FLOATS(COSINE)
 
 #define FINISH(A, suffix)                                                                                               \
-  extern "C" __global__ void cosine_vectors_finish_##suffix(                                                            \
+  extern "C" __global__ void __launch_bounds__(FINISH_CHANNELS * FINISH_ROWS) cosine_vectors_finish_##suffix(           \
       const A* __restrict__ part, const A* __restrict__ vectors, const A* __restrict__ vector_inverse,                  \
-      const A* __restrict__ radial, const A* __restrict__ scale, const A* __restrict__ dloss, A* __restrict__ drho,     \
-      CosineProblem problem, int count) {                                                                               \
-    vectors_finish(part, vectors, vector_inverse, radial, scale, dloss, drho, problem, count);                          \
+      const A* __restrict__ scale, const A* __restrict__ dloss, A* __restrict__ drho, CosineProblem problem) {          \
+    vectors_finish(part, vectors, vector_inverse, scale, dloss, drho, problem);                                         \
   }                                                                                                                     \
   KERNEL_EXPORT(cosine_vectors_finish_##suffix)
 FINISH(float, f32)

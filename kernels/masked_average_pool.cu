@@ -28,6 +28,8 @@ struct PoolProblem {
 static_assert(sizeof(PoolProblem) == 56, "as in src/ops/masked_average_pool/cuda.rs");
 
 constexpr int LONGEST_CHUNK = 512;
+// Pixels that a thread reads before it adds them up: the reads wait for memory together.
+constexpr int HELD_PIXELS = 16;
 
 template <class T>
 __device__ __forceinline__ void partial_sums(const T* x, const uint8_t* labels, const uint8_t* dynamic, Acc<T>* part,
@@ -51,12 +53,13 @@ __device__ __forceinline__ void partial_sums(const T* x, const uint8_t* labels, 
     x += (static_cast<size_t>(p.skip) * of_image + first) * p.depth + k;
     part += (static_cast<size_t>(pool) * p.chunks + which) * p.classes * p.depth + k;
     for (int c = 0; c < p.classes; c++) column[c * threads + t] = 0;
-    for (int p0 = 0; p0 < count; p0 += 8) {
-      Acc<T> v[8];
+    for (int p0 = 0; p0 < count; p0 += HELD_PIXELS) {
+      Acc<T> v[HELD_PIXELS];
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = p0 + i < count ? to_acc(x[static_cast<size_t>(p0 + i) * p.depth]) : Acc<T>(0);
+      for (int i = 0; i < HELD_PIXELS; i++)
+        v[i] = p0 + i < count ? to_acc(x[static_cast<size_t>(p0 + i) * p.depth]) : Acc<T>(0);
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
+      for (int i = 0; i < HELD_PIXELS; i++) {
         int label = p0 + i < count ? label_of[p0 + i] : NO_LABEL;
         if (label < p.classes) column[label * threads + t] += v[i];
       }
@@ -113,7 +116,7 @@ __device__ __forceinline__ void finish(const A* part, const uint32_t* part_count
   const A* vector = warp == 0 ? rho : warp == 1 ? calibrated : nullptr;
   A* norm = warp == 0 ? inverse ? inverse + domain : inverse : warp == 1 ? calibrated_inverse : nullptr;
   if (vector && norm) {
-    A v = inverse_norm_of_row(vector + static_cast<size_t>(row) * p.depth, p.depth);
+    A v = inverse_norm_of_row<32>(vector + static_cast<size_t>(row) * p.depth, p.depth);
     for (int copy = thread % 32; copy < p.copies; copy += 32) norm[row + copy * p.classes] = v;
   }
   for (int copy = thread; copy < p.copies; copy += FINISH_CHANNELS * FINISH_ROWS) {

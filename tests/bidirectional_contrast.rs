@@ -179,7 +179,12 @@ fn bytes(case: &Case, device: &Device) -> Result<Vec<u8>> {
 #[test]
 fn every_barrier_is_needed() {
     let case = Case::new(7, [1, 18, 17, 150, 36, 40], DType::F32, SPEC);
-    for file in ["kernels/masked_average_pool.cu", "kernels/contrastive_loss.cu", "kernels/transfer_labels.cu"] {
+    for file in [
+        "kernels/masked_average_pool.cu",
+        "kernels/contrastive_loss.cu",
+        "kernels/transfer_labels.cu",
+        "kernels/cosine.cu",
+    ] {
         bicl_emulator::check_barriers(file, |device| bytes(&case, device)).unwrap();
     }
 }

@@ -173,7 +173,6 @@ impl State {
             inverse: &saved.inverse,
             g: &saved.g,
             a: &saved.a,
-            b: &saved.b,
             scale: Some((&saved.scale, dloss)),
         };
         let drho = gradients.vectors::<T>(OP)?;

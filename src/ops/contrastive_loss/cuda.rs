@@ -38,11 +38,11 @@ kernels! { "contrastive_loss";
         features: In<T>, other_features: OptIn<T>, vectors: In<T::Accumulator>, vector_inverse: In<T::Accumulator>,
         counts: In<u32>, labels: In<u8>, other_labels: OptIn<u8>, dynamic: OptIn<u8>, overlap: In<u8>,
         inverse: Out<T::Accumulator>, g: Out<T::Accumulator>, a: Out<T::Accumulator>, tile_loss: Out<T::Accumulator>,
-        tile_mass: Out<u32>, tile_b: Out<T::Accumulator>, problem: Val<LossProblem>);
+        tile_mass: Out<u32>, problem: Val<LossProblem>);
     /// The loss and the scales from the tiles' sums.
     fn contrastive_finish<T in f32 | f64>(
-        tile_loss: In<T>, tile_mass: In<u32>, tile_b: In<T>, total: Out<T>, of_first: OptOut<T>, of_second: OptOut<T>,
-        scale: Out<T>, b: Out<T>, problem: Val<LossProblem>);
+        tile_loss: In<T>, tile_mass: In<u32>, total: Out<T>, of_first: OptOut<T>, of_second: OptOut<T>, scale: Out<T>,
+        problem: Val<LossProblem>);
 }
 
 /// The pixels of one domain or of both, and the prototypes that they are held against: of the same domain where there is
@@ -83,7 +83,6 @@ pub(crate) struct SavedCosines {
     pub inverse: Tensor,
     pub g: Tensor,
     pub a: Tensor,
-    pub b: Tensor,
     pub scale: Tensor,
 }
 
@@ -93,8 +92,7 @@ impl Directions<'_> {
         let empty = |shape: &[usize]| Tensor::empty(shape, T::Accumulator::DTYPE, device);
         let (mut inverse, mut a) = (empty(&[images, e.cells()])?, empty(&[images, e.cells()])?);
         let mut g = empty(&[images, e.cells(), e.classes])?;
-        let (mut b, mut scale, mut total) = (empty(&[images, e.classes])?, empty(&[images])?, empty(&[])?);
-        let (mut tile_loss, mut tile_b) = (empty(&[images, tiles(e)])?, empty(&[images, tiles(e), e.classes])?);
+        let (mut scale, mut total, mut tile_loss) = (empty(&[images])?, empty(&[])?, empty(&[images, tiles(e)])?);
         let mut tile_mass = Tensor::empty(&[images, tiles(e)], DType::U32, device)?;
         let mut each = if self.count == 2 { Some([empty(&[])?, empty(&[])?]) } else { None };
         let extents = [self.count, e.pairs, e.depth, e.classes].map(|extent| extent as i32);
@@ -122,7 +120,6 @@ impl Directions<'_> {
                 &mut a,
                 &mut tile_loss,
                 &mut tile_mass,
-                &mut tile_b,
                 problem,
             )?;
         }
@@ -137,16 +134,14 @@ impl Directions<'_> {
                 Launch::blocks(OP, 1, 1024)?,
                 &tile_loss,
                 &tile_mass,
-                &tile_b,
                 &mut total,
                 of_first,
                 of_second,
                 &mut scale,
-                &mut b,
                 problem,
             )?;
         }
-        Ok(Losses { total, each, saved: SavedCosines { inverse, g, a, b, scale } })
+        Ok(Losses { total, each, saved: SavedCosines { inverse, g, a, scale } })
     }
 }
 
@@ -167,9 +162,9 @@ pub(super) fn forward<T: Element>(inputs: [&Tensor; 5], problem: Problem) -> Res
         temperature: problem.temperature,
         weights: [1.0, 0.0],
     };
-    let Losses { total, saved: SavedCosines { inverse, g, a, b, scale }, .. } = directions.forward::<T>()?;
+    let Losses { total, saved: SavedCosines { inverse, g, a, scale }, .. } = directions.forward::<T>()?;
     let (features, vectors) = (features.clone(), vectors.clone());
-    Ok((total, Saved { features, vectors, inverse, g, a, b, scale }))
+    Ok((total, Saved { features, vectors, inverse, g, a, b: None, scale }))
 }
 
 pub(super) fn backward<T: Element>(
@@ -178,9 +173,9 @@ pub(super) fn backward<T: Element>(
     extents: Extents,
     wanted: [bool; 2],
 ) -> Result<[Option<Tensor>; 2]> {
-    let Saved { features, vectors, inverse, g, a, b, scale } = saved;
+    let Saved { features, vectors, inverse, g, a, scale, .. } = saved;
     let (features, vector_inverse) = (&Halves::one(features), &row_norms::<T::Accumulator>(OP, vectors)?);
     let (directions, scale) = (1, Some((scale, dloss)));
-    let from = DeviceGradients { extents, directions, features, vectors, vector_inverse, inverse, g, a, b, scale };
+    let from = DeviceGradients { extents, directions, features, vectors, vector_inverse, inverse, g, a, scale };
     from.wanted::<T>(OP, wanted)
 }

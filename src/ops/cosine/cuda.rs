@@ -43,16 +43,19 @@ kernels! { "cosine";
         part: Out<T::Accumulator>, problem: Val<CosineProblem>);
     /// Sum of the chunks.
     fn cosine_vectors_finish<T in f32 | f64>(
-        part: In<T>, vectors: In<T>, vector_inverse: In<T>, b: In<T>, scale: OptIn<T>, dloss: OptIn<T>, drho: Out<T>,
-        problem: Val<CosineProblem>, count: Val<i32>);
+        part: In<T>, vectors: In<T>, vector_inverse: In<T>, scale: OptIn<T>, dloss: OptIn<T>, drho: Out<T>,
+        problem: Val<CosineProblem>);
 }
 
 /// Pixels of a tile and threads of a block, as in `kernels/include/cosine.cuh`.
 pub(crate) const TILE: usize = 64;
 /// Threads of a block that computes a tile.
 pub(crate) const THREADS: u32 = 128;
-/// Pixels whose part of the prototypes' gradient one block adds up.
-const CHUNK: usize = 256;
+/// Pixels whose part of the prototypes' gradient one block adds up. Short chunks fill the GPU at small depth; long ones keep the
+/// partial sums small beside the features.
+fn chunk_of(depth: usize) -> usize {
+    if depth <= 256 { 64 } else { 512 }
+}
 
 /// Tiles of a pair.
 pub(crate) fn tiles(e: Extents) -> usize {
@@ -86,7 +89,6 @@ pub(crate) struct DeviceGradients<'a> {
     pub inverse: &'a Tensor,
     pub g: &'a Tensor,
     pub a: &'a Tensor,
-    pub b: &'a Tensor,
     /// Scale of each direction and pair, and the gradient of the loss []; 1 where they are left out.
     pub scale: Option<(&'a Tensor, &'a Tensor)>,
 }
@@ -105,8 +107,8 @@ pub(crate) struct PooledFrom<'a> {
 impl DeviceGradients<'_> {
     fn problem(&self) -> CosineProblem {
         let e = self.extents;
-        let chunks = e.cells().div_ceil(CHUNK);
-        let extents = [self.directions, e.pairs, e.cells(), e.depth, e.classes, CHUNK, chunks];
+        let chunk = chunk_of(e.depth);
+        let extents = [self.directions, e.pairs, e.cells(), e.depth, e.classes, chunk, e.cells().div_ceil(chunk)];
         let [directions, pairs, cells, depth, classes, chunk, chunks] = extents.map(|extent| extent as i32);
         let places = bytemuck::Zeroable::zeroed();
         CosineProblem { directions, pairs, cells, depth, classes, chunk, chunks, copies: 1, places }
@@ -121,7 +123,7 @@ impl DeviceGradients<'_> {
     /// That of the prototypes.
     pub fn vectors<T: Element>(&self, op: &'static str) -> Result<Tensor> {
         let (e, problem, device) = (self.extents, self.problem(), self.vectors.device());
-        let chunks = e.cells().div_ceil(CHUNK);
+        let chunks = e.cells().div_ceil(chunk_of(e.depth));
         let shape = [self.directions * e.pairs, chunks, e.classes, e.depth];
         let mut part = Tensor::empty(&shape, T::Accumulator::DTYPE, device)?;
         let mut drho = self.vectors.empty_like()?;
@@ -130,9 +132,10 @@ impl DeviceGradients<'_> {
         // SAFETY: the shapes are those of `extents` (checked by the operation); a block for every chunk, 32 classes and
         // 64 channels of a direction, and the kernel leaves out what lies beyond.
         unsafe { cosine_vectors::<T>(device, launch, features, other, self.inverse, self.g, &mut part, problem)? };
-        let (launch, count) = (Launch::linear(op, drho.len())?, drho.len() as i32);
+        let launch = Launch::blocks(op, self.directions * e.pairs * e.classes, 128)?;
+        let launch = Launch { block: [128, 8, 1], ..launch };
         let (scale, dloss) = (self.scale.map(|(scale, _)| scale), self.scale.map(|(_, dloss)| dloss));
-        // SAFETY: `part` holds `chunks` blocks of classes * depth for each pair; a thread an element of drho.
+        // SAFETY: `part` holds `chunks` blocks of classes * depth for each pair; a block a row of drho.
         unsafe {
             cosine_vectors_finish::<T::Accumulator>(
                 device,
@@ -140,12 +143,10 @@ impl DeviceGradients<'_> {
                 &part,
                 self.vectors,
                 self.vector_inverse,
-                self.b,
                 scale,
                 dloss,
                 &mut drho,
                 problem,
-                count,
             )?;
         }
         Ok(drho)
