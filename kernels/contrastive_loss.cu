@@ -11,8 +11,9 @@
 // Layout: D directions, by the domain of their pixels: features [D, N, cells, d] and labels u8 [D, N, rows, columns], each
 // one tensor or (where the second pointer is not null) two; dynamic labels u8 [N, cells], of the second domain, or null;
 // vectors [D, N, C, d], counts u32 [D, N, C] and inverse norms v [D, N, C], by the domain that they come from; overlap u8 [N, C];
-// u, a [D, N, cells]; g [D, N, cells, C]; tile sums [D, N, tiles]; scale [D, N]. Where a label counts: kernels/include/label_places.cuh.
-// Launch: contrastive_tiles: 128 threads, N * tiles blocks in x, D in y; contrastive_finish: one block of 1024 threads.
+// u, a [D, N, cells]; g [D, N, cells, C]; tile sums [D, N, tiles]; scale [D, N]. Where a label counts:
+// kernels/include/label_places.cuh.
+// Launch: contrastive_tiles: 128 threads, N * tiles blocks in x, D in y; contrastive_finish: one block of 256 threads.
 #include "cosine.cuh"
 #include "domains.cuh"
 #include "label_places.cuh"
@@ -120,7 +121,7 @@ __device__ __forceinline__ void loss_tile(const T* features, const T* other_feat
   if (threadIdx.x == 0) tile_loss[tile] = loss, tile_mass[tile] = mass;
 }
 
-constexpr int FINISH_WARPS = 32;
+constexpr int FINISH_WARPS = 8;
 
 template <class A>
 __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* tile_mass, A* total, A* of_first,
@@ -137,8 +138,8 @@ __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* 
       mass += tile_mass[image * tiles + tile];
     }
     sum = warp_sum(sum), mass = warp_sum(mass);
-    double mean = mass > 0 ? sum / mass : 0, weight = problem.weights[image / pairs];
-    (image < pairs ? first : second) += mean;
+    double mean = mass > 0 ? sum / mass : 0, weight = image < pairs ? problem.weights[0] : problem.weights[1];
+    first += image < pairs ? mean : 0, second += image < pairs ? 0 : mean;
     if (lane == 0) scale[image] = mass > 0 ? A(weight / (temperature_of(problem, A(0)) * mass * pairs)) : A(0);
   }
   if (lane == 0) of_warp[0][warp] = first, of_warp[1][warp] = second;
@@ -167,7 +168,7 @@ __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* 
 FOR_FLOATS(TILES)
 
 #define LOSS_FINISH(A, suffix)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(32 * FINISH_WARPS) contrastive_finish_##suffix(                          \
+  extern "C" __global__ void __launch_bounds__(32 * FINISH_WARPS, 2) contrastive_finish_##suffix(                          \
       const A* __restrict__ tile_loss, const uint32_t* __restrict__ tile_mass, A* __restrict__ total,                   \
       A* __restrict__ of_first, A* __restrict__ of_second, A* __restrict__ scale, LossProblem problem) {                \
     loss_finish(tile_loss, tile_mass, total, of_first, of_second, scale, problem);                                      \

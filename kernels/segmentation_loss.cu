@@ -41,6 +41,9 @@ __device__ __forceinline__ size_t labels_of(const Resize& r) {
   return static_cast<size_t>(r.images) * r.out_height * r.out_width;
 }
 
+// Which block it is, over both domains.
+__device__ __forceinline__ size_t block_of_all() { return static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x; }
+
 // A column's logits and gradients, for at most CLASSES classes; loops over small counts unroll into registers.
 template <class A, int CLASSES>
 struct Column {
@@ -58,7 +61,6 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, 
   SHARED(int, boundary, [COLUMNS + 1]);
   const Resize& r = p.resize;
   int classes = r.channels, thread = threadIdx.x, domain = blockIdx.y;
-  size_t block = static_cast<size_t>(domain) * gridDim.x + blockIdx.x;
   x = of_domain(x, other_x, domain, logits_of(r)), labels = of_domain(labels, other_labels, domain, labels_of(r));
   numbers += domain * p.count_blocks;
   int tile = blockIdx.x % p.tiles, band = blockIdx.x / p.tiles, row = band % r.height, image = band / r.height;
@@ -67,7 +69,6 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, 
   int left = first_at(first_cell, r.width, r.out_width), right = first_at(first_cell + cells, r.width, r.out_width);
   const T* x_low = x + static_cast<size_t>(band) * r.width * classes;
   const T* x_high = row + 1 < r.height ? x_low + static_cast<size_t>(r.width) * classes : x_low;
-  parts = parts ? parts + block * 2 * (p.cells + 1) * classes : parts;
 
   int labelled = 0;
   for (int i = thread; i < p.count_blocks; i += COLUMNS) labelled += numbers[i];
@@ -141,14 +142,14 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, 
         for (int k = max(boundary[j], start); j < cells && k < min(boundary[j + 1], end); k++) {
           sum += (1 - fraction[k - start]) * rows[which][c][k - start];
         }
-        A* part = parts + (which * (p.cells + 1) + j) * classes + group + c;
+        A* part = parts + ((block_of_all() * 2 + which) * (p.cells + 1) + j) * classes + group + c;
         *part = start == left ? sum : *part + sum;
       }
       __syncthreads();
     }
   }
   cross_entropy = block_sum(cross_entropy), entropy = block_sum(entropy);
-  if (thread == 0) sums[2 * block] = cross_entropy, sums[2 * block + 1] = entropy;
+  if (thread == 0) sums[2 * block_of_all()] = cross_entropy, sums[2 * block_of_all() + 1] = entropy;
 }
 
 template <class T>
@@ -218,7 +219,7 @@ FINISH(double, f64)
   extern "C" __global__ void __launch_bounds__(COLUMNS) segmentation_##name##_##suffix(                               \
       const T* __restrict__ x, const T* __restrict__ other_x, const uint8_t* __restrict__ labels,                     \
       const uint8_t* __restrict__ other_labels, const uint32_t* __restrict__ numbers, Acc<T>* __restrict__ parts,     \
-      double* __restrict__ sums, SegmentationProblem p) {                                                             \
+      double* __restrict__ sums, const GRID_CONSTANT SegmentationProblem p) {                                         \
     segmentation_tile<T, classes>(x, other_x, labels, other_labels, numbers, parts, sums, p);                         \
   }                                                                                                                   \
   KERNEL_EXPORT(segmentation_##name##_##suffix)

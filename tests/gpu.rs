@@ -14,6 +14,8 @@ mod aspp;
 mod autograd;
 #[path = "batch_norm.rs"]
 mod batch_norm;
+#[path = "bidirectional_contrast.rs"]
+mod bidirectional_contrast;
 #[path = "calibration.rs"]
 mod calibration;
 #[path = "contrastive_loss.rs"]

@@ -103,9 +103,6 @@ fn the_losses_take_few_launches() {
     assert!(config.method.dynamic_labels && config.method.calibration);
     let launches = plan_step(&config).unwrap().counts.launches;
     let names: Vec<&str> = launches.iter().map(|launch| launch.kernel).collect();
-    if std::env::var_os("SHOW").is_some() {
-        println!("{}", names.join("\n"));
-    }
     let at = |name: &str| names.iter().position(|known| known.starts_with(name)).unwrap();
     let between = &names[at("sum_channel_groups_forward") + 1..=at("sum_channel_groups_add")];
     let want = [

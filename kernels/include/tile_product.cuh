@@ -29,7 +29,7 @@ struct TileProduct {
     SHARED(A, tile_b, [DEPTH][COLUMNS + PAD]);
     int t = threadIdx.x;
     for (int first = 0; first < K; first += DEPTH) {
-#pragma unroll 8
+#pragma unroll
       for (int e = t; e < ROWS * DEPTH; e += THREADS) {
         int k = A_ALONG_K ? e % DEPTH : e / ROWS, i = A_ALONG_K ? e / DEPTH : e % ROWS;
         tile_a[k][i] = first + k < K ? a(i, first + k) : A(0);

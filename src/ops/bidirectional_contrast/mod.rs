@@ -70,10 +70,11 @@ pub struct Contrast {
 /// };
 /// let features = DomainPair::Apart([source.clone(), target]);
 /// let contrast = ops::bidirectional_contrast(&features, [&known, &partly], None, &spec)?;
-/// assert_eq!(contrast.dynamic_labels.unwrap().to_vec::<u8>()?, [0, 1]);
+/// assert_eq!(contrast.dynamic_labels.expect("transfer is on").to_vec::<u8>()?, [0, 1]);
 /// let expected = (1.0 + (-1.0f64).exp()).ln(); // similarities 1 and 0, either way
-/// assert!((contrast.forward.unwrap().item()? - expected).abs() < 1e-6);
-/// assert!(tape.backward(&contrast.total.unwrap())?.get(&source).is_some());
+/// assert!((contrast.forward.expect("its weight is not 0").item()? - expected).abs() < 1e-6);
+/// let total = contrast.total.expect("a weight is not 0");
+/// assert!(tape.backward(&total)?.get(&source).is_some());
 /// # Ok::<(), bicl::Error>(())
 /// ```
 pub fn bidirectional_contrast(

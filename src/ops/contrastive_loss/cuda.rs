@@ -131,7 +131,7 @@ impl Directions<'_> {
         unsafe {
             contrastive_finish::<T::Accumulator>(
                 device,
-                Launch::blocks(OP, 1, 1024)?,
+                Launch::blocks(OP, 1, 256)?,
                 &tile_loss,
                 &tile_mass,
                 &mut total,

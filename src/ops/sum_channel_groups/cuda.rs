@@ -44,7 +44,7 @@ pub(super) fn backward<T: Element>(dy: &Tensor, groups: usize, so_far: Option<Te
         Some(so_far) => so_far,
         None => Tensor::empty(&[n, h, w, groups * channels], T::DTYPE, device)?,
     };
-    let launch = Launch::linear(OP, dx.len())?;
+    let launch = Launch::packs(OP, dx.len(), T::DTYPE.size())?;
     let [channels, g, count] = [channels, groups, dx.len()].map(|extent| extent as i32);
     // SAFETY: dx has the rows of dy and `groups` times its channels; the launch covers dx.
     unsafe {
