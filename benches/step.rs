@@ -22,7 +22,7 @@ use bicl::{
     data::Batch,
     models::Backbone,
     nn::Precision,
-    ops::{self, SegmentationWeights},
+    ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope, SegmentationWeights},
     tensor::Rng,
     train::{Config, Network, Preset, Stepper},
 };
@@ -179,36 +179,29 @@ impl Bench {
             return Ok(());
         }
         let device = self.device()?;
-        let (rng, classes, temperature) = (&mut Rng::new(2), CLASSES, 0.1);
+        let (rng, classes) = (&mut Rng::new(2), CLASSES);
         let features = [floats(rng, &[n, h, w, d], dtype, &device)?, floats(rng, &[n, h, w, d], dtype, &device)?];
         let [ys, yt] = [(); 2].map(|()| labels_of(rng, [n, full, full], classes));
         let ys = Tensor::from_vec(ys, &[n, full, full], &device)?;
         let yt = Tensor::from_vec(yt, &[n, full, full], &device)?;
         let bias = Tensor::zeros(&[classes, d], DType::F32, &device)?;
+        let spec = ContrastSpec {
+            classes,
+            forward_weight: 0.1,
+            backward_weight: 0.1,
+            temperature: 0.1,
+            transfer_threshold: labels.then_some(0.8),
+            scope: PrototypeScope::Pair,
+            places: LabelPlaces::Nearest,
+        };
         let run = || -> Result<[Tensor; 3]> {
             let tape = Tape::new(&device);
             let [source, target] = features.each_ref().map(|features| tape.variable(features.clone()));
-            let pool = |features, labels| {
-                ops::masked_average_pool(features, &ops::resize_labels_nearest(labels, h, w)?, classes)
-            };
-            let of_source = pool(&source, &ys)?;
-            let mut hybrid = yt.clone();
+            let pair = DomainPair::Apart([source.clone(), target.clone()]);
+            let contrast = ops::bidirectional_contrast(&pair, [&ys, &yt], labels.then_some(&bias), &spec)?;
+            let loss = contrast.total.context("both weights are 0")?;
             if labels {
-                let calibrated = ops::calibrate(&bias, of_source.vectors.value())?;
-                let present = of_source.present()?;
-                let dynamic = ops::transfer_labels(target.value(), &calibrated, &present, temperature, 0.8)?;
-                hybrid = ops::hybrid_labels(&yt, &dynamic)?;
-            }
-            let of_target = pool(&target, &hybrid)?;
-            let overlap = ops::class_overlap(&of_source.counts, &of_target.counts)?;
-            let forward = ops::contrastive_loss(&target, &hybrid, &of_source, &overlap, temperature)?;
-            let backward = ops::contrastive_loss(&source, &ys, &of_target, &overlap, temperature)?;
-            let loss = ops::weighted_sum(&[(&forward, 0.1), (&backward, 0.1)])?;
-            if labels {
-                let (source, target) = (of_source.vectors.value(), of_target.vectors.value());
-                let (source_counts, target_counts) = (&of_source.counts, &of_target.counts);
-                let moved = &mut bias.clone();
-                ops::update_calibration(moved, source, source_counts, target, target_counts, 0.99)?;
+                contrast.prototypes.update_calibration(&mut bias.clone(), 0.99, None)?;
             }
             let mut gradients = tape.backward(&loss)?;
             let mut gradient = |var| gradients.take(var).context("a gradient is missing");

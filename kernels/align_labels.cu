@@ -2,21 +2,12 @@
 //   align_labels   out[n][y][x] = in[n][place of y][place of x], 255 outside the image     writes (=)
 // Layout: in u8 [N, rows, columns], out u8 [N, height * each, width * each].
 // Launch: a thread an element of out, blocks of 256 in x.
-#include "dev.cuh"
+#include "label_places.cuh"
 
 struct LabelGrid {
   int rows, columns, height, width, each, count;
 };
 static_assert(sizeof(LabelGrid) == 24, "as in src/ops/align_labels/cuda.rs");
-
-// The place of position q of `cells * each` along `full` pixels; below 0 or not below `full` where it lies outside.
-__device__ __forceinline__ int place_of(int q, int cells, int each, int full) {
-  if (cells == 1) return static_cast<int>((2LL * q + 1) * full / (2 * each));
-  // (2 q + 1 - each) / (2 each) cells from the first, (full - 1) / (cells - 1) pixels a cell, rounded to the nearest.
-  long long half = static_cast<long long>(each) * (cells - 1);
-  long long at = (2LL * q + 1 - each) * (full - 1) + half;
-  return at < 0 ? -1 : static_cast<int>(at / (2 * half));
-}
 
 extern "C" __global__ void align_labels(const uint8_t* __restrict__ in, uint8_t* __restrict__ out, LabelGrid g) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;

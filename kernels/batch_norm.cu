@@ -74,7 +74,7 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
       Pack<T, W> held[HELD];
 #pragma unroll
       for (int i = 0; i < HELD; i++) {
-        if (i < n) held[i] = Pack<T, W>::load(column + size_t(row + i * step) * p.channels);
+        if (i < n) held[i] = load_pack<W>(column + size_t(row + i * step) * p.channels);
       }
       A part = A(1) / n;
 #pragma unroll
@@ -167,9 +167,9 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const T* __rest
   }
   for (int row = first; row < p.rows; row += p.span) {
     size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> in = Pack<T, W>::load(x + at), out;
+    Pack<T, W> in = load_pack<W>(x + at), out;
     Pack<T, W> other = {};
-    if (residual) other = Pack<T, W>::load(residual + at);
+    if (residual) other = load_pack<W>(residual + at);
 #pragma unroll
     for (int w = 0; w < W; w++) {
       A z = fma(to_acc(in.at[w]) - centre[w], slope[w], offset[w]);
@@ -178,7 +178,7 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const T* __rest
       if ((p.flags & RELU) && z < 0) z = 0;
       out.at[w] = from_acc<T>(z);
     }
-    out.store(y + at);
+    store_pack(y + at, out);
   }
 }
 
@@ -204,9 +204,9 @@ __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restric
     }
     for (int row = threadIdx.y; row < rows; row += step) {
       size_t at = size_t(first + row) * p.channels + group * W;
-      Pack<T, W> gradient = Pack<T, W>::load(dy + at), in = {}, out = {};
-      if (x) in = Pack<T, W>::load(x + at);
-      if (y) out = Pack<T, W>::load(y + at);
+      Pack<T, W> gradient = load_pack<W>(dy + at), in = {}, out = {};
+      if (x) in = load_pack<W>(x + at);
+      if (y) out = load_pack<W>(y + at);
 #pragma unroll
       for (int w = 0; w < W; w++) {
         A centred = to_acc(in.at[w]) - centre[w];
@@ -301,9 +301,9 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
   }
   for (int row = first; row < p.rows; row += p.span) {
     size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> gradient = Pack<T, W>::load(dy + at), in = {}, out = {};
-    if (x) in = Pack<T, W>::load(x + at);
-    if (y) out = Pack<T, W>::load(y + at);
+    Pack<T, W> gradient = load_pack<W>(dy + at), in = {}, out = {};
+    if (x) in = load_pack<W>(x + at);
+    if (y) out = load_pack<W>(y + at);
 #pragma unroll
     for (int w = 0; w < W; w++) {
       A centred = x ? to_acc(in.at[w]) - centre[w] : A(0);
@@ -312,8 +312,8 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
       gradient.at[w] = from_acc<T>(g);
       in.at[w] = from_acc<T>(slope[w] * g - (constant[w] + centred * linear[w]));
     }
-    if (dx) in.store(dx + at);
-    if (dresidual) gradient.store(dresidual + at);
+    if (dx) store_pack(dx + at, in);
+    if (dresidual) store_pack(dresidual + at, gradient);
   }
 }
 

@@ -1,15 +1,20 @@
 // Class-wise domain bias (METHOD.md, "Calibration"; equations: src/ops/calibration/mod.rs).
 //   calibrate            out[n][i] = rho[n][i] + xi[i]                                                    writes (=)
 //   update_calibration   xi[c][k] = m xi + (1 - m) mean of (rho_t - rho_s) over the pairs with both       in place
-// Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d.
+//                        Nothing happens where one of the `gates` elements of `gate` is NaN or infinite.
+// Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d. In update_calibration the target's follow the source's
+// in one tensor where the second pointer is null.
 // Launch: a thread an element of out, or of xi, blocks of 256 in x.
-#include "dev.cuh"
+#include "domains.cuh"
+#include "gate.cuh"
 
 template <class A>
-__device__ __forceinline__ void update(A* xi, const A* rho_s, const uint32_t* counts_s, const A* rho_t,
+__device__ __forceinline__ void update(A* xi, const A* rho_s, const A* rho_t, const uint32_t* counts_s,
                                        const uint32_t* counts_t, A keep, A take, int pairs, int classes, int depth) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, block = classes * depth;
   if (i >= block) return;
+  rho_t = of_domain(rho_s, rho_t, 1, static_cast<size_t>(pairs) * block);
+  counts_t = of_domain(counts_s, counts_t, 1, pairs * classes);
   A sum = 0, both = 0;
   for (int pair = 0; pair < pairs; pair++) {
     int row = pair * classes + i / depth;
@@ -28,10 +33,10 @@ __device__ __forceinline__ void update(A* xi, const A* rho_s, const uint32_t* co
   }                                                                                                                    \
   KERNEL_EXPORT(calibrate_##suffix)                                                                                    \
   extern "C" __global__ void update_calibration_##suffix(                                                              \
-      A* __restrict__ xi, const A* __restrict__ rho_s, const uint32_t* __restrict__ counts_s,                          \
-      const A* __restrict__ rho_t, const uint32_t* __restrict__ counts_t, A keep, A take, int pairs, int classes,      \
-      int depth) {                                                                                                     \
-    update(xi, rho_s, counts_s, rho_t, counts_t, keep, take, pairs, classes, depth);                                   \
+      A* __restrict__ xi, const A* __restrict__ rho_s, const A* __restrict__ rho_t,                                    \
+      const uint32_t* __restrict__ counts_s, const uint32_t* __restrict__ counts_t, const float* __restrict__ gate,    \
+      A keep, A take, int pairs, int classes, int depth, int gates) {                                                  \
+    if (finite_gate(gate, gates)) update(xi, rho_s, rho_t, counts_s, counts_t, keep, take, pairs, classes, depth);     \
   }                                                                                                                    \
   KERNEL_EXPORT(update_calibration_##suffix)
 CALIBRATION(float, f32)

@@ -76,13 +76,13 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
     const float* from = partial + static_cast<size_t>(part) * count + first;
 #pragma unroll
     for (int e = 0; e < WIDTH; e += QUAD) {
-      auto quad = Pack<float, QUAD>::load(from + e);
+      auto quad = load_pack<QUAD>(from + e);
 #pragma unroll
       for (int i = 0; i < QUAD; i++) sums[e + i] = part == 0 ? quad.at[i] : sums[e + i] + quad.at[i];
     }
   }
   Pack<T, WIDTH> result, other = {};
-  if (so_far) other = Pack<T, WIDTH>::load(so_far + first);
+  if (so_far) other = load_pack<WIDTH>(so_far + first);
   int channel = first % channels;
 #pragma unroll
   for (int e = 0; e < WIDTH; e++) {
@@ -93,7 +93,7 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
     result.at[e] = from_acc<T>(sums[e]);
     if (so_far) result.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(result.at[e]));
   }
-  result.store(out + first);
+  store_pack(out + first, result);
 }
 
 // clang-format off

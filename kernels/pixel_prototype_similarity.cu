@@ -1,12 +1,10 @@
 // Cosine similarity of pixels and prototypes (METHOD.md, "Pixel-prototype similarity").
 //
 //   pixel_similarity   s[p][c] = u v <f[p], rho[c]>, -1 where counts[c] = 0                          writes (=)
-//   similarity_sums    g[p][c] = counts[c] ? ds[p][c] : 0,  a[p] = sum_c g s,
-//                      part[tile][c] = sum over the tile's pixels of g s                             writes (=)
-//   sum_tiles          b[n][c] = sum_tile part[n][tile][c], in the tiles' order                      writes (=)
+//   similarity_sums    g[p][c] = counts[c] ? ds[p][c] : 0,  a[p] = sum_c g s                         writes (=)
 //
 // Layout: f [N, cells, d]; rho [N, C, d]; s, ds, g [N, cells, C]; a, u [N, cells]; v, counts [N, C]; tiles of 64 pixels.
-// Launch: pixel_similarity, similarity_sums: 128 threads, N * ceil(cells/64) blocks; sum_tiles: a thread an element of b.
+// Launch: pixel_similarity, similarity_sums: 128 threads, N * ceil(cells/64) blocks.
 #include "cosine.cuh"
 
 template <class T>
@@ -21,13 +19,11 @@ __device__ __forceinline__ void similarity(const T* features, const Acc<T>* vect
 }
 
 template <class A>
-__device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* counts, A* g, A* along, A* part, int cells,
-                                     int classes) {
+__device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* counts, A* g, A* along, int cells, int classes) {
   int tiles = (cells + COSINE_CELLS - 1) / COSINE_CELLS, pair = blockIdx.x / tiles;
   int first = blockIdx.x % tiles * COSINE_CELLS, last = min(first + COSINE_CELLS, cells);
   s += pair * cells * classes, ds += pair * cells * classes, g += pair * cells * classes, along += pair * cells;
-  counts += pair * classes, part += blockIdx.x * classes;
-  // Pixels by warps, each over the classes; then classes by threads, each over the pixels.
+  counts += pair * classes;
   for (int p = first + threadIdx.x / 32; p < last; p += COSINE_THREADS / 32) {
     A sum = 0;
     for (int c = threadIdx.x % 32; c < classes; c += 32) {
@@ -37,12 +33,6 @@ __device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* co
     }
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) along[p] = sum;
-  }
-  for (int c = threadIdx.x; c < classes; c += COSINE_THREADS) {
-    A sum = 0;
-    if (counts[c] > 0)
-      for (int p = first; p < last; p++) sum += ds[p * classes + c] * s[p * classes + c];
-    part[c] = sum;
   }
 }
 
@@ -59,18 +49,9 @@ FOR_FLOATS(SIMILARITY)
 #define SUMS(A, suffix)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(128) similarity_sums_##suffix(                                           \
       const A* __restrict__ s, const A* __restrict__ ds, const uint32_t* __restrict__ counts, A* __restrict__ g,        \
-      A* __restrict__ along, A* __restrict__ part, int cells, int classes) {                                            \
-    sums(s, ds, counts, g, along, part, cells, classes);                                                                \
+      A* __restrict__ along, int cells, int classes) {                                                                  \
+    sums(s, ds, counts, g, along, cells, classes);                                                                      \
   }                                                                                                                     \
-  KERNEL_EXPORT(similarity_sums_##suffix)                                                                               \
-  extern "C" __global__ void sum_tiles_##suffix(const A* __restrict__ part, A* __restrict__ total, int classes,         \
-                                                int tiles, int count) {                                                 \
-    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                                      \
-    if (i >= count) return;                                                                                             \
-    A sum = 0;                                                                                                          \
-    for (int tile = 0; tile < tiles; tile++) sum += part[(i / classes * tiles + tile) * classes + i % classes];         \
-    total[i] = sum;                                                                                                     \
-  }                                                                                                                     \
-  KERNEL_EXPORT(sum_tiles_##suffix)
+  KERNEL_EXPORT(similarity_sums_##suffix)
 SUMS(float, f32)
 SUMS(double, f64)

@@ -3,24 +3,28 @@
 //   segmentation_count     numbers[block] = labels that are a class
 //   segmentation_small     for the output pixels of a tile: sums of both losses, and the tile's part of the gradient of the
 //   segmentation_large     logits around it. small: C <= 24, everything in registers; large: C <= 255
-//   segmentation_finish    the scalars from the tiles' sums, in the tiles' order
+//   segmentation_finish    the scalars from the tiles' sums, in the tiles' order, and the weighted sum of all, to which `plus`
+//                          is added where it is not null
 //   segmentation_gradient  dx = seed * sum of the (at most four) parts of the tiles that touch a logit        all write (=)
 //
 // A *band* is the output rows between two rows of logits, a *cell* the output columns between two columns of logits; a tile is
 // `cells` cells of one band. A thread owns a column: it interpolates its two rows of logits along x once, walks down the
 // band, and keeps the gradients of its two rows of logits. The block then adds those up by cell, with the weights of the
 // interpolation. No tensor of full resolution exists, and every sum has a fixed order.
-// Layout: x, dx [N,h,w,C]; labels u8 [N,H,W]; parts [N,h,tiles,2,cells+1,C] (rows below and above); sums f64 [N,h,tiles,2].
-// Launch: count: `count_blocks` blocks of 256; small, large: N * h * tiles blocks of 128; finish: one block of 256;
-// gradient: one thread an element of dx. Parts may be null: then no gradient is computed.
+// Layout: D domains of N images, each with weights of its own: x, dx [D,N,h,w,C] and labels u8 [D,N,H,W], each one tensor or
+// (where the second pointer is not null) two; numbers [D,count_blocks]; parts [D,N,h,tiles,2,cells+1,C] (rows below and above);
+// sums f64 [D,N,h,tiles,2]; cross entropies and entropies [D], a scalar each.
+// Launch: D in y but for finish: one block of 256. count: `count_blocks` blocks of 256 in x; small, large: N * h * tiles
+// blocks of 128; gradient: one thread an element of a domain's dx. Parts may be null: then no gradient is computed.
 #include "bilinear.cuh"
+#include "domains.cuh"
 
 struct SegmentationProblem {
   Resize resize;
-  int cells, tiles, count_blocks, reserved;
-  double cross_entropy, entropy;  // weights
+  int cells, tiles, count_blocks, domains;
+  double cross_entropy[2], entropy[2];  // weights
 };
-static_assert(sizeof(SegmentationProblem) == 56, "as in src/ops/segmentation_loss/cuda.rs");
+static_assert(sizeof(SegmentationProblem) == 72, "as in src/ops/segmentation_loss/cuda.rs");
 
 constexpr int COLUMNS = 128;
 // Classes whose gradients pass through shared memory together.
@@ -29,6 +33,16 @@ constexpr int GROUP = 8;
 __device__ __forceinline__ double pixels_of(const Resize& r) {
   return static_cast<double>(r.images) * r.out_height * r.out_width;
 }
+// Elements of one domain.
+__device__ __forceinline__ size_t logits_of(const Resize& r) {
+  return static_cast<size_t>(r.images) * r.height * r.width * r.channels;
+}
+__device__ __forceinline__ size_t labels_of(const Resize& r) {
+  return static_cast<size_t>(r.images) * r.out_height * r.out_width;
+}
+
+// Which block it is, over both domains.
+__device__ __forceinline__ size_t block_of_all() { return static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x; }
 
 // A column's logits and gradients, for at most CLASSES classes; loops over small counts unroll into registers.
 template <class A, int CLASSES>
@@ -38,26 +52,28 @@ struct Column {
 #define EACH_CLASS _Pragma("unroll (CLASSES <= 32 ? CLASSES : 1)") for (int c = 0; c < CLASSES; c++) if (c < classes)
 
 template <class T, int CLASSES>
-__device__ __forceinline__ void segmentation_tile(const T* x, const uint8_t* labels, const uint32_t* numbers, Acc<T>* parts,
+__device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, const uint8_t* labels,
+                                                  const uint8_t* other_labels, const uint32_t* numbers, Acc<T>* parts,
                                                   double* sums, const SegmentationProblem& p) {
   using A = Acc<T>;
   SHARED(A, rows, [2][GROUP][COLUMNS]);
   SHARED(A, fraction, [COLUMNS]);
   SHARED(int, boundary, [COLUMNS + 1]);
   const Resize& r = p.resize;
-  int classes = r.channels, thread = threadIdx.x;
+  int classes = r.channels, thread = threadIdx.x, domain = blockIdx.y;
+  x = of_domain(x, other_x, domain, logits_of(r)), labels = of_domain(labels, other_labels, domain, labels_of(r));
+  numbers += domain * p.count_blocks;
   int tile = blockIdx.x % p.tiles, band = blockIdx.x / p.tiles, row = band % r.height, image = band / r.height;
   int first_cell = tile * p.cells, cells = min(p.cells, r.width - first_cell);
   int top = first_at(row, r.height, r.out_height), bottom = first_at(row + 1, r.height, r.out_height);
   int left = first_at(first_cell, r.width, r.out_width), right = first_at(first_cell + cells, r.width, r.out_width);
   const T* x_low = x + static_cast<size_t>(band) * r.width * classes;
   const T* x_high = row + 1 < r.height ? x_low + static_cast<size_t>(r.width) * classes : x_low;
-  parts = parts ? parts + static_cast<size_t>(blockIdx.x) * 2 * (p.cells + 1) * classes : parts;
 
   int labelled = 0;
   for (int i = thread; i < p.count_blocks; i += COLUMNS) labelled += numbers[i];
   labelled = block_sum(labelled);
-  A on_label = labelled ? A(p.cross_entropy / labelled) : A(0), on_entropy = A(p.entropy / pixels_of(r));
+  A on_label = labelled ? A(p.cross_entropy[domain] / labelled) : A(0), on_entropy = A(p.entropy[domain] / pixels_of(r));
   for (int i = thread; i <= cells; i += COLUMNS) boundary[i] = first_at(first_cell + i, r.width, r.out_width);
 
   double cross_entropy = 0, entropy = 0;
@@ -126,20 +142,23 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const uint8_t* lab
         for (int k = max(boundary[j], start); j < cells && k < min(boundary[j + 1], end); k++) {
           sum += (1 - fraction[k - start]) * rows[which][c][k - start];
         }
-        A* part = parts + (which * (p.cells + 1) + j) * classes + group + c;
+        A* part = parts + ((block_of_all() * 2 + which) * (p.cells + 1) + j) * classes + group + c;
         *part = start == left ? sum : *part + sum;
       }
       __syncthreads();
     }
   }
   cross_entropy = block_sum(cross_entropy), entropy = block_sum(entropy);
-  if (thread == 0) sums[2 * blockIdx.x] = cross_entropy, sums[2 * blockIdx.x + 1] = entropy;
+  if (thread == 0) sums[2 * block_of_all()] = cross_entropy, sums[2 * block_of_all() + 1] = entropy;
 }
 
 template <class T>
-__device__ __forceinline__ void gradient_element(const Acc<T>* parts, const Acc<T>* seed, T* dx,
+__device__ __forceinline__ void gradient_element(const Acc<T>* parts, const Acc<T>* seed, T* dx, T* other_dx,
                                                  const SegmentationProblem& p, int index) {
   const Resize& r = p.resize;
+  int domain = blockIdx.y;
+  dx = of_domain(dx, other_dx, domain, logits_of(r));
+  parts += static_cast<size_t>(domain) * r.images * r.height * p.tiles * 2 * (p.cells + 1) * r.channels;
   int c = index % r.channels, pixel = index / r.channels, column = pixel % r.width, line = pixel / r.width;
   int tile = column / p.cells, j = column % p.cells;
   // The part of a band for this logit: of its own tile, and for a tile's first column of the tile before.
@@ -154,28 +173,43 @@ __device__ __forceinline__ void gradient_element(const Acc<T>* parts, const Acc<
   dx[index] = from_acc<T>(sum * *seed);
 }
 
-extern "C" __global__ void segmentation_count(const uint8_t* __restrict__ labels, uint32_t* __restrict__ numbers, int classes,
-                                              int count) {
+extern "C" __global__ void segmentation_count(const uint8_t* __restrict__ labels, const uint8_t* __restrict__ other_labels,
+                                              uint32_t* __restrict__ numbers, int classes, int count) {
+  labels = of_domain(labels, other_labels, blockIdx.y, count);
   int number = 0;
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) number += labels[i] < classes;
   number = block_sum(number);
-  if (threadIdx.x == 0) numbers[blockIdx.x] = number;
+  if (threadIdx.x == 0) numbers[blockIdx.y * gridDim.x + blockIdx.x] = number;
 }
 KERNEL_EXPORT(segmentation_count)
 
+template <class A>
+__device__ __forceinline__ void finish(const double* sums, const uint32_t* numbers, const A* plus, A* total,
+                                       A* const (&means)[2][2], const SegmentationProblem& p) {
+  int blocks = p.resize.images * p.resize.height * p.tiles;
+  double all = plus ? *plus : 0;
+#pragma unroll
+  for (int domain = 0; domain < 2; domain++, sums += 2 * blocks, numbers += p.count_blocks) {
+    if (domain >= p.domains) break;
+    double ce = 0, h = 0;
+    int labelled = 0;
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) ce += sums[2 * i], h += sums[2 * i + 1];
+    for (int i = threadIdx.x; i < p.count_blocks; i += blockDim.x) labelled += numbers[i];
+    ce = block_sum(ce), h = block_sum(h) / pixels_of(p.resize), labelled = block_sum(labelled);
+    ce = labelled ? ce / labelled : 0;
+    all += p.cross_entropy[domain] * ce + p.entropy[domain] * h;
+    if (threadIdx.x == 0) *means[domain][0] = A(ce), *means[domain][1] = A(h);
+  }
+  if (threadIdx.x == 0) *total = A(all);
+}
+
 #define FINISH(A, suffix)                                                                                              \
-  extern "C" __global__ void segmentation_finish_##suffix(const double* __restrict__ sums,                             \
-                                                          const uint32_t* __restrict__ numbers, A* __restrict__ total, \
-                                                          A* __restrict__ cross_entropy, A* __restrict__ entropy,      \
-                                                          SegmentationProblem p) {                                     \
-    double ce = 0, h = 0;                                                                                              \
-    int labelled = 0, blocks = p.resize.images * p.resize.height * p.tiles;                                            \
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) ce += sums[2 * i], h += sums[2 * i + 1];                    \
-    for (int i = threadIdx.x; i < p.count_blocks; i += blockDim.x) labelled += numbers[i];                             \
-    ce = block_sum(ce), h = block_sum(h) / pixels_of(p.resize), labelled = block_sum(labelled);                        \
-    ce = labelled ? ce / labelled : 0;                                                                                 \
-    if (threadIdx.x) return;                                                                                           \
-    *cross_entropy = A(ce), *entropy = A(h), *total = A(p.cross_entropy * ce + p.entropy * h);                         \
+  extern "C" __global__ void segmentation_finish_##suffix(                                                             \
+      const double* __restrict__ sums, const uint32_t* __restrict__ numbers, const A* __restrict__ plus,               \
+      A* __restrict__ total, A* __restrict__ cross_entropy, A* __restrict__ entropy,                                   \
+      A* __restrict__ other_cross_entropy, A* __restrict__ other_entropy, SegmentationProblem p) {                     \
+    A* const means[2][2] = {{cross_entropy, entropy}, {other_cross_entropy, other_entropy}};                           \
+    finish(sums, numbers, plus, total, means, p);                                                                      \
   }                                                                                                                    \
   KERNEL_EXPORT(segmentation_finish_##suffix)
 FINISH(float, f32)
@@ -183,9 +217,10 @@ FINISH(double, f64)
 
 #define TILES(name, T, suffix, classes)                                                                               \
   extern "C" __global__ void __launch_bounds__(COLUMNS) segmentation_##name##_##suffix(                               \
-      const T* __restrict__ x, const uint8_t* __restrict__ labels, const uint32_t* __restrict__ numbers,              \
-      Acc<T>* __restrict__ parts, double* __restrict__ sums, SegmentationProblem p) {                                 \
-    segmentation_tile<T, classes>(x, labels, numbers, parts, sums, p);                                                \
+      const T* __restrict__ x, const T* __restrict__ other_x, const uint8_t* __restrict__ labels,                     \
+      const uint8_t* __restrict__ other_labels, const uint32_t* __restrict__ numbers, Acc<T>* __restrict__ parts,     \
+      double* __restrict__ sums, const GRID_CONSTANT SegmentationProblem p) {                                         \
+    segmentation_tile<T, classes>(x, other_x, labels, other_labels, numbers, parts, sums, p);                         \
   }                                                                                                                   \
   KERNEL_EXPORT(segmentation_##name##_##suffix)
 TILES(small, float, f32, 24)
@@ -195,11 +230,11 @@ TILES(large, double, f64, 256)
 TILES(large, bf16, bf16, 256)
 
 #define GRADIENT(T, suffix)                                                                                           \
-  extern "C" __global__ void segmentation_gradient_##suffix(const Acc<T>* __restrict__ parts,                         \
-                                                            const Acc<T>* __restrict__ seed, T* __restrict__ dx,      \
-                                                            SegmentationProblem p, int count) {                       \
+  extern "C" __global__ void segmentation_gradient_##suffix(                                                          \
+      const Acc<T>* __restrict__ parts, const Acc<T>* __restrict__ seed, T* __restrict__ dx, T* __restrict__ other_dx, \
+      SegmentationProblem p, int count) {                                                                             \
     int index = blockIdx.x * blockDim.x + threadIdx.x;                                                                \
-    if (index < count) gradient_element(parts, seed, dx, p, index);                                                   \
+    if (index < count) gradient_element(parts, seed, dx, other_dx, p, index);                                         \
   }                                                                                                                   \
   KERNEL_EXPORT(segmentation_gradient_##suffix)
 FOR_FLOATS(GRADIENT)

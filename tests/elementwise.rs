@@ -23,6 +23,21 @@ fn concat(v: &[Var]) -> Result<Var> {
     ops::concat_channels(&v.iter().collect::<Vec<_>>())
 }
 
+/// A gradient that is there already is added to where the groups' own is written.
+#[test]
+fn channel_groups_add_to_a_gradient() {
+    let op = |v: &[Var]| {
+        let groups = ops::sum_channel_groups(&v[0], 3)?;
+        let other = ops::scale(&v[0], 2.0)?;
+        ops::add(&ops::sum(&groups)?, &ops::sum(&other)?)
+    };
+    check_devices(op, &[&[2, 3, 2, 12]], &[DType::F32, DType::F64, DType::Bf16], true);
+    for device in common::all_devices() {
+        let x = Tensor::zeros(&[1, 1, 1, 6], DType::F32, &device).unwrap();
+        assert_eq!(wide(&value_and_gradients(op, &[x], None).1[0]), [3.0; 6], "on {device}");
+    }
+}
+
 #[test]
 fn known_values() {
     for device in all_devices() {

@@ -16,6 +16,8 @@ mod autograd;
 mod autotune;
 #[path = "batch_norm.rs"]
 mod batch_norm;
+#[path = "bidirectional_contrast.rs"]
+mod bidirectional_contrast;
 #[path = "calibration.rs"]
 mod calibration;
 #[path = "contrastive_loss.rs"]

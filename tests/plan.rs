@@ -93,6 +93,41 @@ fn a_step_is_counted_whole() {
     assert!(part.launches() < whole.launches() && part.peak_bytes <= whole.peak_bytes);
 }
 
+/// What stands between the network and its gradients, in order: no launch that another could have done.
+#[test]
+fn the_losses_take_few_launches() {
+    let mut config = Preset::Miniature.config();
+    config.model.width = 4;
+    config.precision = Precision::Bf16;
+    (config.method.forward_weight, config.method.backward_weight) = (0.1, 0.1);
+    assert!(config.method.dynamic_labels && config.method.calibration);
+    let launches = plan_step(&config).unwrap().counts.launches;
+    let names: Vec<&str> = launches.iter().map(|launch| launch.kernel).collect();
+    let at = |name: &str| names.iter().position(|known| known.starts_with(name)).unwrap();
+    let between = &names[at("sum_channel_groups_forward") + 1..=at("sum_channel_groups_add")];
+    let want = [
+        "pool_partial",
+        "pool_finish",
+        "transfer_tiles",
+        "pool_partial",
+        "pool_finish",
+        "contrastive_tiles",
+        "contrastive_finish",
+        "segmentation_count",
+        "segmentation_small",
+        "segmentation_finish",
+        "segmentation_gradient",
+        "cosine_vectors",
+        "cosine_vectors_finish",
+        "cosine_features",
+        "sum_channel_groups_add",
+    ];
+    assert_eq!(between.len(), want.len(), "{between:?}");
+    assert!(between.iter().zip(want).all(|(kernel, want)| kernel.starts_with(want)), "{between:?}");
+    let updates = names.iter().filter(|name| name.starts_with("update_calibration")).count();
+    assert_eq!(updates, 1, "{names:?}");
+}
+
 #[test]
 fn the_command_prints_what_the_library_counts() {
     let output = trainer(&["--profile-plan", "--demo", "--json", "--set", "model.width=4"]);

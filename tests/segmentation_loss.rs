@@ -5,11 +5,11 @@ mod common;
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
-    ops::{self, SegmentationWeights},
+    ops::{self, DomainPair, SegmentationWeights},
 };
 use common::{
-    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_gradients, of_dtype,
-    value_and_gradients, wide,
+    Rng, Tolerance, all_devices, assert_close, assert_same_bits, check_devices, check_devices_at, check_gradients,
+    of_dtype, value_and_gradients, wide,
 };
 use proptest::prelude::*;
 
@@ -145,6 +145,45 @@ fn kernels_match_the_cpu() {
         let labels = Rng(3).labels(&[n, height, width], classes, 3, &Device::cpu());
         let op = |v: &[Var]| ops::scale(&fused(&v[0], &labels)?, (n * h * w) as f64);
         check_devices(op, &[&[n, h, w, classes]], &[DType::F32, DType::F64, DType::Bf16], false);
+    }
+}
+
+#[test]
+fn both_domains_are_the_sum_of_each() {
+    let weights = [BOTH, SegmentationWeights { cross_entropy: 0.3, entropy: 0.25 }];
+    let labels = [4, 5].map(|seed| Rng(seed).labels(&[2, 11, 150], 19, 3, &Device::cpu()));
+    let cpu = Device::cpu();
+    let pair = |v: &[Var]| match v {
+        [both, _] => DomainPair::Together(both.clone()),
+        _ => DomainPair::Apart([v[0].clone(), v[1].clone()]),
+    };
+    let losses = |v: &[Var]| {
+        let moved = labels.each_ref().map(|labels| labels.to_device(v[0].value().device()).unwrap());
+        ops::segmentation_losses(&pair(v), moved.each_ref(), weights, v.last())
+    };
+    let plus = || of_dtype(&[2.5], &[], DType::F32, &cpu);
+    for dtype in [DType::F32, DType::Bf16] {
+        let both = Rng(6).reals(&[4, 3, 9, 19], dtype, &cpu);
+        let parts = ops::split_images(&Tape::new(&cpu).constant(both.clone()), &[2, 2]).unwrap();
+        let [source, target] = [0, 1].map(|i| parts[i].value().clone());
+        let seed = of_dtype(&[10.0], &[], DType::F32, &cpu);
+        let scaled = |v: &[Var]| ops::weighted_sum(&[(&losses(v)?.total, 10.0)]);
+        check_devices_at(scaled, &[both.clone(), plus()]);
+        check_devices_at(scaled, &[source.clone(), target.clone(), plus()]);
+        for device in all_devices() {
+            let on = |tensor: &Tensor| tensor.to_device(&device).unwrap();
+            let together = [on(&both), on(&plus())];
+            let (total, gradients) = value_and_gradients(|v| Ok(losses(v)?.total), &together, Some(&on(&seed)));
+            let alone = |x: &Tensor, i: usize| {
+                let op = |v: &[Var]| Ok(ops::segmentation_loss(&v[0], &on(&labels[i]), weights[i])?.total);
+                let (total, mut gradients) = value_and_gradients(op, &[on(x)], Some(&on(&seed)));
+                (wide(&total)[0], gradients.swap_remove(0))
+            };
+            let ((s, ds), (t, dt)) = (alone(&source, 0), alone(&target, 1));
+            assert!((wide(&total)[0] - (s + t + 2.5)).abs() < 1e-5, "on {device}");
+            assert_eq!(wide(&gradients[0]), [wide(&ds), wide(&dt)].concat(), "on {device}");
+            assert_eq!(wide(&gradients[1]), [10.0], "on {device}");
+        }
     }
 }
 

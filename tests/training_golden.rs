@@ -8,7 +8,7 @@ mod file;
 
 use bicl::{
     DType, Device, Tensor,
-    adapt::{MethodConfig, adaptation_step},
+    adapt::{MethodConfig, PairOutput, adaptation_step},
     models::{Backbone, DeepLab, DeepLabConfig, FeatureKind},
     nn::{Domain, Forward, Normalization, ParameterId, Parameters, Precision, Role},
     ops::{SgdItem, SgdSpec, sgd_step},
@@ -109,7 +109,8 @@ fn ten_steps_match_pytorch() {
         let pass = Forward::train(&parameters, Normalization::Batch, true, Precision::Fp32);
         let source = model.forward(&pass, &source_images, &[Domain::Source]).unwrap();
         let target = model.forward(&pass, &target_images, &[Domain::Target]).unwrap();
-        let result = adaptation_step(&method, &source, &source_labels, &target, &static_labels, &calibration).unwrap();
+        let pairs = PairOutput::apart(source, target);
+        let result = adaptation_step(&method, &pairs, &source_labels, &static_labels, &calibration).unwrap();
         assert_eq!(result.parts.len(), 7, "every term is there");
         for (name, value) in &result.parts {
             let want = golden.get(&format!("losses/{name}")).1[step as usize];
@@ -119,8 +120,9 @@ fn ten_steps_match_pytorch() {
             assert!(error <= 1e-5, "step {step}: {name} is {got}, PyTorch gives {want} (relative {error:.1e})");
         }
         let mut gradients = pass.tape().backward(&result.loss).unwrap();
-        calibration = result.calibration.expect("calibration is on");
-        drop((result.loss, source, target));
+        let prototypes = result.calibration.expect("calibration is on");
+        prototypes.update_calibration(&mut calibration, method.calibration_momentum, None).unwrap();
+        drop((result.loss, pairs));
         let (gradients, statistics) = pass.finish(&mut gradients);
         let ids: Vec<ParameterId> = gradients.iter().map(|(id, _)| *id).collect();
         let multipliers: Vec<f64> = ids

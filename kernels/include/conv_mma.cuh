@@ -32,9 +32,13 @@ template <class T>
 constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
 // Elements of 16 bytes.
 template <class T>
-constexpr int CHUNK = 16 / sizeof(T);
+constexpr int CHUNK = PACK<T>;
 template <class T>
 using Vector = Pack<T, CHUNK<T>>;
+template <class T>
+__device__ __forceinline__ Vector<T> load_chunk(const char* shared) {
+  return load_shared(reinterpret_cast<const Vector<T>*>(shared));
+}
 
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>
@@ -188,9 +192,9 @@ __device__ __forceinline__ void add_bias(typename Tile::Sums& sums, const T* bia
 // Elements first.. of a row with `count` elements, from a chunk in shared memory.
 template <class T>
 __device__ __forceinline__ void store_chunk(T* row, int first, int count, bool vector, const char* from) {
-  Vector<T> chunk = Vector<T>::load_from_shared(from);
+  Vector<T> chunk = load_chunk<T>(from);
   if (vector && first < count) {
-    chunk.store(row + first);
+    store_pack(row + first, chunk);
   } else {
 #pragma unroll
     for (int e = 0; e < CHUNK<T>; e++)

@@ -37,8 +37,8 @@ struct NormSums {
 
   // A chunk of the gradient, whole, at `at` of the images.
   __device__ __forceinline__ void store(T* dx, int at, Vector<T> g) {
-    Vector<T> in = Vector<T>::load(norm.x + at), out = {};
-    if (norm.y) out = Vector<T>::load(norm.y + at);
+    Vector<T> in = load_pack<CHUNK<T>>(norm.x + at), out = {};
+    if (norm.y) out = load_pack<CHUNK<T>>(norm.y + at);
 #pragma unroll
     for (int e = 0; e < WIDTH; e++) {
       float x = to_acc(in.at[e]), z = norm.y ? to_acc(out.at[e]) : columns(e, x);
@@ -47,7 +47,7 @@ struct NormSums {
       sum[0][e] += masked;
       sum[1][e] += masked * (x - columns.mean[e]);
     }
-    g.store(dx + at);
+    store_pack(dx + at, g);
   }
 
   // The sums of the block's rows: `piece` of norm.sums.
@@ -92,10 +92,10 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
   stage_results<T, Tile>(shared, sums);
   auto each = [&](auto store) {
     each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {
-      Vector<T> g = Vector<T>::load_from_shared(chunk);
+      Vector<T> g = load_chunk<T>(chunk);
       int offset = offset_of(row), at = offset + start + column;
       if (offset < 0 || start + column >= count) return;
-      if (so_far) add(g, Vector<T>::load(so_far + at));
+      if (so_far) add(g, load_pack<CHUNK<T>>(so_far + at));
       store(at, g);
     });
   };
@@ -105,6 +105,6 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
     each([&](int at, const Vector<T>& g) { taken.store(dx, at, g); });
     taken.finish(shared, piece, start, count);
   } else {
-    each([&](int at, const Vector<T>& g) { g.store(dx + at); });
+    each([&](int at, const Vector<T>& g) { store_pack(dx + at, g); });
   }
 }

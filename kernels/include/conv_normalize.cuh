@@ -30,9 +30,9 @@ __device__ __forceinline__ void store_output(char* shared, const typename Tile::
   ColumnNorms<T, Tile> columns(norm.vectors, p, 0, start, count);
   each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {
     int offset = offset_of(row), at = offset + start + column;
-    Vector<T> z = Vector<T>::load_from_shared(chunk), more = {};
+    Vector<T> z = load_chunk<T>(chunk), more = {};
     if (offset < 0 || start + column >= count) return;
-    if (norm.residual) more = Vector<T>::load(norm.residual + at);
+    if (norm.residual) more = load_pack<CHUNK<T>>(norm.residual + at);
 #pragma unroll
     for (int e = 0; e < CHUNK<T>; e++) {
       float value = columns(e, to_acc(z.at[e]));
@@ -41,6 +41,6 @@ __device__ __forceinline__ void store_output(char* shared, const typename Tile::
       if (p.relu && value < 0) value = 0;
       z.at[e] = from_acc<T>(value);
     }
-    z.store(y + at);
+    store_pack(y + at, z);
   });
 }

@@ -1,7 +1,8 @@
 // Cosines of feature pixels with prototypes (METHOD.md, "Pixel-prototype similarity"), as src/ops/cosine/mod.rs states them.
 //
-//   inverse_norm_of_row    u = 1 / max(|x|, 1e-12) of one row, by a warp
+//   inverse_norm_of_row    u = 1 / max(|x|, 1e-12) of one row, by some lanes of a warp
 //   similarity_tile        s of 64 pixels with all classes, by a block of 128 threads
+//   CellGroups             how a block walks over those similarities, a group of lanes a pixel
 //   through_norm           the factor of a gradient through a norm: 0 where the norm was clamped
 #pragma once
 #include "dev.cuh"
@@ -14,33 +15,70 @@ __device__ __forceinline__ A through_norm(A inverse) {
   return inverse >= A(1e12) ? A(0) : inverse;
 }
 
-// All lanes get the same bits. A sum of squares that overflows is computed again with a scale.
-template <class T>
+// The sum, maximum, .. over runs of `lanes` lanes, a power of 2; all lanes of the warp call, and those of a run get the same
+// bits.
+template <class A, class Combine>
+__device__ __forceinline__ A reduce_run(A value, Combine combine, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
+  return value;
+}
+
+// By LANES lanes in a row, which get the same bits; all lanes of the warp call, each run for a row of its own. A sum of
+// squares that overflows is computed again with a scale.
+template <int LANES, class T>
 __device__ __forceinline__ Acc<T> inverse_norm_of_row(const T* __restrict__ x, int depth) {
   using A = Acc<T>;
-  int lane = threadIdx.x % 32;
+  int lane = threadIdx.x % LANES;
   A sum = 0;
-#pragma unroll 4
-  for (int k = lane; k < depth; k += 32) {
+#pragma unroll 8
+  for (int k = lane; k < depth; k += LANES) {
     A v = to_acc(x[k]);
     sum += v * v;
   }
-  sum = warp_sum(sum);
+  sum = reduce_run(sum, Sum(), LANES);
   A scale = 1;
-  if (!(sum < A(INFINITY))) {
+  // The whole warp takes the way of its worst row; the others keep a scale of 1.
+  if (warp_max(sum < A(INFINITY) ? 0 : 1)) {
+    bool overflows = !(sum < A(INFINITY));
     A largest = 0;
-    for (int k = lane; k < depth; k += 32) largest = max(largest, fabs(to_acc(x[k])));
-    scale = A(1) / warp_max(largest);
+    for (int k = lane; k < depth; k += LANES) largest = max(largest, fabs(to_acc(x[k])));
+    largest = reduce_run(largest, Max(), LANES);
+    scale = overflows ? A(1) / largest : A(1);
     sum = 0;
-    for (int k = lane; k < depth; k += 32) {
+    for (int k = lane; k < depth; k += LANES) {
       A v = to_acc(x[k]) * scale;
       sum += v * v;
     }
-    sum = warp_sum(sum);
+    sum = reduce_run(sum, Sum(), LANES);
   }
   A inverse = A(1) / sqrt(sum) * scale;
   return inverse > A(1e12) ? A(1e12) : inverse;
 }
+
+// Inverse norms of the pixels first .. last - 1 of one pair, by a block of 128 threads.
+template <class T>
+__device__ __forceinline__ void inverse_norms_of_tile(const T* __restrict__ features, Acc<T>* inverse, int first, int last,
+                                                      int depth) {
+  constexpr int LANES = 8, ROWS = COSINE_THREADS / LANES;
+  for (int row = first; row < last; row += ROWS) {
+    int p = row + threadIdx.x / LANES;
+    Acc<T> u = inverse_norm_of_row<LANES>(features + static_cast<size_t>(min(p, last - 1)) * depth, depth);
+    if (p < last && threadIdx.x % LANES == 0) inverse[p] = u;
+  }
+}
+
+// Pixels whose similarities with all classes a block holds in shared memory at one time, in rows of `stride`, and the lanes
+// that serve each of them: 64 pixels with 2 lanes each for up to 23 classes, down to 4 with 32 each for 255.
+constexpr int HELD_VALUES = 1536;
+struct CellGroups {
+  int stride, cells, lanes;
+  __device__ __forceinline__ explicit CellGroups(int classes) : stride(classes | 1), cells(COSINE_CELLS) {
+    while (cells * stride > HELD_VALUES) cells /= 2;
+    lanes = COSINE_THREADS / cells;
+  }
+  __device__ __forceinline__ int cell() const { return threadIdx.x / lanes; }
+  __device__ __forceinline__ int lane() const { return threadIdx.x % lanes; }
+};
 
 // s[i][c] of the pixels first .. first + 63 (those below `cells`) of one pair, to `s` [cells, C] in global memory, which the
 // block may read after a barrier. `features` [cells, d], `vectors` [C, d], their inverse norms [cells] and [C]; classes that

@@ -29,12 +29,12 @@ struct TileProduct {
     SHARED(A, tile_b, [DEPTH][COLUMNS + PAD]);
     int t = threadIdx.x;
     for (int first = 0; first < K; first += DEPTH) {
-#pragma unroll 4
+#pragma unroll
       for (int e = t; e < ROWS * DEPTH; e += THREADS) {
         int k = A_ALONG_K ? e % DEPTH : e / ROWS, i = A_ALONG_K ? e / DEPTH : e % ROWS;
         tile_a[k][i] = first + k < K ? a(i, first + k) : A(0);
       }
-#pragma unroll 4
+#pragma unroll 8
       for (int e = t; e < COLUMNS * DEPTH; e += THREADS) {
         int k = B_ALONG_K ? e % DEPTH : e / COLUMNS, j = B_ALONG_K ? e / DEPTH : e % COLUMNS;
         tile_b[k][j] = first + k < K ? b(first + k, j) : A(0);

@@ -34,6 +34,15 @@ pub enum LabelPlaces {
     Aligned,
 }
 
+impl From<LabelPlaces> for ops::LabelPlaces {
+    fn from(places: LabelPlaces) -> Self {
+        match places {
+            LabelPlaces::Nearest => Self::Nearest,
+            LabelPlaces::Aligned => Self::Aligned,
+        }
+    }
+}
+
 /// METHOD.md, "The two contrastive terms" to "Total loss".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,5 +5,5 @@ mod losses;
 mod pseudo_labels;
 
 pub use config::{LabelPlaces, MethodConfig, PrototypeScope};
-pub use losses::{AdaptationStep, LossParts, adaptation_step, source_loss};
+pub use losses::{AdaptationStep, LossParts, PairOutput, adaptation_step, source_loss};
 pub use pseudo_labels::{ConfidenceSample, Selection};

@@ -65,6 +65,9 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+/// The most bytes that a thread of a GPU moves in one access.
+pub(crate) const PACK_BYTES: usize = 16;
+
 impl Launch {
     /// One thread for each of `items`, in blocks of 256; kernels check the bound themselves.
     ///
@@ -74,6 +77,12 @@ impl Launch {
             return Err(Error::shape(op, format!("{items} elements exceed the 2^31 - 1 that a kernel indexes")));
         }
         Ok(Self { grid: [(items.div_ceil(256)).max(1) as u32, 1, 1], block: [256, 1, 1], shared_bytes: 0 })
+    }
+
+    /// One thread for each [`PACK_BYTES`] of `items` elements of `size` bytes, in blocks of 256.
+    pub fn packs(op: &'static str, items: usize, size: usize) -> Result<Self> {
+        Self::linear(op, items)?;
+        Self::linear(op, items.div_ceil(PACK_BYTES / size))
     }
 
     /// `blocks` blocks of `threads` threads.

@@ -6,6 +6,7 @@ pub mod align_labels;
 pub mod argmax;
 pub mod aspp;
 pub mod batch_norm;
+pub mod bidirectional_contrast;
 pub mod calibration;
 pub mod cast;
 pub mod concat_channels;
@@ -13,8 +14,10 @@ pub mod contrastive_loss;
 pub mod conv2d;
 mod cosine;
 pub mod cross_entropy;
+mod domain_pair;
 pub mod entropy;
 mod gate;
+mod label_places;
 pub mod masked_average_pool;
 pub mod max_pool2d;
 pub mod pixel_prototype_similarity;
@@ -37,13 +40,16 @@ pub use align_labels::align_labels;
 pub use argmax::argmax;
 pub use aspp::{AsppBranch, aspp};
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with, conv2d_batch_norm};
-pub use calibration::{calibrate, update_calibration};
+pub use bidirectional_contrast::{Contrast, ContrastSpec, bidirectional_contrast};
+pub use calibration::{DomainPrototypes, calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;
 pub use contrastive_loss::contrastive_loss;
 pub use conv2d::{Conv2dSpec, PieceMoments, conv2d, conv2d_with_moments};
 pub use cross_entropy::cross_entropy;
+pub use domain_pair::DomainPair;
 pub use entropy::entropy;
+pub use label_places::LabelPlaces;
 pub use masked_average_pool::{
     PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,
 };
@@ -55,7 +61,9 @@ pub use relu::relu;
 pub use resize_labels::resize_labels_nearest;
 pub use running_averages::{AverageItem, move_running_averages};
 pub use scale::scale;
-pub use segmentation_loss::{SegmentationLoss, SegmentationWeights, segmentation_loss};
+pub use segmentation_loss::{
+    SegmentationLoss, SegmentationLosses, SegmentationWeights, segmentation_loss, segmentation_losses,
+};
 pub use sgd::{SgdItem, SgdSpec, all_finite, sgd_step};
 pub use split_images::split_images;
 pub use sum_channel_groups::sum_channel_groups;

@@ -47,7 +47,7 @@ impl Tensor {
             };
         }
         let mut y = Tensor::empty(self.shape(), dtype, self.device())?;
-        let launch = Launch::linear("to_dtype", self.len())?;
+        let launch = Launch::packs("to_dtype", self.len(), self.dtype().size().min(dtype.size()))?;
         let count = self.len() as i32;
         match (self.dtype(), dtype) {
             // SAFETY (each call): both tensors hold `count` elements, which the launch covers.
@@ -85,7 +85,7 @@ impl Tensor {
             };
         }
         let (device, count) = (self.device().clone(), self.len());
-        let launch = Launch::linear(OP, count)?;
+        let launch = Launch::packs(OP, count, self.dtype().size())?;
         // SAFETY: both tensors hold `count` elements, which the launch covers.
         with_float!(self.dtype(), OP, T => unsafe { accumulate::<T>(&device, launch, self, other, count as i32) })
     }

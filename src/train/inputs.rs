@@ -10,8 +10,6 @@ pub(super) struct Inputs {
     pub labels: Vec<Tensor>,
     /// The learning rate, f64 [1].
     pub rate: Tensor,
-    /// Images of each domain.
-    pub counts: Vec<usize>,
     uploader: Option<Uploader>,
 }
 
@@ -22,7 +20,6 @@ type Images = Vec<(Vec<f32>, [usize; 4])>;
 pub(super) struct Batches {
     images: Images,
     labels: Vec<(Vec<u8>, [usize; 3])>,
-    counts: Vec<usize>,
 }
 
 impl Batches {
@@ -30,7 +27,6 @@ impl Batches {
     pub fn new(batches: Vec<Batch>, together: bool) -> Self {
         let extents = |batch: &Batch| [batch.count, batch.height, batch.width];
         let alike = batches.windows(2).all(|pair| extents(&pair[0]) == extents(&pair[1]));
-        let counts = batches.iter().map(|batch| batch.count).collect();
         let (mut images, mut labels) = (Images::new(), Vec::new());
         for batch in batches {
             let [n, h, w] = extents(&batch);
@@ -43,7 +39,7 @@ impl Batches {
                 None => images.push((batch.images, [n, h, w, 3])),
             }
         }
-        Self { images, labels, counts }
+        Self { images, labels }
     }
 }
 
@@ -55,7 +51,7 @@ impl Inputs {
         let labels = batches.labels.into_iter().map(|(data, shape)| Tensor::from_vec(data, &shape, device));
         let uploader = if device.is_cpu() { None } else { Some(Uploader::new(device)?) };
         let rate = Tensor::from_vec(vec![rate], &[1], device)?;
-        Ok(Self { images, labels: labels.collect::<Result<_>>()?, rate, counts: batches.counts, uploader })
+        Ok(Self { images, labels: labels.collect::<Result<_>>()?, rate, uploader })
     }
 
     /// Whether `batches` have the extents of these.

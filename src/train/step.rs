@@ -9,13 +9,11 @@ use super::{
 };
 use crate::{
     DType, Error, Result, Tensor,
-    adapt::{self, LossParts},
-    autograd::Var,
+    adapt::{self, LossParts, PairOutput},
     data::Batch,
     device::Graph,
-    models::Output,
     nn::{Domain, Forward, Normalization, ParameterId, Role, Statistics as Measured},
-    ops::{self, AverageItem, SgdItem, SgdSpec},
+    ops::{self, SgdItem, SgdSpec},
 };
 
 /// What changes from step to step besides the weights.
@@ -153,14 +151,14 @@ impl State {
                 (loss, parts, None)
             }
             Kind::Adaptation => {
-                let [source, target] = forward_pairs(&pass, network, inputs)?;
+                let pairs = forward_pairs(&pass, network, inputs)?;
                 if self.calibration.is_none() {
-                    let d = source.features.value().dims::<4>("calibration")?[3];
+                    let d = pairs.features.vars()[0].value().dims::<4>("calibration")?[3];
                     self.calibration = Some(Tensor::zeros(&[config.model.classes, d], DType::F32, pass.device())?);
                 }
                 let old = self.calibration.as_ref().ok_or_else(|| Error::Internal("no calibration".into()))?;
                 let [source_labels, static_labels] = [&inputs.labels[0], &inputs.labels[1]];
-                let step = adapt::adaptation_step(&config.method, &source, source_labels, &target, static_labels, old)?;
+                let step = adapt::adaptation_step(&config.method, &pairs, source_labels, static_labels, old)?;
                 (step.loss, step.parts, step.calibration)
             }
         };
@@ -169,8 +167,8 @@ impl State {
         drop(loss);
         let (gradients, statistics) = pass.finish(&mut gradients);
         self.update(network, config, gradients, statistics, &gate)?;
-        if let (Some(average), Some(x)) = (&mut self.calibration, &calibration) {
-            ops::move_running_averages(&mut [AverageItem { average, x, row: 0 }], 1.0, Some(&gate))?;
+        if let (Some(xi), Some(prototypes)) = (&mut self.calibration, &calibration) {
+            prototypes.update_calibration(xi, config.method.calibration_momentum, Some(&gate))?;
         }
         Ok(parts)
     }
@@ -225,20 +223,13 @@ impl State {
 }
 
 /// Source and target after the network.
-fn forward_pairs(pass: &Forward<'_>, network: &Network, inputs: &Inputs) -> Result<[Output; 2]> {
+fn forward_pairs(pass: &Forward<'_>, network: &Network, inputs: &Inputs) -> Result<PairOutput> {
     let model = &network.model;
     if let [source, target] = &inputs.images[..] {
         let source = model.forward(pass, source, &[Domain::Source])?;
-        return Ok([source, model.forward(pass, target, &[Domain::Target])?]);
+        return Ok(PairOutput::apart(source, model.forward(pass, target, &[Domain::Target])?));
     }
-    let Output { features, logits } = model.forward(pass, &inputs.images[0], &[Domain::Source, Domain::Target])?;
-    let parts = |both: &Var| {
-        let parts = <[Var; 2]>::try_from(ops::split_images(both, &inputs.counts)?);
-        parts.map_err(|_| Error::Internal("two domains were asked for".into()))
-    };
-    let ([source_features, target_features], [source_logits, target_logits]) = (parts(&features)?, parts(&logits)?);
-    let source = Output { features: source_features, logits: source_logits };
-    Ok([source, Output { features: target_features, logits: target_logits }])
+    Ok(PairOutput::together(model.forward(pass, &inputs.images[0], &[Domain::Source, Domain::Target])?))
 }
 
 fn normalization(config: &Config) -> Normalization {

@@ -9,6 +9,7 @@
 
 pub(crate) mod cuda;
 
+use super::{Prototypes, domain_pair::Halves, gate};
 use crate::{Error, Result, Tensor, tensor::Real, with_real};
 
 const OP: &str = "calibration";
@@ -18,14 +19,19 @@ fn check(xi: &Tensor, prototypes: &Tensor) -> Result<[usize; 3]> {
     let [pairs, classes, depth] = prototypes.dims(OP)?;
     xi.expect_shape(&[classes, depth], OP, "xi")?;
     xi.expect_same_device(prototypes, OP)?;
-    if xi.dtype() != prototypes.dtype() {
-        let (xi, prototypes) = (xi.dtype(), prototypes.dtype());
-        return Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")));
-    }
+    check_dtypes(xi, prototypes)?;
     if prototypes.len() > i32::MAX as usize {
         return Err(Error::shape(OP, format!("prototypes {:?} exceed 2^31 - 1 elements", prototypes.shape())));
     }
     Ok([pairs, classes, depth])
+}
+
+fn check_dtypes(xi: &Tensor, prototypes: &Tensor) -> Result<()> {
+    if xi.dtype() == prototypes.dtype() {
+        return Ok(());
+    }
+    let (xi, prototypes) = (xi.dtype(), prototypes.dtype());
+    Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")))
 }
 
 /// The calibrated prototypes rho_S + xi [N,C,d] of `prototypes_s` [N,C,d] with `xi` [C,d], f32 or f64. What stands in
@@ -55,6 +61,58 @@ pub fn calibrate(xi: &Tensor, prototypes_s: &Tensor) -> Result<Tensor> {
     Ok(calibrated)
 }
 
+/// The prototypes of both domains in a step, without their gradients: what moves the calibration once the step is known to be
+/// sound.
+#[derive(Clone)]
+pub struct DomainPrototypes {
+    /// [N,C,d] each.
+    vectors: Halves,
+    /// u32 [N,C] each.
+    counts: Halves,
+    /// N, C, d.
+    extents: [usize; 3],
+}
+
+impl DomainPrototypes {
+    /// Those of source and target, of one shape.
+    pub(crate) fn new(source: &Prototypes, target: &Prototypes) -> Result<Self> {
+        Ok(Self {
+            vectors: Halves::two([source.vectors.value(), target.vectors.value()]),
+            counts: Halves::two([&source.counts, &target.counts]),
+            extents: source.vectors.value().dims(OP)?,
+        })
+    }
+
+    /// Those of one tensor for both: [2,N,C,d], and counts u32 [2,N,C].
+    pub(crate) fn of_both(vectors: &Tensor, counts: &Tensor) -> Self {
+        // The caller made them so.
+        let extents = std::array::from_fn(|axis| vectors.shape()[axis + 1]);
+        Self { vectors: Halves::one(vectors), counts: Halves::one(counts), extents }
+    }
+
+    /// Moves xi [C,d] as [`update_calibration`] does; nothing where an element of `gate` (f32) is NaN or infinite.
+    ///
+    /// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
+    pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, gate: Option<&Tensor>) -> Result<()> {
+        let [_, classes, depth] = self.extents;
+        let vectors = &self.vectors.first;
+        xi.expect_shape(&[classes, depth], OP, "xi")?;
+        xi.expect_same_device(vectors, OP)?;
+        check_dtypes(xi, vectors)?;
+        gate::check(OP, gate, xi.device())?;
+        if !(0.0..=1.0).contains(&momentum) {
+            return Err(Error::Config(format!("calibration momentum {momentum} must lie in 0..=1, such as 0.99")));
+        }
+        if !xi.device().is_cpu() {
+            return with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, self, momentum, gate));
+        }
+        if gate::is_open(gate)? {
+            with_real!(xi.dtype(), OP, T => update::<T>(xi, self, momentum))?;
+        }
+        Ok(())
+    }
+}
+
 /// Moves `xi` [C,d] towards the difference of the prototypes of target and source [N,C,d] with `momentum` m, for the
 /// classes of which some pair has both (counts u32 [N,C] above 0).
 ///
@@ -74,14 +132,8 @@ pub fn update_calibration(
         counts.expect_shape(&[pairs, classes], OP, "the counts")?;
         counts.expect_same_device(xi, OP)?;
     }
-    if !(0.0..=1.0).contains(&momentum) {
-        return Err(Error::Config(format!("calibration momentum {momentum} must lie in 0..=1, such as 0.99")));
-    }
-    let counts = [counts_s, counts_t];
-    if xi.device().is_cpu() {
-        return with_real!(xi.dtype(), OP, T => update::<T>(xi, [rho_s, rho_t], counts, extents, momentum));
-    }
-    with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, [rho_s, rho_t], counts, extents, momentum))
+    let (vectors, counts) = (Halves::two([rho_s, rho_t]), Halves::two([counts_s, counts_t]));
+    DomainPrototypes { vectors, counts, extents }.update_calibration(xi, momentum, None)
 }
 
 fn add<T: Real>(xi: &Tensor, prototypes: &Tensor, calibrated: &mut Tensor) -> Result<()> {
@@ -91,15 +143,9 @@ fn add<T: Real>(xi: &Tensor, prototypes: &Tensor, calibrated: &mut Tensor) -> Re
     Ok(())
 }
 
-fn update<T: Real>(
-    xi: &mut Tensor,
-    [rho_s, rho_t]: [&Tensor; 2],
-    [counts_s, counts_t]: [&Tensor; 2],
-    [pairs, classes, depth]: [usize; 3],
-    momentum: f64,
-) -> Result<()> {
-    let (rho_s, rho_t) = (rho_s.as_slice::<T>()?, rho_t.as_slice::<T>()?);
-    let (counts_s, counts_t) = (counts_s.as_slice::<u32>()?, counts_t.as_slice::<u32>()?);
+fn update<T: Real>(xi: &mut Tensor, from: &DomainPrototypes, momentum: f64) -> Result<()> {
+    let [pairs, classes, depth] = from.extents;
+    let ([rho_s, rho_t], [counts_s, counts_t]) = (from.vectors.slices::<T>()?, from.counts.slices::<u32>()?);
     let (keep, take) = (T::of(momentum), T::of(1.0 - momentum));
     for (class, xi) in xi.as_mut_slice::<T>()?.chunks_exact_mut(depth.max(1)).enumerate() {
         let rows = (0..pairs).map(|pair| pair * classes + class);

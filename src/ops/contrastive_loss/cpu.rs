@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::{Problem, Saved};
+use super::{OP, Problem, Saved};
 use crate::{
-    Result, Tensor,
+    Error, Result, Tensor,
     ops::{
         cosine::{CELLS, Extents, Gradients, gradients, similarities, unit_rows},
         resize_labels::first_of_cell,
@@ -82,7 +82,7 @@ pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result
     }
     let loss = Tensor::full(&[], total / e.pairs.max(1) as f64, T::DTYPE, device)?;
     let (features, vectors) = (features.clone(), vectors.clone());
-    Ok((loss, Saved { features, vectors, inverse, g, a, b, scale }))
+    Ok((loss, Saved { features, vectors, inverse, g, a, b: Some(b), scale }))
 }
 
 pub(super) fn backward<T: Real>(
@@ -93,6 +93,7 @@ pub(super) fn backward<T: Real>(
     wanted: [bool; 2],
 ) -> Result<[Option<Tensor>; 2]> {
     let dloss = T::of(dloss.item()?);
+    let b = saved.b.as_ref().ok_or_else(|| Error::Internal(format!("{OP}: b was not kept")))?;
     let scale: Vec<T> = saved.scale.as_slice::<T>()?.iter().map(|&scale| scale * dloss).collect();
     let from = Gradients {
         extents,
@@ -101,7 +102,7 @@ pub(super) fn backward<T: Real>(
         inverse: saved.inverse.as_slice()?,
         g: saved.g.as_slice()?,
         a: saved.a.as_slice()?,
-        b: saved.b.as_slice()?,
+        b: b.as_slice()?,
         scale: &scale,
     };
     let mut df = wanted[0].then(|| features.empty_like()).transpose()?;

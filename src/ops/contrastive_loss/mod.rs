@@ -29,8 +29,8 @@ struct Saved {
     g: Tensor,
     /// sum_c g s [N,h,w].
     a: Tensor,
-    /// sum_p g s [N,C].
-    b: Tensor,
+    /// sum_p g s [N,C], of the CPU; kernels have it as <S, v rho>.
+    b: Option<Tensor>,
     /// 1 / (tau M N) [N], 0 where M = 0.
     scale: Tensor,
 }

@@ -5,8 +5,10 @@
 //! ```text
 //! s(p,c)    = u(p) v(c) <f(p), rho(c)>                        0 for a zero vector, -1 for an absent class
 //! df(p)     = u(p) ( sum_c g(p,c) v(c) rho(c)  -  a(p) u(p) f(p) )        a(p) = sum_c g(p,c) s(p,c)
-//! drho(c)   = v(c) ( sum_p g(p,c) u(p) f(p)    -  b(c) v(c) rho(c) )      b(c) = sum_p g(p,c) s(p,c)
+//! drho(c)   = v(c) ( S(c)  -  b(c) v(c) rho(c) )                          S(c) = sum_p g(p,c) u(p) f(p)
 //! ```
+//!
+//! with b(c) = sum_p g(p,c) s(p,c), which is <S(c), v(c) rho(c)>: kernels take the second form, which needs no sum of its own.
 //!
 //! where g = dL/ds, and g = 0 for absent classes. A vector whose norm is not above the clamp has no direction, and
 //! its gradient is 0. Norms are computed with a scale where squares would overflow.
@@ -24,7 +26,7 @@ pub(super) const EPSILON: f64 = 1e-12;
 
 /// The extents of features [N,h,w,d] against prototypes [N,C,d].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extents {
+pub(crate) struct Extents {
     pub pairs: usize,
     pub height: usize,
     pub width: usize,

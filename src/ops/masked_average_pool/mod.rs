@@ -39,14 +39,25 @@ pub enum PrototypeScope {
 
 /// How features [N,h,w,d] fall into pools, and to how many pairs each pool's prototypes go.
 #[derive(Clone, Copy)]
-struct Pools {
+pub(crate) struct Pools {
     pools: usize,
     /// Feature pixels of a pool.
     cells: usize,
     depth: usize,
     classes: usize,
     /// Equal copies of a pool's prototypes: pools * copies = N.
-    copies: usize,
+    pub copies: usize,
+}
+
+impl Pools {
+    /// Of features [N,h,w,d].
+    pub fn new([pairs, height, width, depth]: [usize; 4], classes: usize, scope: PrototypeScope) -> Self {
+        let cells = height * width;
+        match scope {
+            PrototypeScope::Pair => Self { pools: pairs, cells, depth, classes, copies: 1 },
+            PrototypeScope::Batch => Self { pools: pairs.min(1), cells: pairs * cells, depth, classes, copies: pairs },
+        }
+    }
 }
 
 /// Prototypes of `classes` classes from features [N,h,w,d] (f32, f64, bf16) and labels u8 [N,h,w] at the features'
@@ -93,11 +104,7 @@ pub fn masked_average_pool_scoped(
     if x.len() > i32::MAX as usize {
         return Err(Error::shape(OP, format!("features {:?} exceed 2^31 - 1 elements", x.shape())));
     }
-    let cells = height * width;
-    let pools = match scope {
-        PrototypeScope::Pair => Pools { pools: pairs, cells, depth, classes, copies: 1 },
-        PrototypeScope::Batch => Pools { pools: pairs.min(1), cells: pairs * cells, depth, classes, copies: pairs },
-    };
+    let pools = Pools::new([pairs, height, width, depth], classes, scope);
     let (vectors, counts) = forward(x, labels, pools)?;
     let (kept_labels, kept_counts) = (labels.clone(), counts.clone());
     let (dtype, shape) = (x.dtype(), x.shape().to_vec());

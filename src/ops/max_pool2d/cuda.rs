@@ -5,7 +5,7 @@ use half::bf16;
 use super::{OP, Problem};
 use crate::{
     DType, Error, Result, Tensor,
-    device::Launch,
+    device::{Launch, PACK_BYTES},
     kernels,
     tensor::{Element, In, Out, Val},
 };
@@ -18,6 +18,7 @@ pub(crate) struct Pool {
     kernel: [i32; 2],
     stride: [i32; 2],
     padding: [i32; 2],
+    packed: i32,
 }
 
 kernels! { "max_pool2d";
@@ -30,8 +31,8 @@ kernels! { "max_pool2d";
 }
 
 impl Problem {
-    /// For a kernel, whose indices have 31 bits.
-    fn for_device(&self) -> Result<Pool> {
+    /// For a kernel on elements of `size` bytes, whose indices have 31 bits; and how many channels each of its threads has.
+    fn for_device(&self, size: usize) -> Result<(Pool, usize)> {
         for shape in [self.input_shape(), self.output_shape()] {
             Launch::linear(OP, shape.iter().product())?;
         }
@@ -43,7 +44,9 @@ impl Problem {
         let extents = [self.height, self.width, self.channels, self.out_height, self.out_width];
         let pair = |pair: [usize; 2]| pair.map(|value| value as i32);
         let (kernel, stride, padding) = (pair(self.kernel), pair(self.stride), pair(self.padding));
-        Ok(Pool { extents: extents.map(|extent| extent as i32), kernel, stride, padding })
+        let width = if self.channels.is_multiple_of(PACK_BYTES / size) { PACK_BYTES / size } else { 1 };
+        let (extents, packed) = (extents.map(|extent| extent as i32), i32::from(width > 1));
+        Ok((Pool { extents, kernel, stride, padding, packed }, width))
     }
 }
 
@@ -51,16 +54,21 @@ pub(super) fn forward<T: Element>(x: &Tensor, problem: &Problem) -> Result<(Tens
     let shape = problem.output_shape();
     let mut y = Tensor::empty(&shape, T::DTYPE, x.device())?;
     let mut places = Tensor::empty(&shape, DType::U8, x.device())?;
-    let (launch, count) = (Launch::linear(OP, y.len())?, y.len() as i32);
-    // SAFETY: the tensors have the problem's shapes; the launch covers y.
-    unsafe { max_pool_forward::<T>(x.device(), launch, x, &mut y, &mut places, problem.for_device()?, count)? };
+    let (pool, width) = problem.for_device(size_of::<T>())?;
+    let threads = y.len() / width;
+    let launch = Launch::linear(OP, threads)?;
+    // SAFETY: the tensors have the problem's shapes; the launch covers y, `width` channels a thread.
+    unsafe { max_pool_forward::<T>(x.device(), launch, x, &mut y, &mut places, pool, threads as i32)? };
     Ok((y, places))
 }
 
 pub(super) fn backward<T: Element>(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
     let mut dx = Tensor::empty(&problem.input_shape(), T::DTYPE, dy.device())?;
-    let (launch, count) = (Launch::linear(OP, dx.len())?, dx.len() as i32);
-    // SAFETY: the tensors have the problem's shapes (the tape checks the gradient's); the launch covers dx.
-    unsafe { max_pool_backward::<T>(dy.device(), launch, dy, places, &mut dx, problem.for_device()?, count)? };
+    let (pool, width) = problem.for_device(size_of::<T>())?;
+    let threads = dx.len() / width;
+    let launch = Launch::linear(OP, threads)?;
+    // SAFETY: the tensors have the problem's shapes (the tape checks the gradient's); the launch covers dx, `width` channels
+    // a thread.
+    unsafe { max_pool_backward::<T>(dy.device(), launch, dy, places, &mut dx, pool, threads as i32)? };
     Ok(dx)
 }

@@ -4,12 +4,13 @@ use half::bf16;
 
 use super::OP;
 use crate::{
-    Result, Tensor,
-    device::Launch,
-    kernels,
-    ops::cosine::{
-        Extents,
-        cuda::{DeviceGradients, device_gradients, row_norms, tile_launch, tiles},
+    Result, Tensor, kernels,
+    ops::{
+        cosine::{
+            Extents,
+            cuda::{DeviceGradients, row_norms, tile_launch},
+        },
+        domain_pair::Halves,
     },
     tensor::{Element, In, Out, Val},
 };
@@ -19,12 +20,9 @@ kernels! { "pixel_prototype_similarity";
     fn pixel_similarity<T in f32 | f64 | bf16>(
         features: In<T>, vectors: In<T::Accumulator>, inverse: In<T::Accumulator>, vector_inverse: In<T::Accumulator>,
         counts: In<u32>, s: Out<T::Accumulator>, cells: Val<i32>, depth: Val<i32>, classes: Val<i32>);
-    /// g, a, and b by tiles.
+    /// g and a.
     fn similarity_sums<T in f32 | f64>(
-        s: In<T>, ds: In<T>, counts: In<u32>, g: Out<T>, a: Out<T>, part: Out<T>, cells: Val<i32>, classes: Val<i32>);
-    /// b from its tiles.
-    fn sum_tiles<T in f32 | f64>(
-        part: In<T>, total: Out<T>, classes: Val<i32>, tiles: Val<i32>, count: Val<i32>);
+        s: In<T>, ds: In<T>, counts: In<u32>, g: Out<T>, a: Out<T>, cells: Val<i32>, classes: Val<i32>);
 }
 
 pub(super) fn forward<T: Element>(features: &Tensor, vectors: &Tensor, counts: &Tensor, e: Extents) -> Result<Tensor> {
@@ -61,28 +59,13 @@ pub(super) fn backward<T: Element>(
     let (device, dtype) = (features.device(), T::Accumulator::DTYPE);
     let mut g = ds.empty_like()?;
     let mut a = Tensor::empty(&[e.pairs, e.height, e.width], dtype, device)?;
-    let mut part = Tensor::empty(&[e.pairs, tiles(e), e.classes], dtype, device)?;
-    let mut b = Tensor::empty(&[e.pairs, e.classes], dtype, device)?;
-    let [cells, classes, tiles] = [e.cells(), e.classes, tiles(e)].map(|extent| extent as i32);
+    let [cells, classes] = [e.cells(), e.classes].map(|extent| extent as i32);
+    let launch = tile_launch(OP, e)?;
     // SAFETY: s, ds and g have shape [N,h,w,C] (the tape checks the gradient's); a block a tile.
-    unsafe {
-        similarity_sums::<T::Accumulator>(
-            device,
-            tile_launch(OP, e)?,
-            s,
-            ds,
-            counts,
-            &mut g,
-            &mut a,
-            &mut part,
-            cells,
-            classes,
-        )?;
-    }
-    let (launch, count) = (Launch::linear(OP, b.len())?, b.len() as i32);
-    // SAFETY: `part` holds a row of classes for every tile; a thread an element of b.
-    unsafe { sum_tiles::<T::Accumulator>(device, launch, &part, &mut b, classes, tiles, count)? };
-    let inverse = row_norms::<T>(OP, features)?;
-    let from = DeviceGradients { extents: e, features, vectors, inverse: &inverse, g: &g, a: &a, b: &b, scale: None };
-    device_gradients::<T>(OP, &from, wanted)
+    unsafe { similarity_sums::<T::Accumulator>(device, launch, s, ds, counts, &mut g, &mut a, cells, classes)? };
+    let (inverse, vector_inverse) = (&row_norms::<T>(OP, features)?, &row_norms::<T::Accumulator>(OP, vectors)?);
+    let (features, g, a) = (&Halves::one(features), &g, &a);
+    let (extents, directions, scale) = (e, 1, None);
+    let from = DeviceGradients { extents, directions, features, vectors, vector_inverse, inverse, g, a, scale };
+    from.wanted::<T>(OP, wanted)
 }

@@ -16,8 +16,11 @@ pub(crate) mod cuda;
 pub(crate) mod math;
 
 use super::{
+    DomainPair,
     cross_entropy::{check_classes, count_labels},
+    domain_pair::Halves,
     upsample_bilinear::Resize,
+    weighted_sum,
 };
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
@@ -79,7 +82,11 @@ pub fn segmentation_loss(logits: &Var, labels: &Tensor, weights: SegmentationWei
     x.expect_same_device(labels, OP)?;
     let resize = Resize::new(OP, x, height, width)?;
     if !x.device().is_cpu() && !labels.is_empty() {
-        return on_kernels(logits, labels, &resize, weights);
+        let logits = &DomainPair::Together(logits.clone());
+        let losses = on_kernels(logits, &Halves::one(labels), &resize, &[weights], None)?;
+        let [means] = <[[Tensor; 2]; 1]>::try_from(losses.means).map_err(|_| no_means())?;
+        let [cross_entropy, entropy] = means;
+        return Ok(SegmentationLoss { total: losses.total, cross_entropy, entropy });
     }
     let outcome = on_cpu(x, labels, &resize, weights, logits.is_tracked())?;
     let gradient = outcome.gradient;
@@ -90,22 +97,92 @@ pub fn segmentation_loss(logits: &Var, labels: &Tensor, weights: SegmentationWei
     Ok(SegmentationLoss { total, cross_entropy: outcome.cross_entropy, entropy: outcome.entropy })
 }
 
+/// What [`segmentation_losses`] computes; scalars of shape [], in the logits' dtype (f32 for bf16 logits).
+pub struct SegmentationLosses {
+    /// The weighted sum of all.
+    pub total: Var,
+    /// Mean cross entropies of source and target, unweighted.
+    pub cross_entropy: [Tensor; 2],
+    /// Mean entropies of source and target in nats, unweighted.
+    pub entropy: [Tensor; 2],
+}
+
+/// [`segmentation_loss`] of source and target, each with its labels and weights, and the sum of both totals and of the scalar
+/// `plus`. Kernels take both domains in the same launches.
+///
+/// Errors: as [`segmentation_loss`]; domains that differ in shape or dtype; a `plus` of another dtype or shape than [].
+pub fn segmentation_losses(
+    logits: &DomainPair,
+    labels: [&Tensor; 2],
+    weights: [SegmentationWeights; 2],
+    plus: Option<&Var>,
+) -> Result<SegmentationLosses> {
+    let shape @ [images, _, _, classes] = logits.dims(OP)?;
+    let x = logits.vars()[0].value();
+    let [_, height, width] = labels[0].dims(OP)?;
+    if x.device().is_cpu() || labels[0].is_empty() {
+        let [source, target] = logits.parts()?;
+        let source = segmentation_loss(&source, labels[0], weights[0])?;
+        let target = segmentation_loss(&target, labels[1], weights[1])?;
+        let terms = [Some(&source.total), Some(&target.total), plus].into_iter().flatten();
+        let total = weighted_sum(&terms.map(|term| (term, 1.0)).collect::<Vec<_>>())?;
+        let cross_entropy = [source.cross_entropy, target.cross_entropy];
+        return Ok(SegmentationLosses { total, cross_entropy, entropy: [source.entropy, target.entropy] });
+    }
+    check_classes(OP, classes)?;
+    for labels in labels {
+        labels.expect_shape(&[images, height, width], OP, "labels")?;
+        x.expect_same_device(labels, OP)?;
+    }
+    if let Some(plus) = plus {
+        plus.value().expect_shape(&[], OP, "the scalar to add")?;
+    }
+    let resize = Resize::of(OP, shape, height, width)?;
+    let Losses { total, means } = on_kernels(logits, &Halves::two(labels), &resize, &weights, plus)?;
+    let [source, target] = <[[Tensor; 2]; 2]>::try_from(means).map_err(|_| no_means())?;
+    let ([source_ce, source_entropy], [target_ce, target_entropy]) = (source, target);
+    Ok(SegmentationLosses { total, cross_entropy: [source_ce, target_ce], entropy: [source_entropy, target_entropy] })
+}
+
+/// What kernels compute.
+struct Losses {
+    total: Var,
+    /// Cross entropy and entropy of each domain.
+    means: Vec<[Tensor; 2]>,
+}
+
+/// Of one domain for each of `weights`, whose logits and labels have the shapes of `resize`.
 fn on_kernels(
-    logits: &Var,
-    labels: &Tensor,
+    logits: &DomainPair,
+    labels: &Halves,
     resize: &Resize,
-    weights: SegmentationWeights,
-) -> Result<SegmentationLoss> {
-    let (x, tracked) = (logits.value(), logits.is_tracked());
-    let (scalars, parts) = with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, labels, resize, weights, tracked))?;
-    let [total, cross_entropy, entropy] = scalars;
-    let (shape, dtype) = (x.shape().to_vec(), x.dtype());
-    let total = Var::record(OP, total, [logits], move |seed, _| {
-        let parts = parts.ok_or_else(no_gradient)?;
-        let dx = with_float!(dtype, OP, T => cuda::backward::<T>(&parts, &shape, &seed))?;
-        Ok([Some(dx)])
+    weights: &[SegmentationWeights],
+    plus: Option<&Var>,
+) -> Result<Losses> {
+    let (x, elements) = (logits.halves(), resize.input_shape().iter().product());
+    let dtype = x.first.dtype();
+    let (added, tracked) = (plus.map(Var::value), logits.vars().iter().any(Var::is_tracked));
+    let inputs = cuda::Inputs { logits: &x, labels, resize, weights, plus: added, tracked };
+    let cuda::Outputs { total, means, parts } = with_float!(dtype, OP, T => cuda::forward::<T>(&inputs))?;
+    let parents: Vec<&Var> = logits.vars().iter().chain(plus).collect();
+    let with_plus = plus.is_some();
+    let total = Var::record_many(OP, total, &parents, move |seed, _| {
+        let mut gradients = match parts {
+            Some(parts) => {
+                let mut dx = x.empty_like()?;
+                with_float!(dtype, OP, T => cuda::backward::<T>(&parts, elements, &seed, &mut dx))?;
+                dx.into_gradients()
+            }
+            None => vec![None; if x.second.is_some() { 2 } else { 1 }],
+        };
+        gradients.extend(with_plus.then_some(Some(seed)));
+        Ok(gradients)
     })?;
-    Ok(SegmentationLoss { total, cross_entropy, entropy })
+    Ok(Losses { total, means })
+}
+
+fn no_means() -> Error {
+    Error::Internal(format!("{OP}: a domain's means are missing"))
 }
 
 fn no_gradient() -> Error {

@@ -7,7 +7,7 @@ use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
-    tensor::{Element, In, Out, Val},
+    tensor::{Element, In, Inout, Out, Val},
 };
 
 kernels! { "sum_channel_groups";
@@ -18,6 +18,10 @@ kernels! { "sum_channel_groups";
     /// dx[row][g channels + k] = dy[row][k].
     fn sum_channel_groups_backward<T in f32 | f64 | bf16>(
         dy: In<T>, dx: Out<T>, channels: Val<i32>, groups: Val<i32>, count: Val<i32>
+    );
+    /// dx[row][g channels + k] += dy[row][k].
+    fn sum_channel_groups_add<T in f32 | f64 | bf16>(
+        dy: In<T>, dx: Inout<T>, channels: Val<i32>, groups: Val<i32>, count: Val<i32>
     );
 }
 
@@ -33,12 +37,21 @@ pub(super) fn forward<T: Element>(x: &Tensor, groups: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-pub(super) fn backward<T: Element>(dy: &Tensor, groups: usize) -> Result<Tensor> {
+pub(super) fn backward<T: Element>(dy: &Tensor, groups: usize, so_far: Option<Tensor>) -> Result<Tensor> {
     let [n, h, w, channels] = dy.dims(OP)?;
-    let mut dx = Tensor::empty(&[n, h, w, groups * channels], T::DTYPE, dy.device())?;
-    let launch = Launch::linear(OP, dx.len())?;
+    let (device, adds) = (dy.device(), so_far.is_some());
+    let mut dx = match so_far {
+        Some(so_far) => so_far,
+        None => Tensor::empty(&[n, h, w, groups * channels], T::DTYPE, device)?,
+    };
+    let launch = Launch::packs(OP, dx.len(), T::DTYPE.size())?;
     let [channels, g, count] = [channels, groups, dx.len()].map(|extent| extent as i32);
     // SAFETY: dx has the rows of dy and `groups` times its channels; the launch covers dx.
-    unsafe { sum_channel_groups_backward::<T>(dy.device(), launch, dy, &mut dx, channels, g, count)? };
+    unsafe {
+        match adds {
+            true => sum_channel_groups_add::<T>(device, launch, dy, &mut dx, channels, g, count)?,
+            false => sum_channel_groups_backward::<T>(device, launch, dy, &mut dx, channels, g, count)?,
+        }
+    }
     Ok(dx)
 }

@@ -23,7 +23,12 @@ pub fn sum_channel_groups(x: &Var, groups: usize) -> Result<Var> {
     if groups == 0 || channels % groups != 0 {
         return Err(Error::shape(OP, format!("{channels} channels are no {groups} groups of one size")));
     }
-    Var::record(OP, forward(x.value(), groups)?, [x], move |dy, _| Ok([Some(backward(&dy, groups)?)]))
+    let shape = x.value().shape().to_vec();
+    Var::record_adding(OP, forward(x.value(), groups)?, &[x], move |dy, demands| {
+        // What has another shape is left for the tape to refuse.
+        let so_far = demands[0].so_far.take_if(|so_far| so_far.shape() == shape);
+        Ok(vec![Some(backward(&dy, groups, so_far)?)])
+    })
 }
 
 fn forward(x: &Tensor, groups: usize) -> Result<Tensor> {
@@ -36,9 +41,13 @@ fn forward(x: &Tensor, groups: usize) -> Result<Tensor> {
     with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, groups))
 }
 
-fn backward(dy: &Tensor, groups: usize) -> Result<Tensor> {
+/// The gradient, added to `so_far` where there is one.
+fn backward(dy: &Tensor, groups: usize, so_far: Option<Tensor>) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, groups));
+        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, groups, so_far));
     }
-    with_float!(dy.dtype(), OP, T => cpu::backward::<T>(dy, groups))
+    let dx = with_float!(dy.dtype(), OP, T => cpu::backward::<T>(dy, groups))?;
+    let Some(mut sum) = so_far else { return Ok(dx) };
+    sum.accumulate(&dx)?;
+    Ok(sum)
 }

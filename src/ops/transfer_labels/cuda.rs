@@ -7,10 +7,7 @@ use crate::{
     DType, Error, Result, Tensor,
     device::Launch,
     kernels,
-    ops::cosine::{
-        Extents,
-        cuda::{row_norms, tile_launch},
-    },
+    ops::cosine::{Extents, cuda::tile_launch},
     tensor::{Element, In, Out, Val},
 };
 
@@ -18,8 +15,8 @@ kernels! { "transfer_labels";
     /// Labels by similarity.
     fn transfer_tiles<T in f32 | f64 | bf16>(
         features: In<T>, vectors: In<T::Accumulator>, vector_inverse: In<T::Accumulator>, present: In<u8>,
-        inverse: Out<T::Accumulator>, s: Out<T::Accumulator>, labels: Out<u8>, cells: Val<i32>, depth: Val<i32>,
-        classes: Val<i32>, over_tau: Val<T::Accumulator>, threshold: Val<T::Accumulator>);
+        inverse: Out<T::Accumulator>, s: Out<T::Accumulator>, labels: Out<u8>, skip: Val<i32>, cells: Val<i32>,
+        depth: Val<i32>, classes: Val<i32>, over_tau: Val<T::Accumulator>, threshold: Val<T::Accumulator>);
     /// Static labels, filled with dynamic ones.
     fn hybrid(
         fixed: In<u8>, dynamic: In<u8>, out: Out<u8>, rows: Val<i32>, columns: Val<i32>, height: Val<i32>,
@@ -36,19 +33,26 @@ fn number<A: Element>(value: f64) -> Result<A> {
     Ok(bytemuck::pod_read_unaligned(&bytes))
 }
 
-pub(super) fn transfer<T: Element>(
+/// Prototypes [N,C,d] that exist where `present` u8 [N,C] is 1, and their inverse norms.
+pub(crate) struct TransferFrom<'a> {
+    pub prototypes: &'a Tensor,
+    pub inverse: &'a Tensor,
+    pub present: &'a Tensor,
+}
+
+/// Labels u8 [N,h,w] of the images of `features` after the first `skip`; `cutoffs` are temperature and threshold.
+pub(crate) fn transfer<T: Element>(
     features: &Tensor,
-    prototypes: &Tensor,
-    present: &Tensor,
+    skip: usize,
+    from: &TransferFrom,
     e: Extents,
     [temperature, threshold]: [f64; 2],
 ) -> Result<Tensor> {
     let (device, dtype) = (features.device(), T::Accumulator::DTYPE);
-    let vector_inverse = row_norms::<T::Accumulator>(OP, prototypes)?;
     let mut inverse = Tensor::empty(&[e.pairs, e.cells()], dtype, device)?;
     let mut s = Tensor::empty(&[e.pairs, e.cells(), e.classes], dtype, device)?;
     let mut labels = Tensor::empty(&[e.pairs, e.height, e.width], DType::U8, device)?;
-    let [cells, depth, classes] = [e.cells(), e.depth, e.classes].map(|extent| extent as i32);
+    let [skip, cells, depth, classes] = [skip, e.cells(), e.depth, e.classes].map(|extent| extent as i32);
     let (over_tau, threshold) = (number(1.0 / temperature)?, number(threshold)?);
     // SAFETY: the operation checked all shapes; a block a tile.
     unsafe {
@@ -56,12 +60,13 @@ pub(super) fn transfer<T: Element>(
             device,
             tile_launch(OP, e)?,
             features,
-            prototypes,
-            &vector_inverse,
-            present,
+            from.prototypes,
+            from.inverse,
+            from.present,
             &mut inverse,
             &mut s,
             &mut labels,
+            skip,
             cells,
             depth,
             classes,

@@ -10,8 +10,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::{contrastive_loss::check_temperature, cosine::Extents};
-use crate::{DType, Error, Result, Tensor, with_float, with_real};
+use super::{
+    contrastive_loss::check_temperature,
+    cosine::{Extents, cuda::row_norms},
+};
+use crate::{DType, Error, Result, Tensor, tensor::Element, with_float, with_real};
 
 const OP: &str = "transfer_labels";
 
@@ -45,8 +48,10 @@ pub fn transfer_labels(
     check_temperature(OP, temperature)?;
     let cutoffs = [temperature, threshold];
     if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T =>
-            cuda::transfer::<T>(features, prototypes, present, extents, cutoffs));
+        return with_float!(features.dtype(), OP, T => {
+            let inverse = &row_norms::<<T as Element>::Accumulator>(OP, prototypes)?;
+            cuda::transfer::<T>(features, 0, &cuda::TransferFrom { prototypes, inverse, present }, extents, cutoffs)
+        });
     }
     if features.dtype() == DType::Bf16 {
         return transfer_labels(&features.to_dtype(DType::F32)?, prototypes, present, temperature, threshold);

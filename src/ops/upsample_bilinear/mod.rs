@@ -26,7 +26,11 @@ pub(crate) struct Resize {
 
 impl Resize {
     pub fn new(op: &'static str, x: &Tensor, height: usize, width: usize) -> Result<Self> {
-        let [images, h, w, channels] = x.dims(op)?;
+        Self::of(op, x.dims(op)?, height, width)
+    }
+
+    /// Of an input [N,h,w,C].
+    pub fn of(op: &'static str, [images, h, w, channels]: [usize; 4], height: usize, width: usize) -> Result<Self> {
         Ok(Self { images, rows: Axis::new(op, h, height)?, columns: Axis::new(op, w, width)?, channels })
     }
 
