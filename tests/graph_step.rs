@@ -8,7 +8,7 @@ use bicl::{
     nn::Precision,
     train::{Config, Network, Preset, Stepper},
 };
-use common::{Rng, all_devices, assert_same_bits};
+use common::{Rng, all_devices, assert_same_bits, kernel_devices};
 
 fn batch(rng: &mut Rng, side: usize, classes: usize) -> Batch {
     Batch {
@@ -122,5 +122,36 @@ fn a_step_with_a_bad_loss_changes_nothing() {
             clean.1.adapt(&mut clean.0, &config, source, target, 0.01).unwrap();
         }
         assert_equal(&spoilt, &clean);
+    }
+}
+
+/// Losses of every step, and what fifty of them make of a network; captured.
+fn fifty_steps(device: &Device) -> (Vec<Vec<(&'static str, f64)>>, (Network, Stepper)) {
+    let config = config(Precision::Bf16);
+    let mut run = (Network::new(&config.model, config.precision, 6, device).unwrap(), Stepper::new().captured(true));
+    let mut rng = Rng(11);
+    let losses = (0..50).map(|k| {
+        let [source, target] = [(); 2].map(|()| batch(&mut rng, 16, config.model.classes));
+        let rate = 0.01 * (1.0 - f64::from(k) / 50.0);
+        run.1.adapt(&mut run.0, &config, source, target, rate).unwrap()
+    });
+    (losses.collect(), run)
+}
+
+/// On one GPU, and in the emulator under different orders of the threads.
+#[test]
+fn three_runs_of_fifty_steps_have_the_same_bits() {
+    let devices = devices();
+    let emulated: Vec<Device> = kernel_devices().into_iter().filter(Device::is_emulated).take(3).collect();
+    let gpus = devices.into_iter().filter(Device::is_cuda).map(|device| vec![device; 3]);
+    for devices in gpus.chain([emulated]) {
+        let runs: Vec<_> = devices.iter().map(fifty_steps).collect();
+        assert_eq!(runs.len(), 3);
+        let (first, others) = runs.split_first().unwrap();
+        assert!(first.0.iter().flatten().all(|(_, loss)| loss.is_finite()), "{:?}", first.0);
+        for other in others {
+            assert_eq!(first.0, other.0, "losses");
+            assert_equal(&first.1, &other.1);
+        }
     }
 }
