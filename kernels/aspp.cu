@@ -200,7 +200,8 @@ __device__ __forceinline__ void weight_gradient(const T* packed, const T* x, flo
 
 // clang-format off
 #define DATA(T, suffix, name, ...)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_data_gradient_##name##_##suffix(                  \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                        \
+      aspp_data_gradient_##name##_##suffix(                                                                        \
       const T* __restrict__ packed, const T* __restrict__ w0, const T* __restrict__ w1, const T* __restrict__ w2,  \
       const T* __restrict__ w3, T* __restrict__ dx, const T* __restrict__ x, const T* __restrict__ y,              \
       const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \

@@ -3,13 +3,13 @@
 mod common;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
 use bicl::{
     DType, Device, Result, Tensor,
-    autograd::{Tape, Var},
+    autograd::{Offer, Tape, Var},
     ops,
 };
 use common::{all_devices, of_dtype, wide};
@@ -162,4 +162,41 @@ fn memory_is_freed() {
     assert_eq!(Arc::strong_count(&stored), 2, "a variable keeps its tape");
     drop(unused);
     assert_eq!(Arc::strong_count(&stored), 1);
+}
+
+/// Who completes a gradient sees the offer, and nobody else; what it holds is freed with the pass.
+#[test]
+fn offers_go_to_the_last_contribution() {
+    let device = Device::cpu();
+    let tape = Tape::new(&device);
+    let x = tape.variable(scalar(1.0, &device));
+    let offer: Offer = Arc::new("offered");
+    let y = ops::scale(&x, 2.0).unwrap().offering(offer.clone());
+    let seen: Arc<Mutex<Vec<(&str, bool)>>> = Arc::default();
+    let reads = |name: &'static str, parents: &[&Var]| {
+        let (seen, count) = (seen.clone(), parents.len());
+        Var::record_adding(name, scalar(0.0, &device), parents, move |dy, demands| {
+            let offered = demands.iter().any(|demand| {
+                demand.offer.as_ref().is_some_and(|offer| offer.downcast_ref::<&str>() == Some(&"offered"))
+            });
+            seen.lock().unwrap().push((name, offered));
+            Ok(vec![Some(dy); count])
+        })
+        .unwrap()
+    };
+    let (first, twice, unused, last) =
+        (reads("first", &[&y]), reads("twice", &[&y, &y]), reads("unused", &[&y]), reads("last", &[&y]));
+    let sum = ops::add(&ops::add(&first, &twice).unwrap(), &last).unwrap();
+    let gradients = tape.backward(&sum).unwrap();
+    // In reverse: the operation recorded first contributes last, and the one that leads nowhere never does.
+    assert_eq!(*seen.lock().unwrap(), [("last", false), ("twice", false), ("first", true)]);
+    assert_eq!(gradients.get(&x).unwrap().item().unwrap(), 8.0);
+    assert_eq!(Arc::strong_count(&offer), 1, "the pass frees it");
+    drop(unused);
+    // An operation with the same parent twice gives two contributions, neither of which is the whole.
+    let tape = Tape::new(&device);
+    let y = ops::scale(&tape.variable(scalar(1.0, &device)), 2.0).unwrap().offering(offer);
+    seen.lock().unwrap().clear();
+    tape.backward(&reads("twice", &[&y, &y])).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [("twice", false)]);
 }

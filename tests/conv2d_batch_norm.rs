@@ -117,6 +117,60 @@ fn a_variable_scale_is_left_to_batch_norm() {
     assert_eq!((passes(Scale::Constant), passes(Scale::Variable)), (0, 1));
 }
 
+/// Two of them, one behind the other: the second's data gradient masks and scales that of the first, where that has a residual
+/// masks it alone. Gradients of x, both filters and the residual.
+fn chain(residual: bool, relu: bool, fused: bool, device: &Device, dtype: DType) -> Vec<Tensor> {
+    let mut rng = Rng(92);
+    let tape = Tape::new(device).with_tf32();
+    let mut real = |shape: &[usize], dtype| rng.reals(shape, dtype, device);
+    let x = tape.variable(real(&[2, 7, 9, 16], dtype));
+    let w = [(); 2].map(|()| tape.variable(real(&[16, 3, 3, 16], dtype)));
+    let other = tape.variable(real(&[2, 7, 9, 16], dtype));
+    let vector = Tensor::full(&[16], 1.5, DType::F32, device).unwrap();
+    let (scale, shift) = (tape.constant(real(&[16], DType::F32)), tape.constant(real(&[16], DType::F32)));
+    let dy = real(&[2, 7, 9, 16], dtype);
+    let norm = |residual| BatchNormSpec {
+        mode: BatchNormMode::Running { mean: &vector, variance: &vector, epsilon: 1e-5 },
+        residual,
+        relu,
+        moments: None,
+    };
+    let y =
+        conv2d_batch_norm(&x, &w[0], None, &spec(1, 1), [&scale, &shift], &norm(residual.then_some(&other))).unwrap().y;
+    // Something that hands the gradient through leaves it to a pass of its own.
+    let y = if fused { y } else { ops::scale(&y, 1.0).unwrap() };
+    let y = conv2d_batch_norm(&y, &w[1], None, &spec(1, 1), [&scale, &shift], &norm(None)).unwrap().y;
+    let mut gradients = tape.backward_with(&y, dy).unwrap();
+    [&x, &w[0], &w[1], &other].into_iter().filter_map(|var| gradients.take(var)).collect()
+}
+
+#[test]
+fn gradients_are_masked_and_scaled_on_the_way() {
+    for device in all_devices() {
+        for (residual, relu) in [(false, true), (true, true), (false, false), (true, false)] {
+            for dtype in [DType::Bf16, DType::F32] {
+                let [got, want] = [true, false].map(|fused| chain(residual, relu, fused, &device, dtype));
+                assert_eq!(got.len(), 3 + usize::from(residual));
+                for (part, (got, want)) in got.iter().zip(&want).enumerate() {
+                    assert_same_bits(
+                        got,
+                        want,
+                        &format!("residual {residual}, relu {relu}, {dtype}, part {part} on {device}"),
+                    );
+                }
+            }
+        }
+    }
+    let passes = |residual, fused| {
+        let device = Device::plan();
+        device.as_plan().unwrap().start();
+        chain(residual, true, fused, &device, DType::Bf16);
+        device.as_plan().unwrap().counts().kernels.get("batch_norm_backward_bf16").map_or(0, |count| count.launches)
+    };
+    // The last of the chain has nobody behind it.
+    assert_eq!((passes(false, true), passes(false, false), passes(true, true)), (1, 2, 2));
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     for device in all_devices() {

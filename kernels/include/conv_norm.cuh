@@ -3,12 +3,12 @@
 #include "conv_mma.cuh"
 #include "normalize.cuh"
 
-// The images come in `groups` with statistics of their own.
+// The images come in `groups` with statistics of their own. `scaled` is for gradients by given statistics alone.
 struct NormParams {
-  int groups, relu;
+  int groups, relu, scaled;
   float epsilon;
 };
-static_assert(sizeof(NormParams) == 12, "src/ops/batch_norm/after_conv.rs declares the same");
+static_assert(sizeof(NormParams) == 16, "src/ops/batch_norm/after_conv.rs declares the same");
 
 // Mean and variance are [groups, channels], scale and shift [channels].
 struct NormVectors {

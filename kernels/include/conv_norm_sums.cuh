@@ -5,10 +5,13 @@
 //
 // with x, the batch norm's input, and the mask as in batch_norm_sums. g is stored in the gradient's place. A piece is a tile's
 // rows; its sums run in an order fixed by the tile.
+//
+// By given statistics there are no sums, and g, or where nothing else wants it g scale / sqrt(variance + epsilon), is all.
 #pragma once
 #include "conv_norm.cuh"
 
-// None where `sums` is null. x and y have the extents of the gradient; y is null where x tells the mask.
+// None where the mean is null, and no sums where `sums` is. x and y have the extents of the gradient; y is null where x tells the
+// mask, x where there are no sums.
 template <class T>
 struct NormBefore {
   const T *x, *y;
@@ -104,6 +107,18 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
     NormSums<T, Tile> taken(norm, p, group, start, count);
     each([&](int at, const Vector<T>& g) { taken.store(dx, at, g); });
     taken.finish(shared, piece, start, count);
+  } else if (norm.vectors.mean) {
+    ColumnNorms<T, Tile> columns(norm.vectors, p, group, start, count);
+    each([&](int at, Vector<T> g) {
+      Vector<T> out = {};
+      if (norm.y) out = load_pack<CHUNK<T>>(norm.y + at);
+#pragma unroll
+      for (int e = 0; e < CHUNK<T>; e++) {
+        float masked = !p.relu || to_acc(out.at[e]) > 0 ? to_acc(g.at[e]) : 0.0f;
+        g.at[e] = from_acc<T>(p.scaled ? masked * columns.slope[e] : masked);
+      }
+      store_pack(dx + at, g);
+    });
   } else {
     each([&](int at, const Vector<T>& g) { store_pack(dx + at, g); });
   }

@@ -235,7 +235,7 @@ impl Var {
     }
 
     /// The same, with an offer to whoever completes its gradient: see [`Demand::offer`].
-    pub(crate) fn offering(self, offer: Offer) -> Var {
+    pub fn offering(self, offer: Offer) -> Var {
         if let Some(node) = self.node {
             self.tape.nodes()[node].offer = Some(offer);
         }

@@ -1,7 +1,8 @@
 //! A convolution and the batch norm after it, in as few passes as the kernels can.
 
 use super::{
-    Affine, BatchNormMode, BatchNormOutput, BatchNormSpec, Saved, Statistics, Wanted, batch_norm_with, check, normalise,
+    Affine, BatchNormMode, BatchNormOutput, BatchNormSpec, Saved, Statistics, Wanted, batch_norm_with, check,
+    gradient_offer::GradientOffer, normalise,
 };
 use crate::{
     DType, Result, Tensor,
@@ -20,16 +21,23 @@ const OP: &str = "conv2d_batch_norm";
 pub(crate) struct NormParams {
     groups: i32,
     relu: i32,
+    scaled: i32,
     epsilon: f32,
 }
 
 impl NormParams {
     /// Of no batch norm.
-    pub const NONE: Self = Self { groups: 1, relu: 0, epsilon: 0.0 };
+    pub const NONE: Self = Self { groups: 1, relu: 0, scaled: 0, epsilon: 0.0 };
 
     pub(super) fn new(affine: &Affine, relu: bool) -> Self {
         let statistics = &affine.statistics;
-        Self { groups: statistics.groups as i32, relu: i32::from(relu), epsilon: statistics.epsilon as f32 }
+        let (groups, relu) = (statistics.groups as i32, i32::from(relu));
+        Self { groups, relu, scaled: 0, epsilon: statistics.epsilon as f32 }
+    }
+
+    /// For a gradient that is to be scaled where it is masked.
+    pub(super) fn scaled(self, scaled: bool) -> Self {
+        Self { scaled: i32::from(scaled), ..self }
     }
 }
 
@@ -95,10 +103,19 @@ pub fn conv2d_batch_norm(
     let kept = Kept::new(problem, x, w);
     let has_residual = norm.residual.is_some();
     // The convolution's output is gone: y tells the ReLU's mask.
-    let saved = Saved { x: None, y: norm.relu.then(|| y.clone()), affine, relu: norm.relu, has_residual };
+    let mut saved = Saved { x: None, y: norm.relu.then(|| y.clone()), affine, relu: norm.relu, has_residual };
     let parents: Vec<&Var> = [Some(x), Some(w), bias, norm.residual].into_iter().flatten().collect();
     let of_conv = parents.len() - usize::from(has_residual);
+    let offer = GradientOffer::by_given(&saved, &y);
+    let answer = offer.clone();
     let y = Var::record_adding(OP, y, &parents, move |dy, demands| {
+        let masked = answer.and_then(|offer| offer.take_answer()).is_some();
+        if masked && !has_residual {
+            return kept.gradients(&dy, demands);
+        }
+        if masked {
+            (saved.relu, saved.y) = (false, None);
+        }
         let (conv, residual) = demands.split_at_mut(of_conv);
         let wanted = Wanted {
             x: conv.iter().any(|demand| demand.wanted),
@@ -114,5 +131,9 @@ pub fn conv2d_batch_norm(
         }
         Ok(gradients)
     })?;
+    let y = match offer {
+        Some(offer) => y.offering(offer),
+        None => y,
+    };
     Ok(BatchNormOutput { y, mean: mean.clone(), variance: variance.clone() })
 }

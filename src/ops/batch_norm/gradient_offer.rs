@@ -1,7 +1,8 @@
 //! The first half of the backward pass, offered to the convolution that reads y.
 //!
 //! The pass begins with two sums over the whole gradient, for which it must be read once more than the rest needs. Who writes
-//! the last contribution to it has it at hand: it can mask it by the ReLU and take the sums on the way.
+//! the last contribution to it has it at hand: it can mask it by the ReLU and take the sums on the way. By given statistics
+//! there are no sums, and masking, or scaling too, is all that there is to do.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,13 +11,24 @@ use crate::{DType, Result, Tensor, autograd::Offer};
 
 /// What a batch norm wants of its gradient; [`NormBefore::answer`] says that it was done.
 pub(in crate::ops) struct GradientOffer {
-    /// The batch norm's input.
-    x: Tensor,
+    /// Of the gradient.
+    shape: Vec<usize>,
+    dtype: DType,
+    /// The batch norm's input, for the sums.
+    x: Option<Tensor>,
     /// Its output, where x does not tell the ReLU's mask.
     y: Option<Tensor>,
     affine: Affine,
-    relu: bool,
-    answer: Mutex<Option<Tensor>>,
+    params: NormParams,
+    answer: Mutex<Option<Answer>>,
+}
+
+/// What has been done.
+pub(super) enum Answer {
+    /// The gradient is masked, and these are its sums by piece: f32 [groups,pieces,2,C], sum g and sum g (x - mean).
+    Sums(Tensor),
+    /// The gradient is masked and, if that was asked for, scaled.
+    Masked,
 }
 
 /// The arguments of a kernel that takes the sums, or of one that has none to take.
@@ -34,15 +46,27 @@ pub(in crate::ops) struct NormBefore<'a> {
 }
 
 impl GradientOffer {
-    /// Where the pass needs sums, on a device whose kernels can take them.
-    pub(super) fn of(saved: &Saved) -> Option<Arc<Self>> {
-        let x = saved.x.clone().filter(|x| !x.device().is_cpu() && saved.affine.statistics.from_batch)?;
-        let (y, affine, relu) = (saved.y.clone(), saved.affine.clone(), saved.relu);
-        Some(Arc::new(Self { x, y, affine, relu, answer: Mutex::default() }))
+    /// By the batch's statistics, on a device whose kernels can take the sums.
+    pub(super) fn by_batch(saved: &Saved, y: &Tensor) -> Option<Arc<Self>> {
+        let x = saved.x.as_ref().filter(|_| saved.affine.statistics.from_batch)?;
+        Self::new(saved, y, Some(x.clone()), false)
     }
 
-    /// The sums by piece, as [`NormBefore::sums`], if the gradient came masked.
-    pub(super) fn take_answer(&self) -> Option<Tensor> {
+    /// By given statistics, with a constant scale and shift: where no residual wants the masked gradient, scaled too.
+    pub(super) fn by_given(saved: &Saved, y: &Tensor) -> Option<Arc<Self>> {
+        let scaled = !saved.has_residual;
+        if scaled || saved.relu { Self::new(saved, y, None, scaled) } else { None }
+    }
+
+    fn new(saved: &Saved, image: &Tensor, x: Option<Tensor>, scaled: bool) -> Option<Arc<Self>> {
+        let (affine, y) = (saved.affine.clone(), saved.y.clone());
+        let params = NormParams::new(&affine, saved.relu).scaled(scaled);
+        let (shape, dtype, answer) = (image.shape().to_vec(), image.dtype(), Mutex::default());
+        (!image.device().is_cpu()).then(|| Arc::new(Self { shape, dtype, x, y, affine, params, answer }))
+    }
+
+    /// What became of it.
+    pub(super) fn take_answer(&self) -> Option<Answer> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -51,29 +75,30 @@ impl<'a> NormBefore<'a> {
     /// Takes up what was offered for the gradient that will be whole in `dx`, if it is a batch norm's.
     pub fn taken(offer: Option<&'a Offer>, dx: &Tensor) -> Self {
         let norm = offer.and_then(|offer| offer.downcast_ref::<GradientOffer>());
-        let Some(norm) = norm.filter(|norm| norm.x.shape() == dx.shape() && norm.x.dtype() == dx.dtype()) else {
+        let Some(norm) = norm.filter(|norm| norm.shape == dx.shape() && norm.dtype == dx.dtype()) else {
             let params = NormParams::NONE;
             return Self { offer: None, x: None, y: None, vectors: [None; 4], groups: 1, params, sums: None };
         };
-        let (affine, groups) = (&norm.affine, norm.affine.statistics.groups);
-        let (vectors, params) = (affine.vectors().map(Some), NormParams::new(affine, norm.relu));
-        Self { offer: Some(norm), x: Some(&norm.x), y: norm.y.as_ref(), vectors, groups, params, sums: None }
+        let (vectors, groups) = (norm.affine.vectors().map(Some), norm.affine.statistics.groups);
+        let (x, y, params) = (norm.x.as_ref(), norm.y.as_ref(), norm.params);
+        Self { offer: Some(norm), x, y, vectors, groups, params, sums: None }
     }
 
     /// Makes room for the sums of `pieces` pieces a group.
     pub fn with_room(mut self, pieces: usize) -> Result<Self> {
-        let room = |norm: &GradientOffer| {
-            let channels = norm.affine.scale.len();
-            Tensor::empty(&[self.groups, pieces, 2, channels], DType::F32, norm.x.device())
+        let room = |x: &Tensor| {
+            let channels = x.shape().last().copied().unwrap_or(0);
+            Tensor::empty(&[self.groups, pieces, 2, channels], DType::F32, x.device())
         };
-        self.sums = self.offer.map(room).transpose()?;
+        self.sums = self.x.map(room).transpose()?;
         Ok(self)
     }
 
     /// Tells the batch norm that the kernel was launched.
     pub fn answer(self) {
         if let Some(offer) = self.offer {
-            *offer.answer.lock().unwrap_or_else(PoisonError::into_inner) = self.sums;
+            let answer = self.sums.map_or(Answer::Masked, Answer::Sums);
+            *offer.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         }
     }
 }

@@ -25,6 +25,8 @@ pub use after_conv::conv2d_batch_norm;
 pub(super) use after_conv::{NormAfter, NormParams};
 pub(super) use gradient_offer::NormBefore;
 
+use gradient_offer::{Answer, GradientOffer};
+
 use super::PieceMoments;
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
@@ -135,11 +137,14 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     };
     let mut parents = vec![x, scale, shift];
     parents.extend(spec.residual);
-    let offer = gradient_offer::GradientOffer::of(&saved);
+    let offer = GradientOffer::by_batch(&saved, &y);
     let answer = offer.clone();
     let y = Var::record_many(OP, y, &parents, move |dy, wanted| {
-        let sums = answer.and_then(|offer| offer.take_answer());
-        saved.backward(dy, sums.as_ref(), wanted)
+        let pieces = match answer.and_then(|offer| offer.take_answer()) {
+            Some(Answer::Sums(pieces)) => Some(pieces),
+            _ => None,
+        };
+        saved.backward(dy, pieces.as_ref(), wanted)
     })?;
     let y = match offer {
         Some(offer) => y.offering(offer),
