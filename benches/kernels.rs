@@ -6,11 +6,13 @@
 //!
 //! An operation adds its rows with one line in `main` and a file in benches/kernels/. On a GPU times come from events,
 //! on the CPU from the clock; inputs rotate through more memory than the last-level cache holds; the median is
-//! printed, with the rate and its share of the ceiling: the copy rate measured at the start, or the matrix rate
-//! (of one large product on the CPU; of the data sheet on an H200, dense, ordinary units for f32 and f64).
+//! printed, with the rate and its share of the ceiling: the rate of a copy or of one large matrix product of the same dtype,
+//! whichever share is larger; both are measured at the start, and are rows of the JSON file.
 
 #[path = "kernels/aspp.rs"]
 mod aspp;
+#[path = "kernels/ceilings.rs"]
+mod ceilings;
 #[path = "kernels/conv2d.rs"]
 mod conv2d;
 #[path = "kernels/harness.rs"]

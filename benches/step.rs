@@ -8,10 +8,15 @@
 //!
 //! Every row is first verified (finite losses; the same bits from the same start twice), warmed up, then timed.
 //! A JSON line holds op, shape, direction, dtype, device (the key that tools/bench_pytorch.py shares, so that
-//! tools/join_bench.py can set both side by side), and ms (the median), least_ms, reps, threads, peak_mib.
+//! tools/join_bench.py can set both side by side), and ms (the median), least_ms, reps, threads, peak_mib; a training step also
+//! its floating-point operations and, on a GPU, what each kernel launches and moves, of which join_bench.py makes the breakdown
+//! by operation.
 //! Inputs come from a seeded generator: normal pixels and features; labels in 9 x 9 regions of a random class, one in ten
 //! of them 255. Steps are timed by the wall clock around the synchronised device, uploads of the batch included; on a GPU
 //! the losses are timed by events.
+
+#[path = "step/work.rs"]
+mod work;
 
 use std::{io::Write, path::PathBuf, time::Instant};
 
@@ -27,7 +32,7 @@ use bicl::{
     train::{Config, Network, Preset, Stepper},
 };
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Regions of labels along each side of an image.
 const REGIONS: usize = 9;
@@ -70,6 +75,8 @@ struct Row {
     shape: String,
     direction: &'static str,
     dtype: DType,
+    /// What is known of its work beside its time: `operations` and `kernels`.
+    work: Value,
 }
 
 impl Row {
@@ -123,6 +130,7 @@ impl Bench {
                 "op": row.op, "shape": row.shape, "direction": row.direction, "dtype": row.dtype.to_string(),
                 "device": if device.is_cuda() { "cuda" } else { "cpu" }, "ms": median, "least_ms": times[0],
                 "reps": times.len(), "threads": self.threads, "peak_mib": peak,
+                "operations": row.work["operations"], "kernels": row.work["kernels"],
             });
             writeln!(file, "{line}")?;
         }
@@ -135,7 +143,7 @@ impl Bench {
         let count = if adapt { format!("{images}+{images}") } else { images.to_string() };
         let model = &config.model;
         let shape = format!("{} w{} C{} {count}x{height}x{width}", model.backbone, model.width, model.classes);
-        let row = Row { op, shape, direction: "step", dtype: config.precision.dtype() };
+        let mut row = Row { op, shape, direction: "step", dtype: config.precision.dtype(), work: Value::Null };
         if !self.wants(&row) {
             return Ok(());
         }
@@ -154,6 +162,11 @@ impl Bench {
         };
         let first = once(&mut start()?, &mut Stepper::new())?;
         let (mut network, mut stepper) = (start()?, Stepper::new());
+        let domains = if adapt { 2 } else { 1 };
+        row.work = json!({
+            "operations": work::operations(&network.parameters, domains * images, [height, width]),
+            "kernels": if adapt && device.is_cuda() { work::kernels(config)? } else { Value::Null },
+        });
         let again = once(&mut network, &mut stepper)?;
         ensure!(first.iter().all(|(_, loss)| loss.is_finite()), "{}: losses {first:?}", row.name());
         ensure!(first == again, "{}: {first:?} and {again:?} from the same start", row.name());
@@ -174,7 +187,13 @@ impl Bench {
     /// Prototypes of both domains, label transfer where `labels`, both contrastive terms, and the gradients of all features.
     fn contrastive(&mut self, [n, h, w, d]: [usize; 4], full: usize, dtype: DType, labels: bool) -> Result<()> {
         let op = if labels { "contrastive_labels" } else { "contrastive" };
-        let row = Row { op, shape: format!("{n}x{h}x{w}x{d} {full}x{full} C{CLASSES}"), direction: "both", dtype };
+        let row = Row {
+            op,
+            shape: format!("{n}x{h}x{w}x{d} {full}x{full} C{CLASSES}"),
+            direction: "both",
+            dtype,
+            work: Value::Null,
+        };
         if !self.wants(&row) {
             return Ok(());
         }
@@ -214,7 +233,7 @@ impl Bench {
     /// Upsampling, cross entropy, entropy and the gradient of the logits, of one domain.
     fn segmentation(&mut self, [n, h, w, c]: [usize; 4], full: usize, dtype: DType) -> Result<()> {
         let shape = format!("{n}x{h}x{w}x{c} {full}x{full}");
-        let row = Row { op: "segmentation_loss", shape, direction: "both", dtype };
+        let row = Row { op: "segmentation_loss", shape, direction: "both", dtype, work: Value::Null };
         if !self.wants(&row) {
             return Ok(());
         }

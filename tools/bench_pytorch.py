@@ -2,22 +2,27 @@
 """PyTorch's time for what benches/kernels.rs and benches/step.rs measure: the peer of every ratio that is stated.
 
     python tools/bench_pytorch.py --device cpu --threads 2 --json theirs.jsonl
-    python tools/bench_pytorch.py --device cuda --dtype bf16 --compile --json theirs.jsonl
+    python tools/bench_pytorch.py --device cuda --dtype bf16 --variants eager compile --json theirs.jsonl
     python tools/join_bench.py ours.jsonl theirs.jsonl
 
 One JSON line a row. The key is (op, shape, direction, dtype, device):
+    copy                 "1024 MiB", the copy rate                                   forward
+    matrix_product       "8192x8192x8192" (M, N, K), the matrix rate                 forward
     conv2d               "2x92x92x256 256x3x3x256 s1 d2" (input NHWC, filter KRSC)   forward | data | weight
+    batch_norm, max_pool2d, upsample_bilinear, sgd_step, ...: tools/bench_memory.py  forward | backward
     contrastive          "2x92x92x76 730x730 C19" (features, labels, classes)        both
         the prototypes of both domains, both terms, and the gradients of both features
     contrastive_labels   the same with label transfer, hybrid labels and calibration
     segmentation_loss    "2x92x92x19 730x730" (logits, labels)                       both
     training_step        "resnet18 w16 C19 2+2x128x256"                              step
-and beside it: peer (eager or compile), ms (median), least_ms, reps, threads, peak_mib on cuda. CUDA is timed by events,
-the CPU by wall time; every row is warmed up first. Whether the peer computes the definition is checked before anything
-is timed. On busy cores the CPU rows mean nothing: PyTorch's threads wait for the slowest of them.
+and beside it: peer (eager, compile, or foreach and fused for SGD), ms (median), least_ms, reps, threads, peak_mib on cuda.
+CUDA is timed by events, the CPU by wall time; every row is warmed up first, and the inputs of single operations rotate through
+more memory than the last-level cache holds, as in benches/kernels.rs. Whether the peer computes the definition is checked before
+anything is timed. On busy cores the CPU rows mean nothing: PyTorch's threads wait for the slowest of them.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -26,36 +31,49 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch._dynamo
+import torch._functorch.config
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bench_memory  # noqa: E402
 import bicl_torch as peer  # noqa: E402
 
-# input N,H,W,C; filter K,R,S; stride; dilation
-STEP_CONVOLUTIONS = [
-    ((2, 92, 92, 256), (256, 3, 3), 1, 2),
-    ((2, 92, 92, 512), (512, 3, 3), 1, 4),
-    ((2, 92, 92, 256), (1024, 1, 1), 1, 1),
-    ((2, 92, 92, 1024), (256, 1, 1), 1, 1),
-    ((2, 92, 92, 512), (2048, 1, 1), 1, 1),
-    ((2, 92, 92, 1024), (2048, 1, 1), 1, 1),
-    ((2, 92, 92, 2048), (512, 1, 1), 1, 1),
-    ((2, 92, 92, 128), (128, 3, 3), 1, 1),
-    *(((2, 92, 92, 2048), (19, 3, 3), 1, rate) for rate in peer.RATES),
-    ((2, 730, 730, 3), (64, 7, 7), 2, 1),
-    ((2, 23, 23, 512), (512, 3, 3), 1, 1),
-]
-MINIATURE_CONVOLUTIONS = [
-    ((4, 96, 128, 3), (16, 7, 7), 2, 1),
-    ((4, 25, 33, 16), (16, 3, 3), 1, 1),
-    ((4, 25, 33, 16), (32, 3, 3), 2, 1),
-    ((4, 13, 17, 32), (32, 3, 3), 1, 1),
-    ((4, 13, 17, 64), (64, 3, 3), 1, 2),
-    ((4, 13, 17, 128), (128, 3, 3), 1, 4),
-    *(((4, 13, 17, 128), (19, 3, 3), 1, rate) for rate in peer.RATES),
-]
+# Shapes as in benches/kernels/: the published step's on a GPU, the miniature's and those of ResNet-50 at 256 x 256 on the CPU.
+# Input N,H,W,C; filter K,R,S; stride; dilation.
+CONVOLUTIONS = {
+    "cuda": [
+        ((2, 92, 92, 256), (256, 3, 3), 1, 2),
+        ((2, 92, 92, 512), (512, 3, 3), 1, 4),
+        ((2, 92, 92, 256), (1024, 1, 1), 1, 1),
+        ((2, 92, 92, 1024), (256, 1, 1), 1, 1),
+        ((2, 92, 92, 512), (2048, 1, 1), 1, 1),
+        ((2, 92, 92, 1024), (2048, 1, 1), 1, 1),
+        ((2, 92, 92, 2048), (512, 1, 1), 1, 1),
+        ((2, 92, 92, 128), (128, 3, 3), 1, 1),
+        *(((2, 92, 92, 2048), (19, 3, 3), 1, rate) for rate in peer.RATES),
+        ((2, 730, 730, 3), (64, 7, 7), 2, 1),
+        ((2, 23, 23, 512), (512, 3, 3), 1, 1),
+    ],
+    "cpu": [
+        ((4, 96, 128, 3), (16, 7, 7), 2, 1),
+        ((4, 25, 33, 16), (16, 3, 3), 1, 1),
+        ((4, 25, 33, 16), (32, 3, 3), 2, 1),
+        ((4, 13, 17, 32), (32, 3, 3), 1, 1),
+        ((4, 13, 17, 64), (64, 3, 3), 1, 2),
+        ((4, 13, 17, 128), (128, 3, 3), 1, 4),
+        *(((4, 13, 17, 128), (19, 3, 3), 1, rate) for rate in peer.RATES),
+        ((2, 256, 256, 3), (64, 7, 7), 2, 1),
+        ((2, 64, 64, 64), (64, 3, 3), 1, 1),
+        ((2, 64, 64, 64), (256, 1, 1), 1, 1),
+        ((2, 64, 64, 256), (128, 1, 1), 1, 1),
+        ((2, 32, 32, 256), (512, 1, 1), 1, 1),
+        ((2, 64, 64, 128), (128, 3, 3), 2, 1),
+        ((2, 32, 32, 512), (512, 3, 3), 1, 4),
+    ],
+}
 # features N,h,w,d; labels H,W; classes
-CONTRASTS = [((2, 92, 92, 76), (730, 730), 19), ((4, 13, 17, 76), (96, 128), 19)]
-SEGMENTATIONS = [((2, 92, 92, 19), (730, 730)), ((4, 13, 17, 19), (96, 128))]
+CONTRASTS = [((2, 92, 92, 76), (730, 730), 19)]
+SEGMENTATIONS = [((2, 92, 92, 19), (730, 730))]
 # depth, width, batch, crop
 STEPS = {
     "miniature": (18, 16, 2, (128, 256)),
@@ -63,6 +81,8 @@ STEPS = {
     "paper": (101, 64, 2, (730, 730)),
 }
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# Inputs of a row rotate through so many bytes, in so many sets at most, as in benches/kernels/harness.rs.
+ROTATION, MOST_SETS = 192 << 20, 16
 
 
 def by(numbers):
@@ -91,6 +111,9 @@ class Bench:
 
     def row(self, op, shape, direction, run, name="eager", dtype=None, **more):
         """Times `run` for at least --seconds and 5 calls after warming up, and writes the row."""
+        # What the row before left idle is no part of this one's peak, and may be what it lacks.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         for _ in range(3):
             run()
         if self.device.type == "cuda":
@@ -107,19 +130,31 @@ class Bench:
             "device": self.device.type, "peer": name, "ms": milliseconds, "least_ms": min(times) * 1e3, "reps": len(times),
             "threads": torch.get_num_threads(), "torch": torch.__version__, **more,
         }  # fmt: skip
-        if "flop" in more:
-            row["gflops"] = more["flop"] / milliseconds / 1e6
+        for work, rate in (("flop", "operations_per_second"), ("bytes", "bytes_per_second")):
+            if work in more:
+                row[rate] = more[work] / milliseconds * 1e3
         line = json.dumps(row)
         print(line, flush=True)
         if self.file:
             self.file.write(line + "\n")
             self.file.flush()
 
+    def rotating(self, run, make, nbytes):
+        """`run` on one set of inputs after the other, `nbytes` being what one call moves."""
+        sets = [make() for _ in range(min(max(-(-ROTATION // nbytes), 2), MOST_SETS))]
+        turn = itertools.cycle(sets)
+        return lambda: run(*next(turn))
+
     def variants(self, function):
-        """The function itself, and compiled where that was asked for."""
-        yield "eager", function
-        if self.arguments.compile:
-            yield "compile", torch.compile(function)
+        """The function as it is, and compiled, as asked for."""
+        for name in self.arguments.variants:
+            # What was compiled for another shape must not lead to a kernel for any shape.
+            torch._dynamo.reset()
+            yield name, torch.compile(function, dynamic=False) if name == "compile" else function
+
+    def image(self, n, h, w, c):
+        """N,H,W,C in memory."""
+        return self.randn(n, c, h, w, dtype=self.dtype).contiguous(memory_format=torch.channels_last)
 
     def randn(self, *shape, dtype=torch.float32):
         return torch.randn(*shape, device=self.device).to(dtype)
@@ -131,27 +166,40 @@ class Bench:
         return peer.resize_nearest(coarse, size)
 
 
+def ceilings(bench):
+    mib = 1024 if bench.device.type == "cuda" else 256
+    source = torch.zeros(mib << 20, dtype=torch.uint8, device=bench.device)
+    bench.row("copy", f"{mib} MiB", "forward", source.clone, dtype="u8", bytes=2 * (mib << 20))
+    size = 8192 if bench.device.type == "cuda" else 1024
+    a, b = (bench.randn(size, size, dtype=bench.dtype) for _ in range(2))
+    bench.row("matrix_product", by([size] * 3), "forward", lambda: a @ b.T, flop=2 * size**3)
+
+
 def convolutions(bench):
-    shapes = MINIATURE_CONVOLUTIONS + STEP_CONVOLUTIONS
-    for (n, h, w, c), (k, r, s), stride, dilation in shapes:
+    for (n, h, w, c), (k, r, s), stride, dilation in CONVOLUTIONS[bench.device.type]:
         padding = dilation * (r // 2)
-        x = bench.randn(n, c, h, w, dtype=bench.dtype).contiguous(memory_format=torch.channels_last)
-        f = bench.randn(k, c, r, s, dtype=bench.dtype).contiguous(memory_format=torch.channels_last)
-        y = torch.conv2d(x, f, None, stride, padding, dilation)
-        dy = torch.randn_like(y)
-        flop = 2 * y.numel() * c * r * s
-        shape = f"{by((n, h, w, c))} {by((k, r, s, c))} s{stride} d{dilation}"
 
-        def backward(data, weight, x=x, f=f, dy=dy, stride=stride, padding=padding, dilation=dilation):
-            geometry = [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [data, weight, False]
-            return torch.ops.aten.convolution_backward(dy, x, f, None, *geometry)
-
-        def forward(x=x, f=f, stride=stride, padding=padding, dilation=dilation):
+        def forward(x, f, _dy=None, stride=stride, padding=padding, dilation=dilation):
             return torch.conv2d(x, f, None, stride, padding, dilation)
 
-        bench.row("conv2d", shape, "forward", forward, flop=flop)
-        bench.row("conv2d", shape, "data", lambda: backward(True, False), flop=flop)
-        bench.row("conv2d", shape, "weight", lambda: backward(False, True), flop=flop)
+        def make():
+            x, f = bench.image(n, h, w, c), bench.image(k, r, s, c)
+            return x, f, torch.randn_like(forward(x, f))
+
+        def backward(data, weight, stride=stride, padding=padding, dilation=dilation):
+            geometry = [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [data, weight, False]
+            return lambda x, f, dy: torch.ops.aten.convolution_backward(dy, x, f, None, *geometry)
+
+        tensors = make()
+        nbytes = sum(tensor.nbytes for tensor in tensors)
+        flop = 2 * tensors[2].numel() * c * r * s
+        shape = f"{by((n, h, w, c))} {by((k, r, s, c))} s{stride} d{dilation}"
+        passes = {"forward": forward, "weight": backward(False, True), "data": backward(True, False)}
+        if c == 3:
+            # No gradient flows to the images.
+            del passes["data"]
+        for direction, run in passes.items():
+            bench.row("conv2d", shape, direction, bench.rotating(run, make, nbytes), flop=flop)
 
 
 def contrast(bench):
@@ -214,16 +262,12 @@ def training_steps(bench):
             def precision():
                 return torch.autocast(bench.device.type, dtype=torch.bfloat16)
 
-        def build():
+        for name in bench.arguments.variants:
             model = peer.DeepLab(depth, width).to(bench.device, memory_format=torch.channels_last).train()
-            return model, peer.optimiser(model, 1e-4, affine=width < 64)
-
-        model, _ = build()
-        for name, _ in bench.variants(model):
-            model, sgd = build()
+            sgd = peer.optimiser(model, 1e-4, affine=width < 64)
             passes, losses = model, peer.contrastive_operators
             if name == "compile":
-                passes, losses = torch.compile(model), torch.compile(peer.contrastive_operators)
+                passes, losses = (torch.compile(f, dynamic=False) for f in (model, peer.contrastive_operators))
             bias = torch.zeros(method.classes, 4 * method.classes, device=bench.device)
 
             def step(model=passes, losses=losses, sgd=sgd):
@@ -256,7 +300,15 @@ def verify(device):
             sys.exit("the benchmarked contrastive terms differ from the definition; nothing was timed")
 
 
-PARTS = {"conv2d": convolutions, "contrastive": contrast, "segmentation_loss": segmentation, "step": training_steps}
+# The step comes last: it may need more memory than there is, and what fails takes the rest of its part along.
+PARTS = {
+    "ceilings": ceilings,
+    "contrastive": contrast,
+    "segmentation_loss": segmentation,
+    "conv2d": convolutions,
+    "memory": bench_memory.rows,
+    "step": training_steps,
+}
 
 
 def main():
@@ -264,7 +316,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of convolutions and the training step")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager")
+    parser.add_argument("--variants", choices=["eager", "compile"], nargs="+", default=["eager"], help="(default eager)")
     parser.add_argument("--json", metavar="FILE", help="append the rows to FILE")
     parser.add_argument("--seconds", type=float, default=1.0, help="least time a row (default 1)")
     parser.add_argument("--only", choices=PARTS, nargs="+", help="parts to run (default: all)")
@@ -276,10 +328,23 @@ def main():
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
+    # f32 rows are f32 on both sides: by default cuDNN would round the factors of convolutions to tf32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # Backward rows go through a compiled graph more than once, which donated buffers would forbid.
+    torch._functorch.config.donated_buffer = False
     verify(arguments.device)
     bench = Bench(arguments)
+    failed = []
     for part in arguments.only or PARTS:
-        PARTS[part](bench)
+        # One part that fails leaves the others their rows.
+        try:
+            PARTS[part](bench)
+        except Exception as error:  # noqa: BLE001
+            failed.append(part)
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            print(f"error: {part}: {type(error).__name__}: {reason}", file=sys.stderr)
+    if failed:
+        sys.exit(f"error: {len(failed)} parts failed and have rows missing: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

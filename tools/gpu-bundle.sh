@@ -50,9 +50,7 @@ artifacts test cargo test --release --no-run --test gpu | place "$bundle/tests/b
 sed -n 's/^mod \([a-z0-9_]*\);$/\1/p' tests/gpu.rs >"$bundle/tests/operations"
 
 cp -r tests/golden "$bundle/tests/golden"
-for script in bench_pytorch.py bicl_torch.py join_bench.py; do
-  if [ -f "tools/$script" ]; then cp "tools/$script" "$bundle/tools/"; fi
-done
+for script in bench_memory.py bench_pytorch.py bicl_torch.py join_bench.py; do cp "tools/$script" "$bundle/tools/"; done
 cp tools/gpu-bundle-run.sh "$bundle/run.sh"
 chmod +x "$bundle/run.sh"
 commit=$(git rev-parse HEAD)

@@ -8,6 +8,8 @@ use bicl::{
 };
 use half::bf16;
 
+use super::ceilings::Ceilings;
+
 /// Inputs and results of one timing rotate through at least this many bytes: more than any last-level cache here.
 const ROTATION: usize = 192 << 20;
 const MOST_SETS: usize = 16;
@@ -53,8 +55,8 @@ pub struct Bench {
     pub device: Device,
     filter: String,
     json: Option<(String, File)>,
-    /// Bytes per second of a copy, read and written.
-    copy_rate: f64,
+    /// None on a plan, where nothing is timed.
+    ceilings: Option<Ceilings>,
 }
 
 /// A tensor that `run` holds, where the bench runs and where it is verified.
@@ -84,7 +86,7 @@ pub fn by(shape: &[usize]) -> String {
 }
 
 /// Deterministic reals in [-1, 1).
-fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<Tensor> {
+pub fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<Tensor> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         // Xorshift (Marsaglia 2003).
@@ -102,12 +104,22 @@ fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<T
     Ok(tensor)
 }
 
-fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
+pub fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
     match tensor.dtype() {
         DType::U8 => Ok(tensor.to_vec::<u8>()?.into_iter().map(f64::from).collect()),
         DType::U32 => Ok(tensor.to_vec::<u32>()?.into_iter().map(f64::from).collect()),
         _ => tensor.to_device(&Device::cpu())?.to_dtype(DType::F64)?.to_vec(),
     }
+}
+
+/// Seconds of `work` on the device.
+pub fn time(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    if let Some(cuda) = device.as_cuda() {
+        return Ok(f64::from(cuda.time(work)?) * 1e-3);
+    }
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 impl Bench {
@@ -137,7 +149,7 @@ impl Bench {
             }
         }
         device.set_autotune(autotune);
-        let mut bench = Self { device, filter, json, copy_rate: 0.0 };
+        let mut bench = Self { device, filter, json, ceilings: None };
         if bench.device.as_plan().is_some() {
             println!("launches of every row, counted on no device; tools/predict.py makes times of them");
             println!(
@@ -146,8 +158,17 @@ impl Bench {
             );
             return Ok(bench);
         }
-        bench.copy_rate = bench.measure_copy()?;
-        println!("device {}, copy {:.0} GB/s (read + write)", bench.name()?, bench.copy_rate / 1e9);
+        let ceilings = Ceilings::measure(&bench.device)?;
+        println!("device {}", bench.name()?);
+        for row in ceilings.rows(&bench.device) {
+            let [op, shape, dtype] = ["op", "shape", "dtype"].map(|field| row[field].as_str().unwrap_or_default());
+            match (row["bytes_per_second"].as_f64(), row["operations_per_second"].as_f64()) {
+                (Some(rate), _) => println!("{op} of {shape}: {:.0} GB/s (read + write)", rate / 1e9),
+                (_, rate) => println!("{op} {shape} {dtype}: {:.3} TFLOP/s", rate.unwrap_or_default() / 1e12),
+            }
+            bench.write(&row)?;
+        }
+        bench.ceilings = Some(ceilings);
         println!(
             "{:<18} {:<9} {:<36} {:<5} {:>10} {:>9} {:>9} {:>6}",
             "op", "pass", "shape", "dtype", "median us", "GB/s", "GFLOP/s", "of max"
@@ -159,36 +180,11 @@ impl Bench {
         self.device.as_cuda().map_or_else(|| Ok(self.device.to_string()), |cuda| cuda.name())
     }
 
-    /// Seconds of `work` on the device.
-    fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        if let Some(cuda) = self.device.as_cuda() {
-            return Ok(f64::from(cuda.time(work)?) * 1e-3);
+    fn write(&mut self, row: &serde_json::Value) -> Result<()> {
+        match &mut self.json {
+            Some((path, file)) => writeln!(file, "{row}").map_err(|error| Error::io(&*path, error)),
+            None => Ok(()),
         }
-        let start = Instant::now();
-        work()?;
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    fn measure_copy(&self) -> Result<f64> {
-        let bytes = if self.device.is_cuda() { 1 << 30 } else { 256 << 20 };
-        let source = Tensor::zeros(&[bytes], DType::U8, &self.device)?;
-        let mut times = Vec::new();
-        for _ in 0..8 {
-            times.push(self.time(|| source.duplicate().map(|copy| drop(black_box(copy))))?);
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(2.0 * bytes as f64 / times[times.len() / 2])
-    }
-
-    /// Floating-point operations a second at most, where they are known.
-    fn matrix_rate(&self, dtype: DType) -> Option<f64> {
-        // NVIDIA H200 Tensor Core GPU data sheet, SXM, dense; f32 and f64 without tensor cores.
-        let h200 = self.device.as_cuda().and_then(|cuda| cuda.name().ok()).is_some_and(|name| name.contains("H200"));
-        h200.then_some(match dtype {
-            DType::F64 => 34e12,
-            DType::F32 => 67e12,
-            _ => 989e12,
-        })
     }
 
     /// Verifies and times every pass of a problem.
@@ -234,24 +230,20 @@ impl Bench {
                 launch.bytes as f64 / 1e6,
             );
         }
-        if let Some((path, file)) = &mut self.json {
-            let launches: Vec<_> = launches
-                .iter()
-                .map(|planned| {
-                    let launch = planned.launch;
-                    serde_json::json!({
-                        "kernel": planned.kernel, "bytes": planned.bytes, "grid": launch.grid, "block": launch.block,
-                        "shared_bytes": launch.shared_bytes,
-                    })
+        let launches: Vec<_> = launches
+            .iter()
+            .map(|planned| {
+                let launch = planned.launch;
+                serde_json::json!({
+                    "kernel": planned.kernel, "bytes": planned.bytes, "grid": launch.grid, "block": launch.block,
+                    "shared_bytes": launch.shared_bytes,
                 })
-                .collect();
-            let line = serde_json::json!({
-                "op": problem.op, "shape": problem.shape, "direction": name, "dtype": problem.dtype.to_string(),
-                "operations": problem.operations, "launches": launches,
-            });
-            writeln!(file, "{line}").map_err(|error| Error::io(&*path, error))?;
-        }
-        Ok(())
+            })
+            .collect();
+        self.write(&serde_json::json!({
+            "op": problem.op, "shape": problem.shape, "direction": name, "dtype": problem.dtype.to_string(),
+            "operations": problem.operations, "launches": launches,
+        }))
     }
 
     fn inputs(&self, problem: &Problem, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
@@ -355,11 +347,11 @@ impl Bench {
             let inputs = &inputs[times.len() % sets];
             let mut results = Vec::new();
             times.push(if pass == Pass::Forward {
-                self.time(|| self.forward(problem, inputs).map(|all| results = all))?
+                time(&self.device, || self.forward(problem, inputs).map(|all| results = all))?
             } else {
                 let work = self.prepare(problem, pass, inputs, seed.as_ref())?;
                 self.device.synchronize()?;
-                self.time(|| work().map(|all| results = all))?
+                time(&self.device, || work().map(|all| results = all))?
             });
             black_box(results);
         }
@@ -370,9 +362,11 @@ impl Bench {
 
     fn report(&mut self, problem: &Problem, name: &str, seconds: f64, least: f64, bytes: f64) -> Result<()> {
         let (bandwidth, rate) = (bytes / seconds, problem.operations / seconds);
-        let by_memory = bandwidth / self.copy_rate;
-        let by_rate = self.matrix_rate(problem.dtype).map_or(0.0, |most| rate / most);
-        let share = by_memory.max(by_rate);
+        let products = problem.operations > 0.0;
+        let ceilings = self.ceilings.as_ref();
+        let of_copy = ceilings.and_then(Ceilings::copy).map(|most| bandwidth / most);
+        let of_matrix = ceilings.and_then(|all| all.matrix(problem.dtype)).filter(|_| products).map(|most| rate / most);
+        let share = of_matrix.unwrap_or(0.0).max(of_copy.unwrap_or(0.0));
         println!(
             "{:<18} {name:<9} {:<36} {:<5} {:>10.1} {:>9.1} {:>9.1} {:>5.0}%",
             problem.op,
@@ -383,16 +377,12 @@ impl Bench {
             rate / 1e9,
             share * 100.0,
         );
-        if let Some((path, file)) = &mut self.json {
-            // The first line is the key that tools/bench_pytorch.py shares, so that tools/join_bench.py joins both.
-            let line = serde_json::json!({
-                "op": problem.op, "shape": problem.shape, "direction": name, "dtype": problem.dtype.to_string(),
-                "device": if self.device.is_cuda() { "cuda" } else { "cpu" },
-                "ms": seconds * 1e3, "least_ms": least * 1e3, "bytes_per_second": bandwidth,
-                "operations_per_second": rate, "share_of_ceiling": share,
-            });
-            writeln!(file, "{line}").map_err(|error| Error::io(&*path, error))?;
-        }
-        Ok(())
+        // The first line is the key that tools/bench_pytorch.py shares, so that tools/join_bench.py joins both.
+        self.write(&serde_json::json!({
+            "op": problem.op, "shape": problem.shape, "direction": name, "dtype": problem.dtype.to_string(),
+            "device": if self.device.is_cuda() { "cuda" } else { "cpu" },
+            "ms": seconds * 1e3, "least_ms": least * 1e3, "bytes_per_second": bandwidth,
+            "operations_per_second": products.then_some(rate), "share_of_copy": of_copy, "share_of_matrix": of_matrix,
+        }))
     }
 }
