@@ -35,6 +35,7 @@ fn launches_and_bytes_are_counted() {
     assert_eq!(counts.kernels["conv2d_mma_forward_small_bf16"], of(1, 2 * 8 * 8 * 32 + 64 * 9 * 32 + elements));
     assert_eq!(counts.kernels["relu_forward_bf16"], of(2, 4 * elements));
     assert_eq!((counts.uploads.launches, counts.downloads.launches), (0, 0));
+    assert_eq!(counts.products, 2 * (2 * 8 * 8 * 32 + 64 * 9 * 32 + elements as u64));
     // What is read back is 0, and counted.
     assert!(y.value().to_vec::<half::bf16>().unwrap().iter().all(|y| y.to_f32() == 0.0));
     assert_eq!(plan.counts().downloads, of(1, elements));
@@ -83,6 +84,9 @@ fn a_step_is_counted_whole() {
         assert_eq!(plan.counts.downloads.launches, 0, "{precision}");
         // Parameters and momentum in f32, and something to compute with.
         assert!(plan.peak_bytes > 8 * plan.parameters, "{} {}", plan.peak_bytes, plan.parameters);
+        // Each product at its least: what there is to compare is more, and not far more.
+        let least = plan.least_bytes();
+        assert!(least < plan.bytes() && 20 * least > plan.bytes(), "{precision}: {least} of {}", plan.bytes());
         assert_eq!(plan.counts, plan_step(&config).unwrap().counts, "the same step costs the same");
     }
     let whole = plan_step(&config).unwrap();
@@ -138,6 +142,7 @@ fn the_command_prints_what_the_library_counts() {
     let plan = plan_step(&config).unwrap();
     assert_eq!(printed["launches"], plan.launches());
     assert_eq!(printed["bytes"], plan.bytes());
+    assert_eq!(printed["least_bytes"], plan.least_bytes());
     assert_eq!(printed["peak_bytes"], plan.peak_bytes);
     let text = trainer(&["--profile-plan", "--preset", "miniature"]);
     let text = String::from_utf8(text.stdout).unwrap();

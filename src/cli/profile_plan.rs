@@ -26,11 +26,12 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     for (name, count) in kernels {
         output::line(format_args!("{name:<44}{:>9}{:>12.1}", count.launches, megabytes(count.bytes)))?;
     }
-    let (bytes, convolutions) = (plan.bytes(), plan.convolution_bytes());
+    let (bytes, least) = (plan.bytes(), plan.least_bytes());
     output::line(format_args!("{:<44}{:>9}{:>12.1}", "all", plan.launches(), megabytes(bytes)))?;
     output::line(format_args!(
-        "\nconvolutions move {:.1} MB of it: all else would vanish if it were fused into them\n{} uploads ({:.1} MB), {} fills and copies ({:.1} MB), {} read-backs that wait for the GPU, {} that do not\npeak memory {:.2} GB, of which {:.2} GB are {} parameters and statistics in f32",
-        megabytes(convolutions),
+        "\nat least {:.1} MB ({:.2} of it) for the convolutions' factors and results, once a product, and the optimizer\n{} uploads ({:.1} MB), {} fills and copies ({:.1} MB), {} read-backs that wait for the GPU, {} that do not\npeak memory {:.2} GB, of which {:.2} GB are {} parameters and statistics in f32",
+        megabytes(least),
+        least as f64 / bytes as f64,
         plan.counts.uploads.launches,
         megabytes(plan.counts.uploads.bytes),
         plan.counts.fills.launches,
@@ -53,7 +54,7 @@ fn as_json(plan: &StepPlan) -> serde_json::Value {
         plan.counts.kernels.iter().map(|(name, count)| ((*name).to_owned(), of(count))).collect();
     json!({
         "kernels": kernels, "launches": plan.launches(), "bytes": plan.bytes(),
-        "convolution_bytes": plan.convolution_bytes(), "uploads": of(&plan.counts.uploads),
+        "least_bytes": plan.least_bytes(), "uploads": of(&plan.counts.uploads),
         "fills": of(&plan.counts.fills), "read_backs": of(&plan.counts.downloads),
         "later_read_backs": of(&plan.counts.later_downloads),
         "peak_bytes": plan.peak_bytes, "parameters": plan.parameters,

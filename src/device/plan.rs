@@ -55,6 +55,9 @@ pub struct PlanCounts {
     /// Replays of graphs. What a replay does is counted in the other fields as if it had been launched one by one; what
     /// is recorded during a capture is counted when it is replayed.
     pub graph_launches: u64,
+    /// Bytes of the factors and results of all convolutions, each once for each product, whatever computes it: what is left to
+    /// move if all else happens on the way.
+    pub products: u64,
 }
 
 /// The memory and the counters of a [`super::Device::plan`].
@@ -102,6 +105,11 @@ impl Plan {
         let mut counts = self.counts_mut();
         counts.launches.push(PlannedLaunch { kernel, launch, bytes });
         counts.kernels.entry(kernel).or_default().add(bytes);
+    }
+
+    /// A convolution's product has factors and a result of so many bytes.
+    pub(crate) fn product(&self, bytes: usize) {
+        self.counts_mut().products += bytes as u64;
     }
 
     pub(super) fn uploaded(&self, bytes: usize) {

@@ -13,7 +13,7 @@ use crate::{
         Conv2dSpec,
         batch_norm::{NormBefore, NormParams},
         concat_channels,
-        conv2d::{ConvParams, MmaTile, bias_gradient, cuda::reduce, ranges},
+        conv2d::{ConvParams, MmaTile, bias_gradient, count_product, cuda::reduce, ranges},
     },
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
@@ -122,6 +122,7 @@ pub(super) fn forward<T: Element>(
     // SAFETY: the tensors have the extents of `params`, which the caller checked, and the channels that the kernel takes;
     // the grid covers the pixels in tiles, for each branch.
     unsafe { aspp_forward::<T>(x.device(), launch, x, w0, w1, w2, w3, b0, b1, b2, b3, &mut y, params.aspp)? };
+    count_product(&[x, w0, w1, w2, w3, &y]);
     Ok(y)
 }
 
@@ -202,6 +203,7 @@ fn data_gradient<T: Element>(
         }
     }
     norm.answer();
+    count_product(&[packed, w0, w1, w2, w3, &dx]);
     Ok(dx)
 }
 
@@ -224,5 +226,8 @@ fn weight_gradients<T: Element>(params: &Params, packed: &Tensor, x: &Tensor) ->
     unsafe { aspp_weight_gradient::<T>(x.device(), launch, packed, x, p0, p1, p2, p3, params.aspp, range as i32)? };
     let [a, b, c, d] = sums;
     let total = |sums: Tensor| reduce::<T>(&sums, &shape, layers);
-    Ok([total(a)?, total(b)?, total(c)?, total(d)?])
+    let gradients = [total(a)?, total(b)?, total(c)?, total(d)?];
+    let [a, b, c, d] = &gradients;
+    count_product(&[packed, x, a, b, c, d]);
+    Ok(gradients)
 }

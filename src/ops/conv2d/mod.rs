@@ -166,7 +166,15 @@ pub(super) fn forward_normalized(
     }
     let Problem { params, products } = problem;
     let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, None, norm))?;
+    count_product(&[x, w, &out.y]);
     Ok((out.y, out.normalized))
+}
+
+/// Tells a plan which tensors a product cannot do without.
+pub(super) fn count_product(tensors: &[&Tensor]) {
+    if let Some(plan) = tensors.first().and_then(|tensor| tensor.device().as_plan()) {
+        plan.product(tensors.iter().map(|tensor| tensor.len() * tensor.dtype().size()).sum());
+    }
 }
 
 /// y, and its moments by group where they are asked for and come for nothing.
@@ -180,6 +188,7 @@ fn forward(
     if !x.device().is_cpu() {
         let none = NormAfter::none();
         let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, groups, &none))?;
+        count_product(&[x, w, &out.y]);
         return Ok((out.y, out.moments));
     }
     if x.dtype() == DType::Bf16 {
@@ -201,7 +210,9 @@ fn data_gradient(
     demand: &mut Demand,
 ) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, demand));
+        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, demand))?;
+        count_product(&[dy, w, &dx]);
+        return Ok(dx);
     }
     if dy.dtype() == DType::Bf16 {
         let (dy, w) = (dy.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
@@ -212,7 +223,9 @@ fn data_gradient(
 
 fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products));
+        let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products))?;
+        count_product(&[dy, x, &dw]);
+        return Ok(dw);
     }
     if dy.dtype() == DType::Bf16 {
         let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, products)?;
