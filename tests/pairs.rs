@@ -78,8 +78,7 @@ fn labels_in_place_train_alike_too() {
     check(&config, "labels in place");
 }
 
-/// Fifty steps: each precision's losses follow those of the CPU in f32. Rounded factors part from it where the loss falls fastest,
-/// by 1 to 6 % over four seeds; f32 by 0.2 % at most.
+/// Fifty steps: each precision's losses follow those of the CPU in f32. Rounded factors part from it where the loss falls fastest.
 #[test]
 fn every_precision_learns_alike() {
     let total = |precision: Precision, device: &Device| -> Vec<f64> {
@@ -97,7 +96,7 @@ fn every_precision_learns_alike() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&want[40..]) < 0.8 * mean(&want[..10]), "the network learns: {want:?}");
     for device in common::all_devices().iter().filter(|device| !device.is_cpu()) {
-        for (precision, bound) in [(Precision::Fp32, 5e-3), (Precision::Tf32, 1e-1), (Precision::Bf16, 1e-1)] {
+        for (precision, bound) in [(Precision::Fp32, 5e-3), (Precision::Tf32, 5e-2), (Precision::Bf16, 1e-1)] {
             let got = total(precision, device);
             let errors: Vec<f64> = got.iter().zip(&want).map(|(got, want)| (got - want).abs() / want).collect();
             assert!(errors.iter().all(|error| *error <= bound), "{precision} on {device}: {errors:.5?}");
