@@ -14,7 +14,7 @@
 //      ldmatrix, and the threads of a copy, meet all 32 banks once.
 //   6. No slice straddles two taps: tap and first channel of a slice are the same for all threads, and addresses take two
 //      additions. Channels that do not fill a slice are zeros.
-//   7. Results leave through shared memory, so that every store to global memory has 16 bytes.
+//   7. Results leave through shared memory, so that every store to global memory has 16 bytes (conv_results.cuh).
 //
 // An operand lies in shared memory as it lies in global memory:
 //   deep   a line for each row (column) of the product, d along it: 64 bytes
@@ -22,7 +22,7 @@
 // The operands come from loaders (conv_mma_loaders.cuh): fetch(tile, walk) copies the slice at `walk`.
 #pragma once
 #include "conv_gather.cuh"
-#include "pack.cuh"
+#include "conv_results.cuh"
 
 constexpr int MMA_THREADS = 128;
 constexpr int STAGES = 4;
@@ -30,38 +30,23 @@ constexpr int STAGES = 4;
 constexpr int SLICE_BYTES = 64;
 template <class T>
 constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
-// Elements of 16 bytes.
-template <class T>
-constexpr int CHUNK = PACK<T>;
-template <class T>
-using Vector = Pack<T, CHUNK<T>>;
-template <class T>
-__device__ __forceinline__ Vector<T> load_chunk(const char* shared) {
-  return load_shared(reinterpret_cast<const Vector<T>*>(shared));
-}
-
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>
-struct MmaTile {
+struct MmaTile : BlockTeam<MMA_THREADS> {
   static constexpr int BM = BM_, BN = BN_, ACROSS = 4 / DOWN, WM = BM / DOWN, WN = BN / ACROSS;
   // Blocks that a multiprocessor is to hold at once; said, since ptxas would spill registers for more.
   static constexpr int TOGETHER = BM * BN >= 128 * 128 ? 2 : BM * BN >= 128 * 64 ? 4 : 5;
   static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
+  // What the results may take: the place of the slices.
+  static constexpr int RESULT_BYTES = STAGES * STAGE_BYTES;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
   // 16 x 8 tiles, each in the fragments of mma.cuh.
   using Sums = float[DOWN_16][ACROSS_8][4];
 
+  __device__ static void publish() {}
   __device__ static int row() { return threadIdx.x / 32 / ACROSS * WM; }
   __device__ static int column() { return threadIdx.x / 32 % ACROSS * WN; }
 };
-
-// Byte offset of a chunk in a tile whose lines have LINE bytes. Eight lines of one chunk meet all banks; so do four lines
-// of two chunks, which is how single words of 4 bytes are read and written.
-template <int LINE, bool WORDS>
-__device__ __forceinline__ int place(int line, int chunk) {
-  int turn = LINE == 64 ? line >> 1 & 3 : WORDS ? (line & 3) << 1 : line & 7;
-  return line * LINE + ((chunk ^ turn) << 4);
-}
 
 template <class T>
 struct DeepTile {
@@ -173,86 +158,4 @@ __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, ty
     from += Tile::STAGE_BYTES;
     if (from == end) from = shared;
   }
-}
-
-// sums[i, j] += bias[start + j], for columns below `count`.
-template <class T, class Tile>
-__device__ __forceinline__ void add_bias(typename Tile::Sums& sums, const T* bias, int start, int count) {
-#pragma unroll
-  for (int j = 0; j < Tile::ACROSS_8; j++)
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      int k = start + Tile::column() + j * 8 + threadIdx.x % 4 * 2 + e;
-      float add = k < count ? to_acc(bias[k]) : 0.0f;
-#pragma unroll
-      for (int i = 0; i < Tile::DOWN_16; i++) sums[i][j][e] += add, sums[i][j][e + 2] += add;
-    }
-}
-
-// Elements first.. of a row with `count` elements, from a chunk in shared memory.
-template <class T>
-__device__ __forceinline__ void store_chunk(T* row, int first, int count, bool vector, const char* from) {
-  Vector<T> chunk = load_chunk<T>(from);
-  if (vector && first < count) {
-    store_pack(row + first, chunk);
-  } else {
-#pragma unroll
-    for (int e = 0; e < CHUNK<T>; e++)
-      if (first + e < count) row[first + e] = chunk.at[e];
-  }
-}
-
-// chunk += more, as if both had been stored.
-template <class T>
-__device__ __forceinline__ void add(Vector<T>& chunk, const Vector<T>& more) {
-#pragma unroll
-  for (int e = 0; e < CHUNK<T>; e++) chunk.at[e] = from_acc<T>(to_acc(more.at[e]) + to_acc(chunk.at[e]));
-}
-
-// Where a chunk of the results lies in shared memory.
-template <class T, class Tile>
-__device__ __forceinline__ char* result(char* shared, int row, int chunk) {
-  constexpr int LINE = Tile::BN * sizeof(T);
-  static_assert(Tile::BM * LINE <= STAGES * Tile::STAGE_BYTES, "the results take the place of the slices");
-  return shared + place<LINE, sizeof(T) == 4>(row, chunk);
-}
-
-// Rounds the sums to T and puts them there.
-template <class T, class Tile>
-__device__ __forceinline__ void stage_results(char* shared, const typename Tile::Sums& sums) {
-  int lane = threadIdx.x & 31;
-  // All have read the last slice.
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < Tile::DOWN_16; i++)
-#pragma unroll
-    for (int j = 0; j < Tile::ACROSS_8; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        int row = Tile::row() + i * 16 + (lane >> 2) + e * 4, column = Tile::column() + j * 8 + (lane & 3) * 2;
-        struct alignas(2 * sizeof(T)) Pair {
-          T at[2];
-        };
-        Pair pair = {from_acc<T>(sums[i][j][e]), from_acc<T>(sums[i][j][e + 1])};
-        char* to = result<T, Tile>(shared, row, column / CHUNK<T>) + column % CHUNK<T> * sizeof(T);
-        store_shared(reinterpret_cast<Pair*>(to), pair);
-      }
-  __syncthreads();
-}
-
-// Calls store(row, column, chunk) for each 16 bytes of them; a thread's column is always the same.
-template <class T, class Tile, class Store>
-__device__ __forceinline__ void each_result(char* shared, Store store) {
-  constexpr int CHUNKS = Tile::BN / CHUNK<T>;
-  static_assert(MMA_THREADS % CHUNKS == 0, "a thread keeps its column");
-  for (int i = threadIdx.x; i < Tile::BM * CHUNKS; i += MMA_THREADS) {
-    int row = i / CHUNKS, chunk = i % CHUNKS;
-    store(row, chunk * CHUNK<T>, result<T, Tile>(shared, row, chunk));
-  }
-}
-
-template <class T, class Tile, class Store>
-__device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {
-  stage_results<T, Tile>(shared, sums);
-  each_result<T, Tile>(shared, store);
 }

@@ -1,6 +1,6 @@
 // A batch norm beside a convolution, which does part of its work in the epilogue.
 #pragma once
-#include "conv_mma.cuh"
+#include "conv_results.cuh"
 #include "normalize.cuh"
 
 // The images come in `groups` with statistics of their own. `scaled` is for gradients by given statistics alone.
@@ -23,7 +23,7 @@ struct ColumnNorms {
 
   // Of columns below `count`, in whole chunks, from `start` on.
   __device__ __forceinline__ ColumnNorms(const NormVectors& v, const NormParams& p, int group, int start, int count) {
-    int first = start + threadIdx.x % CHUNKS * WIDTH;
+    int first = start + Tile::thread() % CHUNKS * WIDTH;
     const float *means = v.mean + size_t(group) * count, *variances = v.variance + size_t(group) * count;
 #pragma unroll
     for (int e = 0; e < WIDTH; e++) {

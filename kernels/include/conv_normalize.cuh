@@ -13,34 +13,56 @@ struct NormAfter {
   NormVectors vectors;
 };
 
-// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks. offset_of(row) is
-// where a row of the tile begins in y, or negative for none.
+// Turns a thread's chunks of z into those of y, in whole chunks.
+template <class T, class Tile>
+struct Normalized {
+  const T* residual;
+  bool relu;
+  ColumnNorms<T, Tile> columns;
+
+  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count)
+      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count) {}
+
+  __device__ __forceinline__ Vector<T> operator()(int at, Vector<T> z) const {
+    Vector<T> more = {};
+    if (residual) more = load_pack<CHUNK<T>>(residual + at);
+#pragma unroll
+    for (int e = 0; e < CHUNK<T>; e++) {
+      float value = columns(e, to_acc(z.at[e]));
+      if (residual) value += to_acc(more.at[e]);
+      // NaN passes through.
+      if (relu && value < 0) value = 0;
+      z.at[e] = from_acc<T>(value);
+    }
+    return z;
+  }
+};
+
+// Calls put(at, chunk, y) for each chunk of a staged tile of z, of `count` columns from `start` on. offset_of(row) is where a row
+// of the tile begins in y, or negative for none.
+template <class T, class Tile, class Offset, class Put>
+__device__ __forceinline__ void normalize_results(char* shared, const NormAfter<T>& norm, const NormParams& p, int start,
+                                                  int count, Offset offset_of, Put put) {
+  Normalized<T, Tile> normalized(norm, p, start, count);
+  each_result<T, Tile>(shared, [&](int row, int column, char* chunk) {
+    int offset = offset_of(row), at = offset + start + column;
+    if (offset >= 0 && start + column < count) put(at, chunk, normalized(at, load_chunk<T>(chunk)));
+  });
+}
+
+// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks.
 template <class T, class Tile, class Offset>
 __device__ __forceinline__ void store_output(char* shared, const typename Tile::Sums& sums, T* y, const NormAfter<T>& norm,
                                              const NormParams& p, int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
-  if (!norm.vectors.mean) {
-    each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {
-      int offset = offset_of(row);
-      if (offset >= 0) store_chunk<T>(y + offset, start + column, count, count % CHUNK<T> == 0, chunk);
-    });
+  if (norm.vectors.mean) {
+    // After the sums have left their registers.
+    normalize_results<T, Tile>(shared, norm, p, start, count, offset_of,
+                               [&](int at, char*, const Vector<T>& chunk) { store_pack(y + at, chunk); });
     return;
   }
-  // After the sums have left their registers.
-  ColumnNorms<T, Tile> columns(norm.vectors, p, 0, start, count);
   each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {
-    int offset = offset_of(row), at = offset + start + column;
-    Vector<T> z = load_chunk<T>(chunk), more = {};
-    if (offset < 0 || start + column >= count) return;
-    if (norm.residual) more = load_pack<CHUNK<T>>(norm.residual + at);
-#pragma unroll
-    for (int e = 0; e < CHUNK<T>; e++) {
-      float value = columns(e, to_acc(z.at[e]));
-      if (norm.residual) value += to_acc(more.at[e]);
-      // NaN passes through.
-      if (p.relu && value < 0) value = 0;
-      z.at[e] = from_acc<T>(value);
-    }
-    store_pack(y + at, z);
+    int offset = offset_of(row);
+    if (offset >= 0) store_chunk<T>(y + offset, start + column, count, count % CHUNK<T> == 0, chunk);
   });
 }

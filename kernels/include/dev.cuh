@@ -86,6 +86,30 @@ __device__ __forceinline__ int block_thread() {
   return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
 }
 
+// sync<Team>() is the barrier of those threads of a block that work together.
+//   BlockTeam<N>: all N of them
+#ifdef EMU_HOST
+template <class Team>
+void sync(EMU_HERE) {
+  Team::meet(file_, line_);
+}
+#else
+template <class Team>
+__device__ __forceinline__ void sync() {
+  Team::meet();
+}
+#endif
+template <int N>
+struct BlockTeam {
+  static constexpr int THREADS = N;
+  __device__ static int thread() { return threadIdx.x; }
+#ifdef EMU_HOST
+  static void meet(const char* file, int line) { __syncthreads(file, line); }
+#else
+  __device__ __forceinline__ static void meet() { __syncthreads(); }
+#endif
+};
+
 struct Sum {
   template <class A>
   __device__ __forceinline__ A operator()(A a, A b) const {

@@ -1,10 +1,11 @@
-//! The one place where the kernels of a convolution are chosen, from its shape and dtype. The choice must not depend on
-//! anything else: the same problem has to give the same bits on every run. On a GPU, `cuda::tuning` may put another tile or
-//! split in its place.
+//! The one place where the kernels of a convolution are chosen, from its shape and dtype, and from whether the device has products
+//! by warpgroups. The choice must not depend on anything else: the same problem has to give the same bits on every run. On a GPU,
+//! `cuda::tuning` may put another tile or split in its place.
 
 use super::{
     ConvParams, Products,
-    tiling::{BLOCKS, MmaTile, Product, ranges},
+    tiling::{BLOCKS, MmaTile, Product, Tiling, ranges},
+    wgmma_tiling::{self, WgmmaProduct, WgmmaTile, WgmmaTiling},
 };
 use crate::tensor::DType;
 
@@ -41,6 +42,8 @@ pub(super) enum Algorithm {
     Mma(MmaTile),
     /// The same for images of few channels, a row of taps at a time (kernels/conv2d_window.cu).
     Window(MmaTile),
+    /// By warpgroups, on Hopper (kernels/include/conv_wgmma.cuh).
+    Wgmma(WgmmaTile),
 }
 
 /// Tiles of [`Algorithm::Simt`], which all have 128 rows.
@@ -62,11 +65,24 @@ impl SimtTile {
     }
 }
 
+impl From<Tiling> for Choice {
+    fn from(Tiling { tile, split }: Tiling) -> Self {
+        Self { algorithm: Algorithm::Mma(tile), split }
+    }
+}
+
+impl From<WgmmaTiling> for Choice {
+    fn from(WgmmaTiling { warpgroups, split }: WgmmaTiling) -> Self {
+        Self { algorithm: Algorithm::Wgmma(warpgroups), split }
+    }
+}
+
 impl Algorithm {
     fn extent(self) -> (usize, usize) {
         match self {
             Self::Simt(tile) => tile.extent(),
             Self::Mma(tile) | Self::Window(tile) => tile.extent(),
+            Self::Wgmma(tile) => tile.extent(),
         }
     }
 
@@ -81,6 +97,7 @@ impl Algorithm {
         match self {
             Self::Simt(_) => 0,
             Self::Mma(tile) | Self::Window(tile) => tile.shared_bytes(),
+            Self::Wgmma(tile) => tile.shared_bytes(),
         }
     }
 }
@@ -98,11 +115,26 @@ pub(super) fn extents(direction: Direction, params: &ConvParams) -> (usize, usiz
 }
 
 /// The choice for one product where nothing is timed.
-pub(super) fn choose(direction: Direction, params: &ConvParams, dtype: DType, products: Products) -> Choice {
+pub(super) fn choose(
+    direction: Direction,
+    params: &ConvParams,
+    dtype: DType,
+    products: Products,
+    warpgroups: bool,
+) -> Choice {
     let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && products == Products::Tf32);
     if tensor_cores && whole_chunks(direction, params, dtype) {
-        let tiling = Product::new(direction, params, dtype).built_in();
-        return Choice { algorithm: Algorithm::Mma(tiling.tile), split: tiling.split };
+        let product = Product::new(direction, params, dtype);
+        let tiling = product.built_in();
+        if warpgroups && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params) {
+            let by_warpgroups = WgmmaProduct::new(direction, params);
+            let other = by_warpgroups.built_in();
+            // Small problems have too few tiles for them.
+            if by_warpgroups.cycles(other) < product.cycles(tiling) {
+                return other.into();
+            }
+        }
+        return tiling.into();
     }
     let algorithm = match tensor_cores && windowed(direction, params, dtype) {
         true => window(direction, params),
@@ -162,7 +194,7 @@ mod tests {
     fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, products: Products) -> Algorithm {
         let spec = Conv2dSpec { padding: [w[1] / 2, w[2] / 2], ..Conv2dSpec::default() };
         let params = ConvParams::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
-        choose(direction, &params, dtype, products).algorithm
+        choose(direction, &params, dtype, products, false).algorithm
     }
 
     /// The backbone of the published network on two and two crops: large tiles, all on tensor cores.
@@ -195,7 +227,7 @@ mod tests {
     fn the_stem_goes_by_rows_of_taps() {
         let spec = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
         let stem = ConvParams::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
-        let by = |direction, dtype, products| choose(direction, &stem, dtype, products).algorithm;
+        let by = |direction, dtype, products| choose(direction, &stem, dtype, products, false).algorithm;
         for (dtype, products) in [(DType::Bf16, Products::Full), (DType::F32, Products::Tf32)] {
             assert_eq!(by(Direction::Forward, dtype, products), Algorithm::Window(MmaTile::Medium));
             assert_eq!(by(Direction::WeightGradient, dtype, products), Algorithm::Window(MmaTile::Small));
@@ -209,6 +241,25 @@ mod tests {
         for direction in Direction::ALL {
             let small = chosen(direction, [1, 20, 20, 64], [64, 3, 3], DType::Bf16, Products::Full);
             assert_eq!(small, Algorithm::Mma(MmaTile::Small), "{direction:?}");
+        }
+    }
+
+    /// On Hopper the backbone goes by warpgroups, and what they cannot do or have too few tiles for stays with warps.
+    #[test]
+    fn warpgroups_take_what_fills_them() {
+        let by = |direction, x: [usize; 4], [k, r]: [usize; 2], dtype| {
+            let spec = Conv2dSpec { padding: [r / 2; 2], ..Conv2dSpec::default() };
+            let params = ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap();
+            choose(direction, &params, dtype, Products::Tf32, true).algorithm
+        };
+        for direction in Direction::ALL {
+            for (c, w) in [(256, [256, 3]), (512, [512, 3]), (256, [1024, 1]), (1024, [256, 1]), (128, [128, 3])] {
+                let chosen = by(direction, [4, 92, 92, c], w, DType::Bf16);
+                assert!(matches!(chosen, Algorithm::Wgmma(_)), "{direction:?} {c} {w:?}: {chosen:?}");
+                assert!(matches!(by(direction, [4, 92, 92, c], w, DType::F32), Algorithm::Mma(_)));
+            }
+            assert!(matches!(by(direction, [1, 9, 9, 64], [64, 3], DType::Bf16), Algorithm::Mma(_)), "{direction:?}");
+            assert!(!matches!(by(direction, [4, 92, 92, 2048], [19, 3], DType::Bf16), Algorithm::Wgmma(_)));
         }
     }
 }

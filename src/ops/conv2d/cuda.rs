@@ -4,20 +4,22 @@ mod mma;
 mod simt;
 mod split;
 mod tuning;
+mod wgmma;
 mod window;
 
 use super::{
     ConvParams, OP, PieceMoments, Products,
     algorithm::{
-        Algorithm::{Mma, Simt, Window},
+        Algorithm::{Mma, Simt, Wgmma, Window},
         Choice, Direction,
         SimtTile::{Narrow, Wide},
         choose, extents,
     },
     tiling::{
         MmaTile::{self, Large, Medium, Slim, Small},
-        Product, Tiling, cut, ranges,
+        PIXELS, Product, Tiling, cut, ranges,
     },
+    wgmma_tiling::WgmmaTiling,
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -30,7 +32,7 @@ use tuning::Problem;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations()].concat()
+    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations(), wgmma::declarations()].concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
@@ -66,7 +68,7 @@ pub(super) fn forward<T: Element>(
     groups: Option<usize>,
     norm: &NormAfter<'_>,
 ) -> Result<Output> {
-    let choice = choose(Direction::Forward, params, T::DTYPE, products);
+    let choice = choose(Direction::Forward, params, T::DTYPE, products, x.device().has_warpgroup_products());
     if let Window(tile) = choice.algorithm {
         return window::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
@@ -97,6 +99,9 @@ fn forward_by<T: Element>(
     norm: &NormAfter<'_>,
 ) -> Result<Output> {
     let plain = |y| Ok(Output { y, moments: None, normalized: false });
+    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
+        return wgmma::forward::<T>(WgmmaTiling { warpgroups, split }, params, x, w, bias, groups, norm);
+    }
     if let Some(tiling) = parted(choice) {
         return plain(split::forward::<T>(tiling, params, x, w, bias)?);
     }
@@ -110,7 +115,7 @@ fn forward_by<T: Element>(
             match algorithm {
                 Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
                 Simt(Narrow) => simt::conv2d_forward_narrow::<T>(device, launch, x, w, bias, &mut y, p)?,
-                Mma(_) | Window(_) => return Err(elsewhere()),
+                Mma(_) | Window(_) | Wgmma(_) => return Err(elsewhere()),
             }
         }
         return plain(y);
@@ -165,10 +170,10 @@ pub(super) fn data_gradient<T: Element>(
     products: Products,
     demand: &mut Demand,
 ) -> Result<Tensor> {
-    let choice = choose(Direction::DataGradient, params, T::DTYPE, products);
+    let choice = choose(Direction::DataGradient, params, T::DTYPE, products, dy.device().has_warpgroup_products());
     // What has another shape is left for the tape to refuse.
     let so_far = &mut demand.so_far;
-    let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_)) && more.shape() == params.input());
+    let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_) | Wgmma(_)) && more.shape() == params.input());
     let more = more.as_ref();
     let problem = Problem { direction: Direction::DataGradient, params, dtype: T::DTYPE, groups: None };
     let choice =
@@ -187,6 +192,9 @@ fn data_gradient_by<T: Element>(
     more: Option<&Tensor>,
     offer: Option<&Offer>,
 ) -> Result<Tensor> {
+    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
+        return wgmma::data_gradient::<T>(WgmmaTiling { warpgroups, split }, params, dy, w, more, offer);
+    }
     if let Some(tiling) = parted(choice) {
         return split::data_gradient::<T>(tiling, params, dy, w, more);
     }
@@ -201,7 +209,7 @@ fn data_gradient_by<T: Element>(
             match algorithm {
                 Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
                 Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
-                Mma(_) | Window(_) => return Err(elsewhere()),
+                Mma(_) | Window(_) | Wgmma(_) => return Err(elsewhere()),
             }
         }
         return Ok(dx);
@@ -244,7 +252,7 @@ pub(super) fn weight_gradient<T: Element>(
     x: &Tensor,
     products: Products,
 ) -> Result<Tensor> {
-    let choice = choose(Direction::WeightGradient, params, T::DTYPE, products);
+    let choice = choose(Direction::WeightGradient, params, T::DTYPE, products, dy.device().has_warpgroup_products());
     let Window(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
     let (x, padded) = (window::image::<T>(params, x)?, window::padded(params));
@@ -261,10 +269,13 @@ fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: 
 }
 
 fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
+        return wgmma::weight_gradient::<T>(WgmmaTiling { warpgroups, split }, params, dy, x);
+    }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let (rows, columns) = extents(Direction::WeightGradient, params);
     let tiles = algorithm.tiles(rows, columns);
-    let (layers, range) = cut(pixels(params), choice.split);
+    let (layers, range) = cut(pixels(params), choice.split, PIXELS);
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
     let mut sums = partial(layers, &shape, dy)?;
@@ -282,7 +293,7 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tens
             Mma(Medium) => mma::conv2d_mma_weight_gradient_medium::<T>(device, launch, dy, x, to, p, range)?,
             Mma(Small) => mma::conv2d_mma_weight_gradient_small::<T>(device, launch, dy, x, to, p, range)?,
             Mma(Slim) => mma::conv2d_mma_weight_gradient_slim::<T>(device, launch, dy, x, to, p, range)?,
-            Window(_) => return Err(elsewhere()),
+            Window(_) | Wgmma(_) => return Err(elsewhere()),
         }
     }
     reduce::<T>(&sums, &shape, layers)
@@ -306,9 +317,9 @@ pub(super) fn bias_gradient<T: Element>(params: &ConvParams, dy: &Tensor) -> Res
     reduce::<T>(&partial, &shape, layers)
 }
 
-/// Windows have launches of their own.
+/// Windows and warpgroups have launches of their own.
 fn elsewhere() -> Error {
-    Error::Internal("conv2d: a window was sent to the kernels of whole chunks".into())
+    Error::Internal("conv2d: a product was sent to the kernels of another algorithm".into())
 }
 
 /// Pixels of the output.

@@ -15,6 +15,7 @@ pub(crate) mod cuda;
 mod moments;
 mod params;
 mod tiling;
+mod wgmma_tiling;
 
 pub use moments::PieceMoments;
 pub use params::Conv2dSpec;

@@ -35,7 +35,10 @@ pub(super) struct Tiling {
 pub(super) const BLOCKS: usize = 264;
 
 /// Multiprocessors of the card of the model, an H100.
-const MULTIPROCESSORS: usize = 132;
+pub(super) const MULTIPROCESSORS: usize = 132;
+
+/// Pixels of a slice of a weight gradient, of the longest kind (MMA_SLICE).
+pub(super) const PIXELS: usize = 32;
 
 /// What a multiprocessor makes of a tile.
 struct Pace {
@@ -48,8 +51,8 @@ struct Pace {
 
 /// Cycles for a launch more, and bytes that all multiprocessors together read or write in a cycle: what the parts of a split
 /// sum cost.
-const LAUNCH: usize = 4000;
-const COPIED: usize = 2000;
+pub(super) const LAUNCH: usize = 4000;
+pub(super) const COPIED: usize = 2000;
 
 /// Into how many parts the sums of a forward pass or data gradient may be cut.
 const SPLITS: [usize; 6] = [2, 3, 4, 6, 8, 12];
@@ -147,8 +150,8 @@ impl Product {
         tile.count(self.rows, self.columns)
     }
 
-    /// Cycles of the forward pass or data gradient.
-    fn cycles(&self, Tiling { tile, split }: Tiling) -> usize {
+    /// Cycles of the product.
+    pub fn cycles(&self, Tiling { tile, split }: Tiling) -> usize {
         let blocks = self.tiles(tile) * self.layers * split;
         let products = tile.pace().cycles(blocks.div_ceil(MULTIPROCESSORS)) * self.slices.div_ceil(split);
         if split == 1 {
@@ -230,17 +233,17 @@ impl Product {
         }
         let split = self.ranged(tile).split;
         let mut splits: Vec<usize> =
-            [split, split.div_ceil(2), 2 * split].map(|split| cut(self.pixels, split).0).to_vec();
+            [split, split.div_ceil(2), 2 * split].map(|split| cut(self.pixels, split, PIXELS).0).to_vec();
         splits.sort_unstable();
         splits.dedup();
         splits.into_iter().map(|split| Tiling { tile, split }).collect()
     }
 }
 
-/// `pixels` in at most `split` ranges of whole slices: (ranges, pixels a range). As many ranges as come out, put in again, come
-/// out again.
-pub(super) fn cut(pixels: usize, split: usize) -> (usize, usize) {
-    let range = pixels.div_ceil(split.max(1)).next_multiple_of(32);
+/// `pixels` in at most `split` ranges of whole slices of `slice` pixels: (ranges, pixels a range). As many ranges as come out, put
+/// in again, come out again.
+pub(super) fn cut(pixels: usize, split: usize, slice: usize) -> (usize, usize) {
+    let range = pixels.div_ceil(split.max(1)).next_multiple_of(slice);
     (pixels.div_ceil(range), range)
 }
 
@@ -252,7 +255,7 @@ pub(in crate::ops) fn ranges(tiles: usize, pixels: usize) -> (usize, usize) {
     // that would leave a quarter of the places empty.
     let down = BLOCKS / tiles;
     let even = if down * tiles * 4 >= BLOCKS * 3 { down } else { down + 1 };
-    cut(pixels, even.min(pixels.div_ceil(LEAST)).max(1))
+    cut(pixels, even.min(pixels.div_ceil(LEAST)).max(1), PIXELS)
 }
 
 #[cfg(test)]
@@ -328,7 +331,7 @@ mod tests {
         let product = product(Direction::WeightGradient, [4, 92, 92, 256], [256, 3], 1);
         let split = product.built_in().split;
         for split in [split.div_ceil(2), 2 * split] {
-            let wanted = Tiling { tile: MmaTile::Large, split: cut(product.pixels, split).0 };
+            let wanted = Tiling { tile: MmaTile::Large, split: cut(product.pixels, split, PIXELS).0 };
             assert!(product.others().contains(&wanted), "{wanted:?}");
         }
     }
@@ -339,7 +342,7 @@ mod tests {
             for pixels in [1, 15, 16, 127, 129, 5000, 33_856] {
                 let (count, range) = ranges(tiles, pixels);
                 assert!(count * range >= pixels && (count - 1) * range < pixels, "{tiles} {pixels}");
-                assert_eq!(cut(pixels, count).0, count, "{tiles} {pixels}");
+                assert_eq!(cut(pixels, count, PIXELS).0, count, "{tiles} {pixels}");
             }
         }
     }

@@ -1,14 +1,43 @@
 //! Which of the tilings that suit a product on tensor cores is taken: on a GPU the one that was the fastest when the shape was
 //! first met.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     DType, Device, Result,
     ops::conv2d::{
         ConvParams,
-        algorithm::{Algorithm::Mma, Choice, Direction},
+        algorithm::{Algorithm, Choice, Direction},
         tiling::{Product, Tiling},
+        wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
     },
 };
+
+/// A way to compute a product on tensor cores, as it stands in a file of choices.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Way {
+    Warps(Tiling),
+    Warpgroups(WgmmaTiling),
+}
+
+impl Way {
+    /// None off the tensor cores.
+    fn of(Choice { algorithm, split }: Choice) -> Option<Self> {
+        match algorithm {
+            Algorithm::Mma(tile) => Some(Self::Warps(Tiling { tile, split })),
+            Algorithm::Wgmma(warpgroups) => Some(Self::Warpgroups(WgmmaTiling { warpgroups, split })),
+            Algorithm::Simt(_) | Algorithm::Window(_) => None,
+        }
+    }
+
+    fn choice(self) -> Choice {
+        match self {
+            Self::Warps(tiling) => tiling.into(),
+            Self::Warpgroups(tiling) => tiling.into(),
+        }
+    }
+}
 
 /// A product by all that its time depends on.
 pub(super) struct Problem<'a> {
@@ -22,10 +51,23 @@ pub(super) struct Problem<'a> {
 impl Problem<'_> {
     /// The choice on this device, where `built_in` is the one without timing, and `run` does it.
     pub fn tuned(&self, device: &Device, built_in: Choice, mut run: impl FnMut(Choice) -> Result<()>) -> Choice {
-        let Choice { algorithm: Mma(tile), split } = built_in else { return built_in };
-        let choice = |Tiling { tile, split }| Choice { algorithm: Mma(tile), split };
-        let describe = || (self.name(), Product::new(self.direction, self.params, self.dtype).others());
-        choice(device.tuned(Tiling { tile, split }, describe, |tiling| run(choice(tiling))))
+        let Some(built_in_way) = Way::of(built_in) else { return built_in };
+        let describe = || (self.name(), self.others(device, built_in_way));
+        device.tuned(built_in_way, describe, |way| run(way.choice())).choice()
+    }
+
+    /// What could be faster than the built-in way, on one card or another.
+    fn others(&self, device: &Device, built_in: Way) -> Vec<Way> {
+        let Self { direction, params, dtype, .. } = *self;
+        let mut all: Vec<Way> = Vec::new();
+        if device.has_warpgroup_products() && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params) {
+            all.extend(WgmmaProduct::new(direction, params).all().into_iter().map(Way::Warpgroups));
+        }
+        let product = Product::new(direction, params, dtype);
+        all.push(Way::Warps(product.built_in()));
+        all.extend(product.others().into_iter().map(Way::Warps));
+        all.retain(|way| *way != built_in);
+        all
     }
 
     /// As it stands in a file of choices.

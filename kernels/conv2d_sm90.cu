@@ -1,0 +1,155 @@
+// The convolutions of conv2d_mma.cu in bf16 by warpgroups (conv_wgmma.cuh): the same equations, layouts and results, all outputs
+// written (=). Channels c and k come in whole chunks of 8; the data gradient is for stride 1.
+//
+// The tile is `wide` 128 x 256 or `tall` 256 x 128, of both warpgroups together, or `square` 128 x 128 or `narrow` 128 x 64, of
+// each. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
+// multiprocessor. `work` covers the product in tiles (conv_work.cuh):
+//   forward:         layers are groups of `group` pixels each; rows are pixels of a group, columns filters. `moments`
+//                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after
+//   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
+//                    [2][c] may be null, and then all of the batch norm is
+//   weight gradient: layers are ranges of `range` pixels, which 64 divides; rows are filters, columns blocks of 64 channels of
+//                    a tap, four to a tile of 256: to partial[layer][k, r s c], which conv2d_reduce adds up in order
+// Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written, in
+// [layers, group, channels] by 64 pixels x 64 channels.
+#include "conv_wgmma_results.cuh"
+#include "conv_wgmma_sources.cuh"
+
+template <class Tile>
+__device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map, const bf16* bias,
+                                        float* moments, const NormAfter<bf16>& norm, const Meeting& meeting, const ConvParams& p,
+                                        const Work& work, int group, int plain, const NormParams& n) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
+  auto buffers = ResultBuffers::of<Tile>(shared);
+  int turn = 0;
+  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, sums)) return;
+    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
+#pragma unroll
+    for (int block = 0; block < Tile::BLOCKS; block++)
+#pragma unroll
+      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
+        int row = first + block * 64, rows = group - row, column = tile.column * Tile::BN + chunk * 64;
+        if (rows <= 0 || column >= p.k) continue;
+        char* results = buffers.next(!moments, turn++);
+        if (bias) add_bias<bf16, ResultTile>(sums[block][chunk], bias, column, p.k);
+        stage_results<bf16, ResultTile>(results, sums[block][chunk]);
+        if (moments)
+          store_piece_moments(results, buffers.scratch(), moments + size_t(tile.layer * pieces + row / 64) * 2 * p.k, rows, column,
+                              p.k);
+        if (norm.vectors.mean) {
+          int start = (tile.layer * group + row) * p.k;
+          normalize_results<bf16, ResultTile>(
+              results, norm, n, column, p.k, [&](int r) { return r < rows ? start + r * p.k : -1; },
+              [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
+          ResultTile::publish();
+          sync<ResultTile>();
+        }
+        buffers.store(y_map, results, column, row, tile.layer);
+      }
+  };
+  run_tiles<Tile, 0, 0>(shared, work, source, store);
+  if (threadIdx.x >= WARPGROUP) buffers.drain();
+}
+
+template <class Tile>
+__device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
+                                              const bf16* so_far, const NormBefore<bf16>& norm, const Meeting& meeting,
+                                              const ConvParams& p, const Work& work, int group, int plain, const NormParams& n) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
+  auto buffers = ResultBuffers::of<Tile>(shared);
+  bool changed = so_far || norm.vectors.mean;
+  int turn = 0;
+  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, sums)) return;
+    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
+#pragma unroll
+    for (int block = 0; block < Tile::BLOCKS; block++)
+#pragma unroll
+      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
+        int row = first + block * 64, rows = group - row, column = tile.column * Tile::BN + chunk * 64;
+        if (rows <= 0 || column >= p.c) continue;
+        char* results = buffers.next(!norm.sums, turn++);
+        stage_results<bf16, ResultTile>(results, sums[block][chunk]);
+        if (changed) {
+          int start = (tile.layer * group + row) * p.c;
+          finish_gradient<bf16, ResultTile>(
+              results, buffers.scratch(), so_far, norm, n, tile.layer, size_t(tile.layer) * pieces + row / 64, column, p.c,
+              [&](int r) { return r < rows ? start + r * p.c : -1; },
+              [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); });
+          ResultTile::publish();
+          sync<ResultTile>();
+        }
+        buffers.store(dx_map, results, column, row, tile.layer);
+      }
+  };
+  run_tiles<Tile, 0, 1>(shared, work, source, store);
+  if (threadIdx.x >= WARPGROUP) buffers.drain();
+}
+
+template <class Tile>
+__device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const CUtensorMap* x_map, float* partial,
+                                                const ConvParams& p, const Work& work, int range, int plain) {
+  HOPPER_SMEM(char, shared);
+  PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p, range};
+  int depth = p.taps() * p.c, lane = threadIdx.x % 32;
+  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
+    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS) + ResultTile::row() + lane / 4;
+    float* layer = partial + size_t(tile.layer) * p.k * depth;
+#pragma unroll
+    for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
+      TapBlock at = tap_block(p, tile.column * Tile::CHUNKS + chunk);
+      if (at.row >= p.r) break;
+      float* columns = layer + (at.row * p.s + at.column) * p.c + at.channel;
+      // Four lanes fill 32 bytes, which is what memory takes at once.
+#pragma unroll
+      for (int block = 0; block < Tile::BLOCKS; block++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            int k = first + block * 64 + half * 8, channel = j * 8 + lane % 4 * 2;
+            float* four = sums[block][chunk][0][j];
+            if (k < p.k && at.channel + channel < p.c)
+              store_pack(columns + k * depth + channel, Pack<float, 2>{four[half * 2], four[half * 2 + 1]});
+          }
+    }
+  };
+  run_tiles<Tile, 1, 1>(shared, work, source, store);
+}
+
+// clang-format off
+#define CONV(name, ...)                                                                                            \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(               \
+      const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap y,     \
+      const bf16* __restrict__ bias, float* __restrict__ moments, const bf16* __restrict__ residual,               \
+      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
+      const float* __restrict__ shift, float* partial, unsigned* arrived, ConvParams p, Work work, int group,      \
+      int plain, NormParams n) {                                                                                   \
+    NormAfter<bf16> norm = {residual, {mean, variance, scale, shift}};                                             \
+    forward<WgmmaTile<__VA_ARGS__>>(&x, &w, &y, bias, moments, norm, {partial, arrived}, p, work, group, plain, n); \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_wgmma_forward_##name##_bf16)                                                                \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_data_gradient_##name##_bf16(         \
+      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap dx,   \
+      const bf16* __restrict__ so_far, const bf16* __restrict__ x, const bf16* __restrict__ y,                     \
+      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
+      const float* __restrict__ shift, float* __restrict__ sums, float* partial, unsigned* arrived, ConvParams p,  \
+      Work work, int group, int plain, NormParams n) {                                                             \
+    NormBefore<bf16> norm = {x, y, {mean, variance, scale, shift}, sums};                                          \
+    data_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &w, &dx, so_far, norm, {partial, arrived}, p, work, group, plain, n); \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
+      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, float* __restrict__ partial,          \
+      ConvParams p, Work work, int range, int plain) {                                                             \
+    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, partial, p, work, range, plain);                              \
+  }                                                                                                                \
+  KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
+CONV(wide, 128, 256, false, 4)
+CONV(tall, 256, 128, false, 4)
+CONV(square, 128, 128, true, 6)
+CONV(narrow, 128, 64, true, 8)
+// clang-format on

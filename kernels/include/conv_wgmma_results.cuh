@@ -1,0 +1,151 @@
+// How the tiles of conv_wgmma.cuh are stored: 64 x 64 results of a warpgroup at a time, with what the convolutions of
+// conv2d_mma.cu do there, and the sums of cut tiles.
+#pragma once
+#include "conv_norm_sums.cuh"
+#include "conv_normalize.cuh"
+#include "conv_wgmma.cuh"
+
+// 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
+struct ResultTile {
+  static constexpr int THREADS = WARPGROUP, BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = SCRATCH_BYTES;
+  using Sums = WgmmaChunk;
+
+  __device__ static int thread() { return threadIdx.x % WARPGROUP; }
+  __device__ static int row() { return thread() / 32 * 16; }
+  __device__ static int column() { return 0; }
+  // To the copy that takes them away.
+  __device__ __forceinline__ static void publish() { proxy_fence(); }
+#ifdef EMU_HOST
+  static void meet(const char* file, int line) { warpgroup_sync(1 + consumer(), WARPGROUP, file, line); }
+#else
+  __device__ __forceinline__ static void meet() { warpgroup_sync(1 + consumer(), WARPGROUP); }
+#endif
+};
+
+// A warpgroup's shared memory for results. Two tiles of them take turns, so that one is stored while the next one is made; the
+// second one is also what the batch norms work in.
+struct ResultBuffers {
+  char* first;
+
+  template <class Tile>
+  __device__ __forceinline__ static ResultBuffers of(char* shared) {
+    return {shared + Tile::RESULTS_AT + consumer() * (RESULTS_BYTES + SCRATCH_BYTES)};
+  }
+  __device__ __forceinline__ char* scratch() const { return first + RESULTS_BYTES; }
+  // The turn-th results' place, if both are free to take turns; the store that last read it is done with it.
+  __device__ __forceinline__ char* next(bool turns, int turn) const {
+    if (!turns) {
+      if (ResultTile::thread() == 0) tma_store_wait_read<0>();
+      return first;
+    }
+    if (ResultTile::thread() == 0) tma_store_wait_read<1>();
+    return turn % 2 ? scratch() : first;
+  }
+  __device__ __forceinline__ static void store(const CUtensorMap* map, const char* results, int column, int row, int layer) {
+    if (ResultTile::thread() == 0) {
+      tma_store_3d(map, results, column, row, layer);
+      tma_store_commit();
+    }
+  }
+  // Before the block ends.
+  __device__ __forceinline__ static void drain() {
+    if (ResultTile::thread() == 0) tma_store_wait_read<0>();
+  }
+};
+
+// Mean and squared deviations of the columns of 64 x 64 staged results, as conv_moments.cuh has them, for pieces of 64 rows: of
+// `rows` of them, and of columns below `count`, which is even, from `start` on.
+__device__ __forceinline__ void store_piece_moments(const char* results, char* scratch, float* moments, int rows, int start,
+                                                    int count) {
+  struct alignas(8) Pair {
+    float at[2];
+  };
+  // A thread has two columns of 16 rows.
+  int pair = ResultTile::thread() % 32, quarter = ResultTile::thread() / 32;
+  Pack<bf16, 2> values[16];
+#pragma unroll
+  for (int i = 0; i < 16; i++)
+    values[i] = load_shared(reinterpret_cast<const Pack<bf16, 2>*>(
+        results + place<LINE_BYTES, false>(quarter * 16 + i, pair / 4) + pair % 4 * 4));
+  auto over_rows = [&](int buffer, auto value) {
+    Pair sum = {};
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) sum.at[e] += quarter * 16 + i < rows ? value(e, to_acc(values[i].at[e])) : 0.0f;
+    auto* parts = reinterpret_cast<Pair*>(scratch) + buffer * WARPGROUP;
+    store_shared(parts + ResultTile::thread(), sum);
+    sync<ResultTile>();
+    Pair total = load_shared(parts + pair);
+#pragma unroll
+    for (int q = 1; q < 4; q++) {
+      Pair part = load_shared(parts + q * 32 + pair);
+      for (int e = 0; e < 2; e++) total.at[e] += part.at[e];
+    }
+    return total;
+  };
+  float size = min(rows, 64);
+  Pair mean = over_rows(0, [](int, float x) { return x; });
+#pragma unroll
+  for (int e = 0; e < 2; e++) mean.at[e] /= size;
+  Pair squares = over_rows(1, [&](int e, float x) { return (x - mean.at[e]) * (x - mean.at[e]); });
+  int column = start + pair * 2;
+  if (quarter == 0 && rows > 0 && column < count) {
+    *reinterpret_cast<Pair*>(moments + column) = mean;
+    *reinterpret_cast<Pair*>(moments + count + column) = squares;
+  }
+}
+
+// Where the parts of cut tiles meet: the sums of each part of each of them, and how many have come to each warpgroup's.
+struct Meeting {
+  float* partial;
+  unsigned* arrived;
+};
+
+// Leaves the sums of a part, and returns whether they are now those of the whole tile: for the last warpgroup that comes.
+template <class Tile>
+__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts,
+                                           typename Tile::Sums& sums) {
+  constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
+  struct alignas(16) Four {
+    float at[4];
+  };
+  int place = tile.rest * GROUPS + (Tile::OWN ? 0 : consumer());
+  // Neighbouring threads' fours lie beside each other.
+  auto fours = [&](int part) {
+    return reinterpret_cast<Four*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
+  };
+  auto each = [&](auto visit) {
+#pragma unroll
+    for (int block = 0; block < Tile::BLOCKS; block++)
+#pragma unroll
+      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++)
+#pragma unroll
+        for (int j = 0; j < 8; j++) visit(((block * Tile::CHUNKS + chunk) * 8 + j) * WARPGROUP, sums[block][chunk][0][j]);
+  };
+  Four* mine = fours(tile.part);
+  each([&](int at, float (&four)[4]) { mine[at] = {four[0], four[1], four[2], four[3]}; });
+  __threadfence();
+  sync<ResultTile>();
+  // Behind what a store may still read.
+  auto* last = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - 16);
+  if (ResultTile::thread() == 0) store_shared(last, atomicAdd(meeting.arrived + place, 1u) == parts - 1u ? 1u : 0u);
+  sync<ResultTile>();
+  bool joined = load_shared(last) != 0;
+  // All have read it before it is written again.
+  sync<ResultTile>();
+  if (!joined) return false;
+  __threadfence();
+  each([&](int, float (&four)[4]) { four[0] = four[1] = four[2] = four[3] = 0; });
+  // Not unrolled: the sums have the registers.
+#pragma unroll 1
+  for (int part = 0; part < parts; part++) {
+    const Four* from = fours(part);
+    each([&](int at, float (&four)[4]) {
+      Four more = from[at];
+#pragma unroll
+      for (int e = 0; e < 4; e++) four[e] += more.at[e];
+    });
+  }
+  return true;
+}

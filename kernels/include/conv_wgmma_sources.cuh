@@ -1,0 +1,122 @@
+// Where the slices of conv_wgmma.cuh come from: which boxes of which tensor maps.
+//
+// The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter BN x 1 x 64 or
+// 64 x 1 x 64 in [k, r s, c], a gradient's lines 64 pixels x 64 channels.
+#pragma once
+#include "conv_gather.cuh"
+#include "conv_wgmma.cuh"
+
+// Pixels under a window whose taps lie `distance` apart; the first one of pixel (i, j) at (i, j) * step + origin.
+struct Window {
+  const CUtensorMap* map;
+  int plain;  // the window is the pixel, and the map has pixels in a row
+  int rows, columns;
+  int step[2], origin[2], distance[2];
+
+  // Where the windows from pixel `first` on begin.
+  struct Place {
+    int pixel, image, y, x;
+  };
+  __device__ __forceinline__ Place place(int first) const {
+    int line = first / columns, image = line / rows;
+    return {first, image, (line - image * rows) * step[0] + origin[0], (first - line * columns) * step[1] + origin[1]};
+  }
+  // The pixels from `at` on under one tap, as many as the map says.
+  __device__ __forceinline__ void fetch(char* to, uint64_t* bar, const Place& at, int channel, int row, int column) const {
+    if (plain)
+      tma_load_2d(to, map, bar, channel, at.pixel);
+    else
+      tma_load_im2col(to, map, bar, channel, at.x, at.y, at.image, column * distance[1], row * distance[0]);
+  }
+};
+
+// Of the output's pixels, over x.
+__device__ __forceinline__ Window window_of_output(const CUtensorMap* map, const ConvParams& p, int plain) {
+  Window w = {map, plain, p.p, p.q, {}, {}, {}};
+  for (int axis = 0; axis < 2; axis++)
+    w.step[axis] = p.stride[axis], w.origin[axis] = -p.padding[axis], w.distance[axis] = p.dilation[axis];
+  return w;
+}
+
+// Of the input's pixels, over dy, for stride 1: the taps in the order in which they hit, the last one first.
+__device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const ConvParams& p, int plain) {
+  Window w = {map, plain, p.h, p.w, {1, 1}, {}, {p.dilation[0], p.dilation[1]}};
+  w.origin[0] = p.padding[0] - (p.r - 1) * p.dilation[0], w.origin[1] = p.padding[1] - (p.s - 1) * p.dilation[1];
+  return w;
+}
+
+// Slices by tap and 64 channels: the forward pass, and (FLIPPED) the data gradient, whose filter is read back to front, by
+// address, with depth and columns exchanged.
+template <class Tile, bool FLIPPED>
+struct TapSource {
+  Window window;
+  const CUtensorMap* filter;
+  int taps[2], channels, group;
+  Window::Place place;
+  int row, column, channel, start_n;
+
+  __device__ __forceinline__ void begin(const WorkItem& tile, int slice) {
+    place = window.place(tile.layer * group + tile.row * Tile::BM);
+    start_n = tile.column * Tile::BN;
+    int each = (channels + WGMMA_SLICE - 1) / WGMMA_SLICE, tap = slice / each;
+    channel = (slice - tap * each) * WGMMA_SLICE;
+    row = tap / taps[1], column = tap - row * taps[1];
+  }
+  __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
+    window.fetch(to, bar, place, channel, row, column);
+    int tap = row * taps[1] + column;
+    if (FLIPPED) {
+      tap = taps[0] * taps[1] - 1 - tap;
+#pragma unroll
+      for (int block = 0; block < Tile::CHUNKS; block++)
+        tma_load_3d(to + Tile::A_BYTES + block * BLOCK_BYTES, filter, bar, start_n + block * 64, tap, channel);
+    } else {
+      tma_load_3d(to + Tile::A_BYTES, filter, bar, channel, tap, start_n);
+    }
+    channel += WGMMA_SLICE;
+    if (channel < channels) return;
+    channel = 0;
+    if (++column == taps[1]) column = 0, row++;
+  }
+};
+
+// Columns of a weight gradient, 64 at a time: those channels of a tap.
+struct TapBlock {
+  int row, column, channel;
+};
+__device__ __forceinline__ TapBlock tap_block(const ConvParams& p, int block) {
+  int each = (p.c + 63) / 64, tap = block / each, row = tap / p.s;
+  return {row, tap - row * p.s, (block - tap * each) * 64};
+}
+
+// Slices of 64 pixels: the weight gradient, both factors with the depth across their lines.
+template <class Tile>
+struct PixelSource {
+  Window window;
+  const CUtensorMap* gradient;
+  const ConvParams& p;
+  int range;
+  int pixel, start_m;
+  TapBlock blocks[Tile::CHUNKS];
+
+  __device__ __forceinline__ void begin(const WorkItem& tile, int slice) {
+    pixel = tile.layer * range + slice * WGMMA_SLICE;
+    start_m = tile.row * Tile::BM;
+    int last = p.r * p.s * ((p.c + 63) / 64) - 1;
+    // Blocks beyond the last one are read like it, and not stored.
+#pragma unroll
+    for (int block = 0; block < Tile::CHUNKS; block++)
+      blocks[block] = tap_block(p, min(tile.column * Tile::CHUNKS + block, last));
+  }
+  __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
+#pragma unroll
+    for (int block = 0; block < Tile::BM / 64; block++)
+      tma_load_2d(to + block * BLOCK_BYTES, gradient, bar, start_m + block * 64, pixel);
+    Window::Place place = window.place(pixel);
+#pragma unroll
+    for (int block = 0; block < Tile::CHUNKS; block++)
+      window.fetch(to + Tile::A_BYTES + block * BLOCK_BYTES, bar, place, blocks[block].channel, blocks[block].row,
+                   blocks[block].column);
+    pixel += WGMMA_SLICE;
+  }
+};

@@ -1,0 +1,282 @@
+//! The kernels of `kernels/conv2d_sm90.cu`: bf16 by warpgroups, for what `wgmma_tiling::suits`.
+
+use bytemuck::{Pod, Zeroable};
+use half::bf16;
+
+use super::{Output, partial, reduce};
+use crate::{
+    DType, Device, Result, Tensor,
+    autograd::Offer,
+    device::{Launch, MapAccess, MapSpec},
+    kernels,
+    ops::{
+        batch_norm::{NormAfter, NormBefore, NormParams},
+        conv2d::{
+            ConvParams, PieceMoments,
+            algorithm::Direction,
+            tiling::cut,
+            wgmma_tiling::{
+                PIECE, SLICE,
+                WgmmaTile::{self, Narrow, Square, Tall, Wide},
+                WgmmaTiling,
+            },
+        },
+    },
+    tensor::{Element, In, MapIn, MapOut, OptIn, OptOut, Out, Val},
+};
+
+/// `Work` of kernels/include/conv_work.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Work {
+    /// Whole tiles, and parts of the others.
+    items: i32,
+    whole: i32,
+    parts: i32,
+    /// Tiles of a layer.
+    rows: i32,
+    columns: i32,
+    /// Of a tile; of one of the last layer.
+    slices: i32,
+    last_slices: i32,
+    layers: i32,
+}
+
+kernels! { "conv2d_sm90";
+    /// y = x * w + bias, and the batch norm after; tiles of 128 x 256.
+    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// y = x * w + bias, and the batch norm after; tiles of 256 x 128.
+    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// y = x * w + bias, and the batch norm after; tiles of 128 x 128.
+    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// y = x * w + bias, and the batch norm after; tiles of 128 x 64.
+    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 256.
+    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 256 x 128.
+    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 128.
+    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
+    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// Sums of dw over ranges of pixels, tiles of 128 x 256.
+    fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
+    /// Sums of dw over ranges of pixels, tiles of 256 x 128.
+    fn conv2d_wgmma_weight_gradient_tall<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
+    /// Sums of dw over ranges of pixels, tiles of 128 x 128.
+    fn conv2d_wgmma_weight_gradient_square<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
+    /// Sums of dw over ranges of pixels, tiles of 128 x 64.
+    fn conv2d_wgmma_weight_gradient_narrow<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
+}
+
+/// Threads of a block (WGMMA_THREADS).
+const THREADS: u32 = 384;
+
+impl Work {
+    /// `layers` layers of `tile`s over `rows` x `columns`, each of `slices` slices, for so many multiprocessors. Where the last
+    /// round of tiles is not full, its tiles are cut into `parts`.
+    fn of_tiles(tile: WgmmaTile, layers: usize, [rows, columns]: [usize; 2], slices: usize, parts: usize, all: usize) -> Self {
+        let (down, across) = tile.grid(rows, columns);
+        let tiles = layers * down * across;
+        let rest = if parts > 1 { tiles % all } else { 0 };
+        let items = tiles - rest + rest * parts;
+        let [items, whole, parts, rows, columns, slices, layers] =
+            [items, tiles - rest, parts, down, across, slices, layers].map(|count| count as i32);
+        Self { items, whole, parts, rows, columns, slices, last_slices: slices, layers }
+    }
+
+    /// Tiles that are cut.
+    fn rest(&self) -> usize {
+        (self.items - self.whole) as usize / self.parts as usize
+    }
+
+    /// One block for each multiprocessor, or for each item if those are fewer.
+    fn launch(&self, tile: WgmmaTile, all: usize) -> Launch {
+        let blocks = (self.items as u32).clamp(1, all as u32);
+        Launch { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: tile.shared_bytes() }
+    }
+
+    /// Room where the parts of the cut tiles meet: their sums, and how many have come.
+    fn meeting(&self, tile: WgmmaTile, device: &Device) -> Result<[Option<Tensor>; 2]> {
+        let (rest, parts) = (self.rest(), self.parts as usize);
+        if rest == 0 {
+            return Ok([None, None]);
+        }
+        let partial = Tensor::empty(&[rest, parts, tile.part_elements()], DType::F32, device)?;
+        let warpgroups = if tile.is_own() { 1 } else { 2 };
+        Ok([Some(partial), Some(Tensor::zeros(&[rest, warpgroups], DType::U32, device)?)])
+    }
+}
+
+/// Whether a window is the pixel itself.
+fn is_plain(p: &ConvParams) -> bool {
+    (p.r, p.s, p.stride, p.padding) == (1, 1, [1, 1], [0, 0])
+}
+
+fn map(extents: &[i32], boxes: &[usize]) -> MapSpec {
+    let extents: Vec<u64> = extents.iter().map(|&extent| extent as u64).collect();
+    let strides = (1..extents.len()).map(|i| 2 * extents[..i].iter().product::<u64>()).collect();
+    let access = MapAccess::Tiled { extents: boxes.iter().map(|&extent| extent as u32).collect() };
+    MapSpec { element: 2, extents, strides, access, swizzled: true }
+}
+
+/// Of an image [N, H, W, C], `pixels` and 64 channels at a time: under the windows of a convolution with `p`, or `backward` under
+/// those of its data gradient.
+fn pixels_map(p: &ConvParams, backward: bool, pixels: usize) -> MapSpec {
+    let [h, w, c] = if backward { [p.p, p.q, p.k] } else { [p.h, p.w, p.c] };
+    if is_plain(p) {
+        return map(&[c, p.n * h * w], &[64, pixels]);
+    }
+    // Along x, then y.
+    let axis = |i: usize| {
+        let reach = ([p.r, p.s][i] - 1) * p.dilation[i];
+        let (image, windows, step) = match backward {
+            false => ([p.h, p.w][i], [p.p, p.q][i], p.stride[i]),
+            true => ([p.p, p.q][i], [p.h, p.w][i], 1),
+        };
+        let lower = if backward { p.padding[i] - reach } else { -p.padding[i] };
+        (lower, lower + (windows - 1) * step - (image - 1), step as u32)
+    };
+    let (x, y) = (axis(1), axis(0));
+    let access = MapAccess::Im2col {
+        lower: [x.0, y.0],
+        upper: [x.1, y.1],
+        channels: 64,
+        pixels: pixels as u32,
+        step: [x.2, y.2],
+    };
+    MapSpec { access, ..map(&[c, w, h, p.n], &[]) }
+}
+
+/// Of the filter, 64 channels and `filters` filters at a time.
+fn filter_map(p: &ConvParams, filters: usize) -> MapSpec {
+    map(&[p.c, p.r * p.s, p.k], &[64, 1, filters])
+}
+
+/// Of what is written, by groups of pixels.
+fn result_map(channels: i32, group: usize, layers: usize) -> MapSpec {
+    map(&[channels, group as i32, layers as i32], &[64, 64, 1])
+}
+
+pub(super) fn forward<T: Element>(
+    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    params: &ConvParams,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    groups: Option<usize>,
+    norm: &NormAfter<'_>,
+) -> Result<Output> {
+    let (device, p, k) = (x.device(), *params, params.k as usize);
+    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
+    // Tiles end with each group.
+    let layers = groups.unwrap_or(1);
+    let group = super::pixels(params) / layers;
+    let mut moments = groups.map(|groups| PieceMoments::empty(groups, group, PIECE, k, device)).transpose()?;
+    let m = moments.as_mut().map(|moments| &mut moments.partial);
+    let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
+    let work = Work::of_tiles(tile, layers, [group, k], slices, split, all);
+    let [mut parts, arrived] = work.meeting(tile, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_ref(), work.launch(tile, all));
+    let (rows, columns) = tile.extent();
+    let (xs, ws, ys) = (pixels_map(&p, false, rows), filter_map(&p, columns), result_map(p.k, group, layers));
+    let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
+    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
+    let (g, plain) = (group as i32, i32::from(is_plain(&p)));
+    // SAFETY: the maps stay within their tensors, which have the extents of `params`, and have the boxes of the tile; `work` covers
+    // y in tiles, group by group, `m` has room for each group's pieces, and `parts` and `arrived` for the cut tiles; the shared
+    // memory is the tile's; the residual has y's shape, and the vectors a value for each channel.
+    unsafe {
+        match tile {
+            Wide => conv2d_wgmma_forward_wide::<T>(
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+            )?,
+            Tall => conv2d_wgmma_forward_tall::<T>(
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+            )?,
+            Square => conv2d_wgmma_forward_square::<T>(
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+            )?,
+            Narrow => conv2d_wgmma_forward_narrow::<T>(
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+            )?,
+        }
+    }
+    Ok(Output { y, moments, normalized: norm.is_some() })
+}
+
+pub(super) fn data_gradient<T: Element>(
+    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    params: &ConvParams,
+    dy: &Tensor,
+    w: &Tensor,
+    more: Option<&Tensor>,
+    offer: Option<&Offer>,
+) -> Result<Tensor> {
+    let (device, p, [n, h, width, c]) = (dy.device(), *params, params.input());
+    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let norm = NormBefore::taken(offer, &dx);
+    // Tiles end with each group of images that has statistics of its own.
+    let (layers, group) = (norm.groups, n / norm.groups * h * width);
+    let mut norm = norm.with_room(group.div_ceil(PIECE))?;
+    let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
+    let work = Work::of_tiles(tile, layers, [group, c], slices, split, all);
+    let [mut parts, arrived] = work.meeting(tile, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_ref(), work.launch(tile, all));
+    let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p, SLICE));
+    let dxs = result_map(p.c, group, layers);
+    let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
+    let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
+    let [mean, var, scale, shift] = norm.vectors;
+    let (g, plain) = (group as i32, i32::from(is_plain(&p)));
+    // SAFETY: as above; `more`, `bx` and `by` have the extents of dx, the vectors a value for each channel (mean and variance for
+    // each group), and `s` has room for each group's pieces.
+    unsafe {
+        match tile {
+            Wide => conv2d_wgmma_data_gradient_wide::<T>(
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+            )?,
+            Tall => conv2d_wgmma_data_gradient_tall::<T>(
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+            )?,
+            Square => conv2d_wgmma_data_gradient_square::<T>(
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+            )?,
+            Narrow => conv2d_wgmma_data_gradient_narrow::<T>(
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+            )?,
+        }
+    }
+    norm.answer();
+    Ok(dx)
+}
+
+pub(super) fn weight_gradient<T: Element>(
+    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    params: &ConvParams,
+    dy: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let (device, p, shape) = (dy.device(), *params, params.filter());
+    let pixels = super::pixels(params);
+    let (layers, range) = cut(pixels, split, SLICE);
+    let columns = shape[1] * shape[2] * shape[3].next_multiple_of(64);
+    let all = device.multiprocessors()?;
+    let work = Work::of_tiles(tile, layers, [shape[0], columns], range / SLICE, 1, all);
+    let work = Work { last_slices: (pixels - (layers - 1) * range).div_ceil(SLICE) as i32, ..work };
+    let launch = work.launch(tile, all);
+    let mut sums = partial(layers, &shape, dy)?;
+    let (to, r, plain) = (&mut sums, range as i32, i32::from(is_plain(&p)));
+    let (dys, xs) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE));
+    let (dys, xs) = ((dy, &dys), (x, &xs));
+    // SAFETY: as above; `work` covers the filter in tiles and the pixels in ranges, one layer of `sums` each.
+    unsafe {
+        match tile {
+            Wide => conv2d_wgmma_weight_gradient_wide::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
+            Tall => conv2d_wgmma_weight_gradient_tall::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
+            Square => conv2d_wgmma_weight_gradient_square::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
+            Narrow => conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
+        }
+    }
+    reduce::<T>(&sums, &shape, layers)
+}

@@ -1,0 +1,263 @@
+//! How a product by warpgroups (kernels/include/conv_wgmma.cuh) is cut up, by the same kind of model as [`super::tiling`]'s.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConvParams,
+    algorithm::{Direction, extents},
+    tiling::{COPIED, LAUNCH, MULTIPROCESSORS, cut},
+};
+
+/// Tiles of a product by warpgroups (kernels/conv2d_sm90.cu).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WgmmaTile {
+    /// 128 x 256, of both warpgroups together: few bytes for each product.
+    Wide,
+    /// 256 x 128, of both together.
+    Tall,
+    /// 128 x 128, of each warpgroup: one stores while the other multiplies.
+    Square,
+    /// 128 x 64, of each: up to 64 columns.
+    Narrow,
+}
+
+/// A tile, and into how many parts sums are cut: those of a weight gradient all, into ranges of pixels; others in the last round
+/// of tiles, where that does not fill the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WgmmaTiling {
+    pub warpgroups: WgmmaTile,
+    pub split: usize,
+}
+
+/// Depth of a slice (WGMMA_SLICE).
+pub(super) const SLICE: usize = 64;
+/// Pixels of a piece whose moments or sums a warpgroup takes.
+pub(super) const PIECE: usize = 64;
+
+/// Into how many parts the tiles of the last round may be cut, of at least so many slices.
+const PARTS: [usize; 5] = [2, 3, 4, 6, 8];
+const DEEP: usize = 4;
+
+/// Products of a multiprocessor in a cycle, by its data sheet; how much of that a main loop makes, in percent, is assumed.
+const PRODUCTS: usize = 2048;
+const EFFICIENCY: usize = 85;
+/// Bytes that a multiprocessor gets from the L2 cache in a cycle, assumed.
+const FETCHED: usize = 40;
+/// Cycles to store 64 x 64 results, and to fill the ring at the start; assumed.
+const STORE: usize = 450;
+const FILL: usize = 1500;
+
+impl WgmmaTile {
+    pub const ALL: [Self; 4] = [Self::Wide, Self::Tall, Self::Square, Self::Narrow];
+
+    /// Rows and columns.
+    pub fn extent(self) -> (usize, usize) {
+        match self {
+            Self::Wide => (128, 256),
+            Self::Tall => (256, 128),
+            Self::Square => (128, 128),
+            Self::Narrow => (128, 64),
+        }
+    }
+
+    /// Whether each warpgroup has tiles of its own (OWN).
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Square | Self::Narrow)
+    }
+
+    /// Tiles down and across a product of `rows` x `columns`.
+    pub fn grid(self, rows: usize, columns: usize) -> (usize, usize) {
+        let (down, across) = self.extent();
+        (rows.div_ceil(down), columns.div_ceil(across))
+    }
+
+    /// Slices on the way (STAGES).
+    fn stages(self) -> usize {
+        match self {
+            Self::Wide | Self::Tall => 4,
+            Self::Square => 6,
+            Self::Narrow => 8,
+        }
+    }
+
+    /// Bytes of a slice.
+    fn stage_bytes(self) -> usize {
+        let (down, across) = self.extent();
+        (down + across) * SLICE * 2
+    }
+
+    /// Dynamic shared memory of a block: the ring, two warpgroups' results, the barriers (SHARED_BYTES).
+    pub fn shared_bytes(self) -> u32 {
+        (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024) as u32
+    }
+
+    /// Elements of the sums that a warpgroup leaves of a part.
+    pub fn part_elements(self) -> usize {
+        let (down, across) = self.extent();
+        down * across
+    }
+
+    /// Cycles of a multiprocessor for a slice: its products, or its bytes.
+    fn slice_cycles(self) -> usize {
+        let (down, across) = self.extent();
+        (down * across * SLICE * 100 / (PRODUCTS * EFFICIENCY)).max(self.stage_bytes() / FETCHED)
+    }
+
+    /// Cycles to store a tile, as far as no other warpgroup multiplies meanwhile.
+    fn store_cycles(self) -> usize {
+        let (down, across) = self.extent();
+        let all = down * across / (64 * 64) * STORE;
+        if self.is_own() { all / 4 } else { all / 2 }
+    }
+}
+
+/// A product as far as these tilings matter.
+pub(super) struct WgmmaProduct {
+    direction: Direction,
+    rows: usize,
+    columns: usize,
+    /// Slices of each sum.
+    slices: usize,
+    pixels: usize,
+}
+
+impl WgmmaProduct {
+    pub fn new(direction: Direction, params: &ConvParams) -> Self {
+        let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
+        let (rows, columns) = extents(direction, params);
+        let (columns, slices) = match direction {
+            Direction::Forward => (columns, r * s * c.div_ceil(SLICE)),
+            Direction::DataGradient => (columns, r * s * k.div_ceil(SLICE)),
+            // In blocks of 64 channels of a tap.
+            Direction::WeightGradient => (r * s * c.next_multiple_of(64), usize::div_ceil(pixels, SLICE)),
+        };
+        Self { direction, rows, columns, slices, pixels }
+    }
+
+    fn tiles(&self, tile: WgmmaTile) -> usize {
+        let (down, across) = tile.grid(self.rows, self.columns);
+        down * across
+    }
+
+    /// Cycles of the launch, and of what a split needs besides.
+    pub fn cycles(&self, WgmmaTiling { warpgroups: tile, split }: WgmmaTiling) -> usize {
+        let (tiles, main) = (self.tiles(tile), |slices: usize| slices * tile.slice_cycles() + tile.store_cycles());
+        if self.direction == Direction::WeightGradient {
+            let (layers, range) = cut(self.pixels, split, SLICE);
+            let rounds = (tiles * layers).div_ceil(MULTIPROCESSORS);
+            let sums = 8 * layers * self.rows * self.columns / COPIED;
+            return FILL + rounds * main(range.div_ceil(SLICE)) + sums + LAUNCH;
+        }
+        let (rounds, rest) = (tiles / MULTIPROCESSORS, tiles % MULTIPROCESSORS);
+        let last = match (rest, split) {
+            (0, _) => 0,
+            (_, 1) => main(self.slices),
+            // A part's sums are written, and all of them read by one multiprocessor.
+            _ => main(self.slices.div_ceil(split)) + (split + 1) * tile.part_elements() * 4 / FETCHED + LAUNCH / 4,
+        };
+        FILL + rounds * main(self.slices) + last
+    }
+
+    /// The tiling where nothing is timed.
+    pub fn built_in(&self) -> WgmmaTiling {
+        let all = WgmmaTile::ALL.into_iter().flat_map(|tile| self.splits(tile));
+        let least = all.min_by_key(|&tiling| self.cycles(tiling));
+        least.unwrap_or(WgmmaTiling { warpgroups: WgmmaTile::Square, split: 1 })
+    }
+
+    /// All tilings that could be the fastest.
+    pub fn all(&self) -> Vec<WgmmaTiling> {
+        let suits = |tile: &WgmmaTile| match tile {
+            WgmmaTile::Wide => self.columns > 128,
+            WgmmaTile::Tall => self.rows > 128 && self.columns > 64,
+            WgmmaTile::Square => self.columns > 64,
+            WgmmaTile::Narrow => self.columns <= 128,
+        };
+        WgmmaTile::ALL.into_iter().filter(suits).flat_map(|tile| self.splits(tile)).collect()
+    }
+
+    fn splits(&self, tile: WgmmaTile) -> Vec<WgmmaTiling> {
+        let tiles = self.tiles(tile);
+        let mut splits: Vec<usize> = match self.direction {
+            // As many ranges as fill the card once, twice or four times.
+            Direction::WeightGradient => [1, 2, 4]
+                .map(|rounds| cut(self.pixels, (rounds * MULTIPROCESSORS / tiles).clamp(1, self.slices), SLICE).0)
+                .to_vec(),
+            Direction::Forward | Direction::DataGradient => {
+                let rest = tiles % MULTIPROCESSORS;
+                let fits = |&parts: &usize| rest > 0 && rest * parts <= MULTIPROCESSORS && self.slices >= parts * DEEP;
+                std::iter::once(1).chain(PARTS.into_iter().filter(fits)).collect()
+            }
+        };
+        splits.sort_unstable();
+        splits.dedup();
+        splits.into_iter().map(|split| WgmmaTiling { warpgroups: tile, split }).collect()
+    }
+}
+
+/// Whether the kernels by warpgroups can compute the product: channels in whole chunks of 16 bytes, at least one line of 64; in
+/// the data gradient stride 1; and windows that a tensor map can describe.
+pub(super) fn suits(direction: Direction, params: &ConvParams) -> bool {
+    let chunks = [params.c, params.k].iter().all(|channels| channels % 8 == 0 && *channels >= 64);
+    let unit = params.stride == [1, 1];
+    let corners = (0..2).all(|axis| {
+        let (taps, stride, dilation) = ([params.r, params.s][axis], params.stride[axis], params.dilation[axis]);
+        let reach = i64::from(taps - 1) * i64::from(dilation);
+        let padding = i64::from(params.padding[axis]);
+        // Of the map's bounding box, and offsets in it, of 8 bits each.
+        let lower = if direction == Direction::DataGradient { padding - reach } else { -padding };
+        let fits = |corner: i64| (-128..=127).contains(&corner);
+        reach <= 255 && fits(lower) && fits(padding - reach) && fits(-padding) && stride <= 8
+    });
+    chunks && corners && (unit || direction != Direction::DataGradient)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Conv2dSpec;
+
+    fn params(x: [usize; 4], [k, r]: [usize; 2], dilation: usize, stride: usize) -> ConvParams {
+        let spec = Conv2dSpec { stride: [stride; 2], padding: [dilation * (r / 2); 2], dilation: [dilation; 2] };
+        ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap()
+    }
+
+    #[test]
+    fn the_last_round_is_cut_where_it_is_nearly_empty() {
+        // 265 tiles of 128 x 256: two rounds and one tile.
+        let product = WgmmaProduct::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        assert_eq!(product.tiles(WgmmaTile::Wide), 265);
+        let whole = product.cycles(WgmmaTiling { warpgroups: WgmmaTile::Wide, split: 1 });
+        let best = product.built_in();
+        assert!(best.split > 1 && 100 * product.cycles(best) < 85 * whole, "{best:?}");
+    }
+
+    #[test]
+    fn ranges_of_a_weight_gradient_fill_the_card() {
+        let product = WgmmaProduct::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        let best = product.built_in();
+        let blocks = product.tiles(best.warpgroups) * best.split;
+        assert!(blocks <= 4 * MULTIPROCESSORS && blocks * 10 >= 9 * MULTIPROCESSORS, "{best:?}");
+    }
+
+    #[test]
+    fn what_the_kernels_cannot_do_is_left_to_others() {
+        for direction in Direction::ALL {
+            assert!(suits(direction, &params([1, 20, 20, 64], [72, 3], 24, 1)), "{direction:?}");
+            assert!(!suits(direction, &params([1, 20, 20, 64], [68, 3], 1, 1)), "{direction:?}: channels");
+            assert!(!suits(direction, &params([1, 20, 20, 32], [64, 3], 1, 1)), "{direction:?}: few channels");
+            assert!(!suits(direction, &params([1, 20, 20, 64], [64, 3], 130, 1)), "{direction:?}: dilation");
+            let strided = suits(direction, &params([1, 20, 20, 64], [64, 3], 1, 2));
+            assert_eq!(strided, direction != Direction::DataGradient);
+        }
+    }
+
+    #[test]
+    fn blocks_have_the_shared_memory_that_a_card_grants() {
+        for tile in WgmmaTile::ALL {
+            assert!(tile.shared_bytes() <= 227 << 10, "{tile:?}");
+        }
+    }
+}
