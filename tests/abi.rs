@@ -107,6 +107,7 @@ fn the_check_can_fail() {
 	.param .align 8 .b8 good_f32_param_1[24],
 	.param .f64 good_f32_param_2,
 	.param .u64 .ptr .align 1 good_f32_param_3,
+	.param .align 64 .b8 good_f32_param_map[128],
 	.param .u32 good_f32_param_4
 )
 .maxntid 256
@@ -115,15 +116,16 @@ fn the_check_can_fail() {
 { ret; }
 ";
     let compiled = entries(ptx).unwrap();
-    assert_eq!(compiled["good_f32"], [8, 24, 8, 8, 4]);
+    assert_eq!(compiled["good_f32"], [8, 24, 8, 8, 128, 4]);
     assert_eq!(compiled["stray"], [0usize; 0]);
     let declare = |symbol, sizes: &[usize]| Declaration { image: "x", symbol, sizes: sizes.to_vec() };
     let stray = declare("stray", &[]);
     let check = |declaration: Declaration| differences("x", &[declaration, stray.clone()], &compiled);
-    assert_eq!(check(declare("good_f32", &[8, 24, 8, 8, 4])), [""; 0]);
-    assert!(check(declare("good_f32", &[8, 16, 8, 8, 4]))[0].contains("[8, 24, 8, 8, 4] bytes"));
+    assert_eq!(check(declare("good_f32", &[8, 24, 8, 8, 128, 4])), [""; 0]);
+    assert!(check(declare("good_f32", &[8, 16, 8, 8, 128, 4]))[0].contains("[8, 24, 8, 8, 128, 4] bytes"));
+    assert!(check(declare("good_f32", &[8, 24, 8, 8, 64, 4]))[0].contains("[8, 24, 8, 8, 128, 4] bytes"));
     assert!(check(declare("good_f32", &[8, 24, 8, 8]))[0].contains("declared are [8, 24, 8, 8]"));
-    let renamed = check(declare("good_f64", &[8, 24, 8, 8, 4]));
+    let renamed = check(declare("good_f64", &[8, 24, 8, 8, 128, 4]));
     assert!(renamed[0].contains("not compiled") && renamed[1].contains("nothing declares"), "{renamed:?}");
     assert!(entries(".visible .entry broken(\n.param .u64").is_err());
 }

@@ -42,6 +42,8 @@ mod entropy;
 mod graph;
 #[path = "graph_step.rs"]
 mod graph_step;
+#[path = "layouts.rs"]
+mod layouts;
 #[path = "masked_average_pool.rs"]
 mod masked_average_pool;
 #[path = "max_pool2d.rs"]

@@ -42,7 +42,7 @@ pub(super) enum Step {
     },
 }
 
-/// A kernel argument's bytes, aligned for any of the types that kernels take.
+/// A kernel argument's bytes, aligned to 16: enough for any of the types that emulated kernels take, tensor maps included.
 #[derive(Clone)]
 pub(super) struct Arg(Vec<u128>);
 
@@ -163,6 +163,24 @@ impl Captures {
                 Err(Error::Graph(message.into()))
             }
             current => Ok(current),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_of_any_size_are_kept_whole_and_aligned() {
+        for size in [1, 4, 8, 16, 24, 128, 200] {
+            let bytes: Vec<u8> = (0..size).map(|i| i as u8 + 1).collect();
+            // A clone is what a replay passes.
+            let mut arg = Arg::new(&bytes).clone();
+            let address = arg.as_mut_ptr().cast::<u8>();
+            assert!(address.addr().is_multiple_of(16), "{size} bytes");
+            // SAFETY: the argument holds so many bytes.
+            assert_eq!(unsafe { std::slice::from_raw_parts(address, size) }, bytes);
         }
     }
 }

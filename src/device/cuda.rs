@@ -1,6 +1,7 @@
 //! An NVIDIA GPU through the driver API: one context, one stream, a table of loaded kernels, a memory pool.
 
 mod graph;
+mod maps;
 mod pinned;
 mod staging;
 mod timing;
@@ -13,7 +14,7 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool, tuner::Tuner};
+use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
@@ -36,6 +37,8 @@ pub struct CudaDevice {
     /// Whether products may be timed when their shapes are first met.
     autotune: AtomicBool,
     tuner: OnceLock<Tuner>,
+    warpgroups: Warpgroups,
+    maps: maps::Maps,
 }
 
 #[derive(Default)]
@@ -74,6 +77,7 @@ impl CudaDevice {
             return Err(Error::NoKernels);
         }
         let context = CudaContext::new(index).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        let capability = context.compute_capability().map_err(failed("cuDeviceGetAttribute"))?;
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         Ok(Arc::new(Self {
             index,
@@ -85,6 +89,8 @@ impl CudaDevice {
             captures: Captures::default(),
             autotune: AtomicBool::new(true),
             tuner: OnceLock::new(),
+            warpgroups: Warpgroups::of_capability(capability),
+            maps: maps::Maps::default(),
         }))
     }
 
@@ -132,6 +138,10 @@ impl CudaDevice {
 
     pub(super) fn captures(&self) -> &Captures {
         &self.captures
+    }
+
+    pub(super) fn warpgroups(&self) -> &Warpgroups {
+        &self.warpgroups
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {

@@ -8,6 +8,7 @@ use std::{
 use super::{
     Launch,
     capture::{Captures, Step},
+    warpgroup::Warpgroups,
 };
 use crate::{Error, Result};
 
@@ -60,6 +61,7 @@ pub(super) struct Emulated {
     pub captures: Captures,
     /// Which of the ways to compute a product is taken; 0 is the built-in one.
     pub way: AtomicUsize,
+    pub warpgroups: Warpgroups,
 }
 
 impl Emulated {

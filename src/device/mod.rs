@@ -17,8 +17,10 @@ mod images;
 mod plan;
 mod pool;
 mod readback;
+mod tensor_map;
 mod tuner;
 mod uploader;
+mod warpgroup;
 
 use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
 
@@ -30,6 +32,7 @@ pub use graph::Graph;
 pub use images::{IMAGES, Image};
 pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch};
 pub(crate) use readback::Readback;
+pub(crate) use tensor_map::{MapAccess, MapSpec, TensorMap};
 pub use uploader::Uploader;
 
 use crate::{Error, Result};
@@ -112,6 +115,7 @@ impl Device {
             schedule,
             captures: Default::default(),
             way: Default::default(),
+            warpgroups: Default::default(),
         })))
     }
 

@@ -14,6 +14,7 @@ use super::{
     Launch,
     capture::{Captures, Step},
     pool::Pool,
+    warpgroup::Warpgroups,
 };
 
 /// Launches of one kernel.
@@ -69,6 +70,7 @@ pub struct Plan {
     pub(super) captures: Captures,
     /// Which of the ways to compute a product is counted; 0 is the built-in one.
     pub(super) way: AtomicUsize,
+    pub(super) warpgroups: Warpgroups,
 }
 
 impl Plan {

@@ -18,6 +18,8 @@ mod domain_pair;
 pub mod entropy;
 mod gate;
 mod label_places;
+#[doc(hidden)]
+pub mod layouts;
 pub mod masked_average_pool;
 pub mod max_pool2d;
 pub mod pixel_prototype_similarity;

@@ -4,7 +4,10 @@
 use std::{ffi::c_void, marker::PhantomData};
 
 use super::{Element, Tensor};
-use crate::{Device, Error, Result};
+use crate::{
+    Device, Error, Result,
+    device::{MapSpec, TensorMap},
+};
 
 /// A kernel's symbol and the sizes of its parameters, to be held against the compiled PTX.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub struct OptOut<T>(PhantomData<T>);
 pub struct Val<T>(PhantomData<T>);
 /// A parameter by value that holds addresses of tensors: the struct, and the bytes that the kernel reads and writes there.
 pub struct Table<T>(PhantomData<T>);
+/// `const GRID_CONSTANT CUtensorMap`: a tensor, bf16 or f32, that the kernel reads by copies of this map.
+pub(crate) struct MapIn<T>(PhantomData<T>);
+/// The same for a tensor that the kernel writes by copies of this map; its old content is not read, and stays where none goes.
+pub(crate) struct MapOut<T>(PhantomData<T>);
 
 fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> Result<()> {
     tensor.expect_dtype::<T>(kernel)?;
@@ -141,6 +148,45 @@ impl<T: bytemuck::NoUninit> Param for Table<T> {
     }
     fn pack(_: &'static str, _: &Device, host: (T, usize)) -> Result<T> {
         Ok(host.0)
+    }
+}
+
+/// The map of a tensor, which must not reach beyond it.
+fn map<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor, spec: &MapSpec) -> Result<TensorMap> {
+    check::<T>(kernel, device, tensor)?;
+    spec.check(kernel)?;
+    if spec.element != size_of::<T>() as u64 || !T::DTYPE.is_float() {
+        let want = "the float of the map's elements";
+        return Err(Error::DType { op: kernel, got: T::DTYPE, want });
+    }
+    if spec.bytes() > bytes(tensor) as u64 {
+        let (reach, own) = (spec.bytes(), bytes(tensor));
+        return Err(Error::shape(kernel, format!("a tensor map reaches {reach} bytes into a tensor of {own}")));
+    }
+    device.tensor_map(used(device, tensor)?, spec)
+}
+
+impl<T: Element> Param for MapIn<T> {
+    type Host<'a> = (&'a Tensor, &'a MapSpec);
+    type Packed = TensorMap;
+    fn traffic(host: &(&Tensor, &MapSpec)) -> usize {
+        bytes(host.0)
+    }
+    fn pack(kernel: &'static str, device: &Device, (tensor, spec): (&Tensor, &MapSpec)) -> Result<TensorMap> {
+        map::<T>(kernel, device, tensor, spec)
+    }
+}
+
+impl<T: Element> Param for MapOut<T> {
+    type Host<'a> = (&'a mut Tensor, &'a MapSpec);
+    type Packed = TensorMap;
+    fn traffic(host: &(&mut Tensor, &MapSpec)) -> usize {
+        bytes(host.0)
+    }
+    fn pack(kernel: &'static str, device: &Device, (tensor, spec): (&mut Tensor, &MapSpec)) -> Result<TensorMap> {
+        check::<T>(kernel, device, tensor)?;
+        tensor.unique()?;
+        map::<T>(kernel, device, tensor, spec)
     }
 }
 
@@ -248,4 +294,81 @@ macro_rules! kernels {
         }
         $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::{DType, device::MapAccess};
+
+    /// Boxes of 8 x 64 of a dense [lines,64].
+    fn spec(lines: u64) -> MapSpec {
+        let access = MapAccess::Tiled { extents: vec![64, 8] };
+        MapSpec { element: 2, extents: vec![64, lines], strides: vec![128], access, swizzled: true }
+    }
+
+    fn refused(tensor: &Tensor, spec: &MapSpec) -> String {
+        let device = Device::plan();
+        let error = MapIn::<bf16>::pack("k", tensor.device(), (tensor, spec)).err();
+        assert!(MapIn::<bf16>::pack("k", &device, (tensor, spec)).is_err(), "another device");
+        error.expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_map_stays_within_its_tensor() {
+        let device = Device::plan();
+        let mut tensor = Tensor::empty(&[10, 64], DType::Bf16, &device).unwrap();
+        assert!(MapIn::<bf16>::pack("k", &device, (&tensor, &spec(10))).is_ok());
+        assert!(MapOut::<bf16>::pack("k", &device, (&mut tensor, &spec(10))).is_ok());
+        assert_eq!(refused(&tensor, &spec(11)), "k: a tensor map reaches 1408 bytes into a tensor of 1280");
+        assert!(MapOut::<bf16>::pack("k", &device, (&mut tensor, &spec(11))).is_err());
+    }
+
+    #[test]
+    fn a_map_has_the_elements_of_its_tensor() {
+        let device = Device::plan();
+        let floats = Tensor::empty(&[10, 64], DType::F32, &device).unwrap();
+        assert!(refused(&floats, &spec(10)).contains("dtype f32"));
+        let error = MapIn::<f32>::pack("k", &device, (&floats, &spec(10))).err().expect("elements of 2 bytes");
+        assert!(error.to_string().contains("the float of the map's elements"), "{error}");
+        let counts = Tensor::empty(&[10, 32], DType::U32, &device).unwrap();
+        let access = MapAccess::Tiled { extents: vec![32, 8] };
+        let of_counts = MapSpec { element: 4, extents: vec![32, 10], access, ..spec(10) };
+        assert!(MapIn::<u32>::pack("k", &device, (&counts, &of_counts)).is_err());
+    }
+
+    #[test]
+    fn a_map_counts_its_tensor_and_is_128_bytes() {
+        let mut tensor = Tensor::empty(&[10, 64], DType::Bf16, &Device::plan()).unwrap();
+        assert_eq!(MapIn::<bf16>::traffic(&(&tensor, &spec(2))), 1280);
+        assert_eq!(MapOut::<bf16>::traffic(&(&mut tensor, &spec(2))), 1280);
+        assert_eq!((MapIn::<bf16>::SIZE, MapOut::<bf16>::SIZE), (128, 128));
+    }
+
+    #[test]
+    fn a_graph_keeps_the_tensors_of_its_maps() {
+        let device = Device::plan();
+        let [x, mut y, z] = [(); 3].map(|()| Tensor::empty(&[10, 64], DType::Bf16, &device).unwrap());
+        let (graph, ()) = device
+            .capture(|| {
+                MapIn::<bf16>::pack("k", &device, (&x, &spec(10)))?;
+                MapOut::<bf16>::pack("k", &device, (&mut y, &spec(10)))?;
+                Ok(())
+            })
+            .unwrap();
+        assert!(x.is_used_by(&graph) && y.is_used_by(&graph));
+        assert!(!z.is_used_by(&graph));
+    }
+
+    #[test]
+    fn a_map_to_be_written_is_of_memory_that_nobody_shares() {
+        let device = Device::plan();
+        let mut tensor = Tensor::empty(&[10, 64], DType::Bf16, &device).unwrap();
+        let (shared, address) = (tensor.clone(), tensor.buffer.address());
+        MapOut::<bf16>::pack("k", &device, (&mut tensor, &spec(10))).unwrap();
+        assert_eq!(shared.buffer.address(), address);
+        assert_ne!(tensor.buffer.address(), address);
+    }
 }
