@@ -32,6 +32,8 @@ mod conv2d_mma;
 mod conv2d_moments;
 #[path = "conv2d_norm_sums.rs"]
 mod conv2d_norm_sums;
+#[path = "conv2d_wgmma.rs"]
+mod conv2d_wgmma;
 #[path = "cross_entropy.rs"]
 mod cross_entropy;
 #[path = "elementwise.rs"]

@@ -142,6 +142,17 @@ impl Device {
         matches!(self.0, Place::Cpu)
     }
 
+    /// Blocks that run at the same time if each fills a multiprocessor. A plan stands for an H100 or H200; the emulator for a
+    /// card so small that little work takes several rounds.
+    pub(crate) fn multiprocessors(&self) -> Result<usize> {
+        match &self.0 {
+            Place::Cuda(cuda) => cuda.multiprocessors(),
+            Place::Plan(_) => Ok(132),
+            Place::Emulated(_) => Ok(4),
+            Place::Cpu => Ok(1),
+        }
+    }
+
     /// Whether this is a GPU.
     pub fn is_cuda(&self) -> bool {
         matches!(self.0, Place::Cuda(_))

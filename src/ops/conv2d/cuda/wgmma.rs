@@ -13,7 +13,6 @@ use crate::{
         batch_norm::{NormAfter, NormBefore, NormParams},
         conv2d::{
             ConvParams, PieceMoments,
-            algorithm::Direction,
             tiling::cut,
             wgmma_tiling::{
                 PIECE, SLICE,
@@ -22,7 +21,7 @@ use crate::{
             },
         },
     },
-    tensor::{Element, In, MapIn, MapOut, OptIn, OptOut, Out, Val},
+    tensor::{Element, MapIn, MapOut, OptIn, OptOut, Out, Val},
 };
 
 /// `Work` of kernels/include/conv_work.cuh.
@@ -44,21 +43,21 @@ pub(crate) struct Work {
 
 kernels! { "conv2d_sm90";
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 256.
-    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 256 x 128.
-    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 128.
-    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 64.
-    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 256.
-    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 256 x 128.
-    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 128.
-    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
-    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptIn<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// Sums of dw over ranges of pixels, tiles of 128 x 256.
     fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
     /// Sums of dw over ranges of pixels, tiles of 256 x 128.
@@ -176,8 +175,8 @@ pub(super) fn forward<T: Element>(
     let m = moments.as_mut().map(|moments| &mut moments.partial);
     let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tile, layers, [group, k], slices, split, all);
-    let [mut parts, arrived] = work.meeting(tile, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_ref(), work.launch(tile, all));
+    let [mut parts, mut arrived] = work.meeting(tile, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
     let (rows, columns) = tile.extent();
     let (xs, ws, ys) = (pixels_map(&p, false, rows), filter_map(&p, columns), result_map(p.k, group, layers));
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
@@ -221,8 +220,8 @@ pub(super) fn data_gradient<T: Element>(
     let mut norm = norm.with_room(group.div_ceil(PIECE))?;
     let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tile, layers, [group, c], slices, split, all);
-    let [mut parts, arrived] = work.meeting(tile, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_ref(), work.launch(tile, all));
+    let [mut parts, mut arrived] = work.meeting(tile, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
     let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p, SLICE));
     let dxs = result_map(p.c, group, layers);
     let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
