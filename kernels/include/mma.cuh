@@ -112,6 +112,7 @@ template <class T>
 void store_shared(T* p, T x, EMU_HERE) {
   emu::check_shared(p, sizeof(T), "store_shared", file_, line_);
   emu::bank_access(p, sizeof(T), "store_shared", file_, line_);
+  emu::shared_written(p, sizeof(T));
   *p = x;
 }
 

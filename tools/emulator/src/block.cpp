@@ -46,6 +46,7 @@ void thread_main() {
     if (m.arrived && m.mask >> me->lane & 1)
       fail("early exit: thread %u returns while other lanes of mask %08x wait for it in %s at %s:%d", me->linear, m.mask,
            m.kind, m.file, m.line);
+  check_return(block, *me);
   block.leave(me, true);
   abort();  // nobody continues a thread that has returned
 }
@@ -75,6 +76,8 @@ void fail(const char* format, ...) {
   abort();
 }
 
+size_t Block::draw(size_t count) { return step(random) % count; }
+
 Lane* Block::next() {
   if (!queued) return nullptr;
   if (schedule.order == AHEAD) {
@@ -86,7 +89,7 @@ Lane* Block::next() {
     return &lanes[warp * WARP + lane];
   }
   auto at = [&](size_t i) -> Lane*& { return ready[wrap(head + i)]; };
-  if (schedule.order == RANDOM) std::swap(at(step(random) % queued), at(0));
+  if (schedule.order == RANDOM) std::swap(at(draw(queued)), at(0));
   if (schedule.order == REVERSE) return at(--queued);
   Lane* lane = at(0);
   head = wrap(head + 1);
@@ -106,6 +109,8 @@ void Block::make_ready(Lane* lane) {
 
 void Block::leave(Lane* me, bool last) {
   Lane* lane = next();
+  // In the name of the thread that stops last.
+  while (!lane && asynchronous.progress(*this)) lane = next();
   if (lane == me) return;
   if (lane) current = lane;
   switch_fiber(me->fiber, lane ? lane->fiber : scheduler, last);
@@ -186,6 +191,7 @@ bool Block::run(uint64_t index) {
   for (auto& warp : banks) warp.clear();
   ready_lanes.assign(warps.size(), 0);
   variables.clear();
+  asynchronous.clear(threads);
   // Shared memory that nobody wrote reads as NaN, or -1.
   MEMORY_POISON(arena, SHARED_LIMIT + 1024);
   MEMORY_UNPOISON(arena, dynamic_bytes);
@@ -199,6 +205,7 @@ bool Block::run(uint64_t index) {
     lane.block_extent = extent, lane.grid_extent = grid;
     lane.copies.clear(), lane.groups.clear();
     lane.copied = lane.waited = 0;
+    lane.hopper.clear();
     prepare(lane.fiber, thread_main);
     make_ready(&lane);
   }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "asynchronous.h"
 #include "banks.h"
 #include "fiber.h"
 #include "runtime.h"
@@ -31,6 +32,7 @@ struct Lane : Thread {
   std::vector<Copy> copies;      // asynchronous ones not done yet
   std::vector<size_t> groups;    // ends of the committed groups in `copies`
   size_t copied = 0, waited = 0; // how many of them are done
+  Hopper hopper;
 };
 
 // Lanes of one warp that meet under one mask.
@@ -78,6 +80,7 @@ struct Block {
   std::vector<unsigned> returned;  // per warp, lanes that returned
   std::vector<WarpBanks> banks;    // per warp
   std::vector<Variable> variables;
+  Asynchronous asynchronous;
   uint64_t random = 1;
   bool failed = false;
   char error[512];
@@ -90,6 +93,10 @@ struct Block {
   bool run(uint64_t index);
   void close();
 
+  // Shared memory in use ends here, counted from `arena`.
+  size_t shared_end() const { return arena_used > dynamic_bytes ? arena_used : dynamic_bytes; }
+  // A number below `count` from the schedule's stream.
+  size_t draw(size_t count);
   size_t wrap(size_t i) const { return i < threads ? i : i - threads; }
   Lane* next();
   void make_ready(Lane*);

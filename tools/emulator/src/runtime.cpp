@@ -124,7 +124,7 @@ void* shared_variable(const void* key, size_t bytes, const char* name) {
 void check_shared(const void* p, size_t alignment, const char* what, const char* file, int line) {
   const Block& block = *running;
   const auto offset = static_cast<const unsigned char*>(p) - block.arena;
-  if (offset < 0 || size_t(offset) >= std::max(block.arena_used, block.dynamic_bytes))
+  if (offset < 0 || size_t(offset) >= block.shared_end())
     fail("%s: thread %u passes an address outside shared memory at %s:%d", what, current->linear, file, line);
   if (reinterpret_cast<uintptr_t>(p) % alignment)
     fail("%s: thread %u passes an address not aligned to %zu bytes at %s:%d", what, current->linear, alignment, file, line);

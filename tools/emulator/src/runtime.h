@@ -52,6 +52,8 @@ void* shared_variable(const void* key, size_t bytes, const char* name);
 void* dynamic_shared();
 // Fails unless p points into the block's shared memory and is aligned.
 void check_shared(const void* p, size_t alignment, const char* what, const char* file, int line);
+// Hopper kernels: the thread has written here, which copies and products do not see before its proxy_fence.
+void shared_written(const void* p, size_t bytes);
 
 // Counts the thread's part of a warp's access to shared memory, where banks are counted.
 void bank_access(const void* p, int bytes, const char* kind, const char* file, int line);

@@ -28,6 +28,10 @@ bool Site::is(const char* other_kind, const char* other_file, int other_line) co
 void note_site(const char* kind, const char* file, int line) {
   // By address: the literals of one call never move, and a second address of an equal one only costs a look-up.
   static thread_local std::vector<Site> noted;
+  static thread_local Site latest[256];  // by line
+  Site& last = latest[line & 255];
+  if (last.line == line && last.file == file && last.kind == kind) return;
+  last = {kind, file, line};
   for (const Site& s : noted)
     if (s.line == line && s.file == file && s.kind == kind) return;
   noted.push_back({kind, file, line});
