@@ -12,7 +12,8 @@
 //   4. Registers go to those who multiply.
 //   5. Blocks stay: each multiprocessor has one, which takes one tile after the other (conv_work.cuh). The slices of the next
 //      tile travel while this one is stored.
-//   6. OWN tiles: each of the two warpgroups has a tile of its own, and stores it while the other one multiplies.
+//   6. OWN tiles: each of the two warpgroups has a tile of its own, and stores it while the other one multiplies. They take turns:
+//      a wait tells phases of a barrier apart only by turns too, so nobody may wait for a slice further ahead than the ring.
 //   7. Results leave through shared memory by tensor maps too, while the next tile is multiplied (conv_wgmma_results.cuh).
 #pragma once
 #include "conv_work.cuh"
@@ -38,7 +39,7 @@ struct WgmmaTile {
   static constexpr int ROWS = OWN ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
   static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
   static constexpr int RESULTS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = RESULTS_AT + CONSUMERS * (RESULTS_BYTES + SCRATCH_BYTES);
-  static constexpr int SHARED_BYTES = BARRIERS_AT + 2 * STAGES * 8;
+  static constexpr int SHARED_BYTES = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
   static_assert(ROWS % 64 == 0 && BN % 64 == 0 && SHARED_BYTES <= 227 * 1024, "a block's shared memory");
   static_assert(BLOCKS * BN <= 256, "the sums take half of the registers");
   using Sums = WgmmaChunk[BLOCKS][CHUNKS];
@@ -50,10 +51,11 @@ __device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x)
 template <class Tile>
 struct Ring {
   char* shared;
-  uint64_t *full, *empty;
+  uint64_t *full, *empty, *turn;
 
   __device__ __forceinline__ Ring(char* shared)
-      : shared(shared), full(reinterpret_cast<uint64_t*>(shared + Tile::BARRIERS_AT)), empty(full + Tile::STAGES) {}
+      : shared(shared), full(reinterpret_cast<uint64_t*>(shared + Tile::BARRIERS_AT)), empty(full + Tile::STAGES),
+        turn(empty + Tile::STAGES) {}
   __device__ __forceinline__ void init() {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Tile::STAGES; stage++) {
@@ -61,6 +63,7 @@ struct Ring {
         // Each warp that multiplies says so.
         mbarrier_init(empty + stage, (Tile::OWN ? 1 : CONSUMERS) * 4);
       }
+      for (int group = 0; Tile::OWN && group < CONSUMERS; group++) mbarrier_init(turn + group, 4);
       mbarrier_init_fence();
     }
     __syncthreads();
@@ -87,9 +90,10 @@ __device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const Work& 
   }
 }
 
-// Adds the products of `slices` slices, from the at-th on, to `sums`.
-template <class Tile, int A_MN, int B_MN>
-__device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, int slices, typename Tile::Sums& sums) {
+// Adds the products of `slices` slices, from the at-th on, to `sums`. All of them have come when it calls come().
+template <class Tile, int A_MN, int B_MN, class Come>
+__device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, int slices, typename Tile::Sums& sums,
+                                                Come come) {
   // A warpgroup's rows begin so far into the slice; the depth goes on so far on.
   constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2, B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
   int first = Tile::OWN ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
@@ -111,6 +115,7 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
     wgmma_wait<1>();
     if (slice > 0) release(at - 1);
   }
+  come();
   wgmma_wait<0>();
   if (slices > 0) release(at - 1);
 }
@@ -118,12 +123,16 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
 // Multiplies the block's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
 template <class Tile, int A_MN, int B_MN, class Store>
 __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
-  int at = 0, turn = 0;
-  for (int item = blockIdx.x; item < work.items; item += gridDim.x, turn ^= 1) {
+  int at = 0, tiles = 0;
+  for (int item = blockIdx.x; item < work.items; item += gridDim.x, tiles++) {
     WorkItem tile = work.item(item);
-    if (!Tile::OWN || turn == consumer()) {
+    if (!Tile::OWN || tiles % CONSUMERS == consumer()) {
+      // The other warpgroup has all slices before; the first one need not wait for it at first.
+      if (Tile::OWN) mbarrier_wait(ring.turn + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
       typename Tile::Sums sums = {};
-      multiply_slices<Tile, A_MN, B_MN>(ring, at, tile.to - tile.from, sums);
+      multiply_slices<Tile, A_MN, B_MN>(ring, at, tile.to - tile.from, sums, [&] {
+        if (Tile::OWN && threadIdx.x % 32 == 0) mbarrier_arrive(ring.turn + (1 - consumer()));
+      });
       store(tile, sums);
     }
     at += tile.to - tile.from;

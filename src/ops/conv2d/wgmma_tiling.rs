@@ -90,7 +90,7 @@ impl WgmmaTile {
 
     /// Dynamic shared memory of a block: the ring, two warpgroups' results, the barriers (SHARED_BYTES).
     pub fn shared_bytes(self) -> u32 {
-        (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024) as u32
+        (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024 + 16) as u32
     }
 
     /// Elements of the sums that a warpgroup leaves of a part.
