@@ -70,7 +70,7 @@ impl MapSpec {
         if self.strides.len() != rank - 1 {
             return Some(format!("{} strides, must be {} for {rank} dimensions", self.strides.len(), rank - 1));
         }
-        if let Some(stride) = self.strides.iter().find(|&stride| stride % 16 != 0 || *stride >= 1 << 40) {
+        if let Some(stride) = self.strides.iter().find(|&stride| !stride.is_multiple_of(16) || *stride >= 1 << 40) {
             return Some(format!("stride {stride}, must be a multiple of 16 below 2^40 bytes"));
         }
         let inner = match &self.access {
@@ -107,7 +107,7 @@ impl MapSpec {
             }
         };
         let bytes = u64::from(inner) * self.element;
-        if bytes % 16 != 0 {
+        if !bytes.is_multiple_of(16) {
             return Some(format!("lines of {bytes} bytes, must be a multiple of 16"));
         }
         (self.swizzled && bytes > LINE_BYTES)

@@ -331,7 +331,7 @@ mod tests {
         let device = Device::plan();
         let floats = Tensor::empty(&[10, 64], DType::F32, &device).unwrap();
         assert!(refused(&floats, &spec(10)).contains("dtype f32"));
-        let error = MapIn::<f32>::pack("k", &device, (&floats, &spec(10))).err().expect("elements of 2 bytes");
+        let error = MapIn::<f32>::pack("k", &device, (&floats, &spec(10))).unwrap_err();
         assert!(error.to_string().contains("the float of the map's elements"), "{error}");
         let counts = Tensor::empty(&[10, 32], DType::U32, &device).unwrap();
         let access = MapAccess::Tiled { extents: vec![32, 8] };
