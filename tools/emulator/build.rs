@@ -66,23 +66,48 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Where the kernels' text says `__syncthreads`, `__syncwarp` or `cp_async_wait`, for `barriers_written`: (file, line).
+/// Calls that a launch can leave out, as the kernels' text has them.
+const BARRIERS: [&str; 16] = [
+    "__syncthreads();",
+    "__syncwarp();",
+    "cp_async_wait<",
+    "mbarrier_init_fence();",
+    "mbarrier_arrive(",
+    "mbarrier_expect(",
+    "mbarrier_wait(",
+    "tma_store_commit();",
+    "tma_store_wait_read<",
+    "proxy_fence();",
+    "wgmma_fence();",
+    "wgmma_commit();",
+    "wgmma_wait<",
+    "wgmma_operand(",
+    "warpgroup_sync(",
+    "sync<",
+];
+
+/// The headers that define them.
+const DEFINING: [&str; 3] = ["hopper.cuh", "hopper_emulated.cuh", "mma.cuh"];
+
+/// Where the kernels' text holds one of [`BARRIERS`], for `barriers_written`: (file, line).
 ///
-/// A call inside a macro has the line of the macro's use when it runs, so it must not stand there.
+/// A call inside a macro has the line of the macro's use when it runs, so it must not stand there. A wrapper that passes
+/// its caller's place on (`file_`) is none itself, its callers are.
 fn list_barriers(out: &Path, root: &Path, folders: &[PathBuf]) {
     let mut files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
     let include = root.join("kernels/include");
     let headers = fs::read_dir(&include).unwrap_or_else(|error| fail(&format!("{}: {error}", include.display())));
     files.extend(headers.flatten().map(|entry| entry.path()));
     files.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    files.retain(|path| !DEFINING.iter().any(|name| path.ends_with(Path::new("include").join(name))));
     files.sort();
     let mut table = String::from("static WRITTEN: &[(&str, u32)] = &[\n");
     for path in files {
         let text = fs::read_to_string(&path).unwrap_or_else(|error| fail(&format!("{}: {error}", path.display())));
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-        for (line, code) in (1..).zip(text.lines()) {
+        for (line, code) in emulated_lines(&text) {
             let (code, _) = code.split_once("//").unwrap_or((code, ""));
-            if !["__syncthreads();", "__syncwarp();", "cp_async_wait<"].iter().any(|call| code.contains(call)) {
+            if !BARRIERS.iter().any(|call| calls(code, call)) || code.contains("file_") {
                 continue;
             }
             if code.trim_end().ends_with('\\') {
@@ -95,6 +120,35 @@ fn list_barriers(out: &Path, root: &Path, folders: &[PathBuf]) {
     }
     let path = out.join("barriers.rs");
     fs::write(&path, table + "];\n").unwrap_or_else(|error| fail(&format!("{}: {error}", path.display())));
+}
+
+/// Whether the code holds this call, and not one whose name ends like it.
+fn calls(code: &str, call: &str) -> bool {
+    let part_of_name = |before: &str| before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    code.match_indices(call).any(|(at, _)| !part_of_name(&code[..at]))
+}
+
+/// The lines that the emulator compiles, numbered from 1: all but the device's side of `EMU_HOST`.
+fn emulated_lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    // For each open conditional: which side of EMU_HOST it is on; None if it asks for something else.
+    let mut open: Vec<Option<bool>> = Vec::new();
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        let directive = line.trim_start();
+        if directive.starts_with("#if") {
+            open.push(match directive.split_whitespace().collect::<Vec<_>>()[..] {
+                ["#ifdef", "EMU_HOST", ..] => Some(true),
+                ["#ifndef", "EMU_HOST", ..] => Some(false),
+                _ => None,
+            });
+        } else if directive.starts_with("#else") {
+            if let Some(Some(side)) = open.last_mut() {
+                *side = !*side;
+            }
+        } else if directive.starts_with("#endif") {
+            open.pop();
+        }
+        !open.contains(&Some(false))
+    })
 }
 
 /// `kernels/conv2d.cu` becomes `OUT_DIR/kernels-conv2d.cu.o`.

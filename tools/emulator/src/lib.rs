@@ -67,6 +67,10 @@ pub fn kernels() -> Vec<String> {
 }
 
 /// A call that a launch can leave out: `__syncthreads`, `__syncwarp`, `cp_async_wait`, or the address of an `ldmatrix`.
+///
+/// Of Hopper kernels also `mbarrier_init_fence`, `mbarrier_arrive`, `mbarrier_expect`, `mbarrier_wait`,
+/// `tma_store_commit`, `tma_store_wait_read`, `proxy_fence`, `wgmma_fence`, `wgmma_commit`, `wgmma_wait`,
+/// `warpgroup_sync`, and the swizzle of a `wgmma_operand`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// Path from the repository root, such as `kernels/conv2d.cu`.
