@@ -22,9 +22,9 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
   HOPPER_SMEM(char, shared);
   TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
   auto buffers = ResultBuffers::of<Tile>(shared);
-  int turn = 0;
+  int turn = 0, joins = 0;
   auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, sums)) return;
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
     int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
 #pragma unroll
     for (int block = 0; block < Tile::BLOCKS; block++)
@@ -61,9 +61,9 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
   TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
   auto buffers = ResultBuffers::of<Tile>(shared);
   bool changed = so_far || norm.vectors.mean;
-  int turn = 0;
+  int turn = 0, joins = 0;
   auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, sums)) return;
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
     int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
 #pragma unroll
     for (int block = 0; block < Tile::BLOCKS; block++)

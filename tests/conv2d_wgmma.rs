@@ -178,16 +178,22 @@ const GROUPED: [(Case, usize); 4] = [
 ];
 
 /// Mean and variance by group, y, and the convolution's output; by the convolution's moments, or by a pass of their own.
-fn normalized(case: Case, inputs: &[Tensor; 4], groups: usize, fused: bool, device: &Device) -> Vec<Tensor> {
+fn normalized(
+    case: Case,
+    inputs: &[Tensor; 4],
+    groups: usize,
+    fused: bool,
+    device: &Device,
+) -> Result<Vec<Tensor>> {
     let tape = Tape::new(device);
     let [x, w, bias] = [0, 1, 2].map(|i: usize| tape.constant(inputs[i].to_device(device).unwrap()));
-    let (y, moments) = ops::conv2d_with_moments(&x, &w, Some(&bias), &spec(case.2), groups).unwrap();
+    let (y, moments) = ops::conv2d_with_moments(&x, &w, Some(&bias), &spec(case.2), groups)?;
     let vector = |value| tape.constant(Tensor::full(&case.1[..1], value, DType::F32, device).unwrap());
     let mode = BatchNormMode::Batch { epsilon: 1e-5, groups };
     let moments = moments.filter(|_| fused);
     let spec = BatchNormSpec { mode, residual: None, relu: false, moments: moments.as_ref() };
-    let out = ops::batch_norm_with(&y, &vector(1.5), &vector(0.5), &spec).unwrap();
-    vec![out.mean, out.variance, out.y.value().clone(), y.value().clone()]
+    let out = ops::batch_norm_with(&y, &vector(1.5), &vector(0.5), &spec)?;
+    Ok(vec![out.mean, out.variance, out.y.value().clone(), y.value().clone()])
 }
 
 #[test]
@@ -203,7 +209,7 @@ fn moments_are_those_of_a_pass_over_the_output() {
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
                 device.force_way(way);
-                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, &device));
+                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, &device).unwrap());
                 let what = format!("{case:?} in {groups}, way {way}");
                 let scale = wide(&want[0]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
                 assert_close(&got[0], &want[0], Tolerance::new(1e-6 * scale, 0.0), &format!("{what}: mean"));
@@ -229,7 +235,7 @@ fn constant_channels_have_no_variance() {
         let w: Vec<f64> = (0..72 * 64).map(|i| (i / 64 % 9) as f64 - 4.0).collect();
         let w = common::of_dtype(&w, &[72, 1, 1, 64], DType::Bf16, &device);
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, &device).unwrap();
-        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, &device);
+        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, &device).unwrap();
         let want: Vec<f64> = (0..144).map(|i| 128.0 * (f64::from(i % 72 % 9) - 4.0)).collect();
         assert_eq!(wide(&got[0]), want, "{device}");
         assert!(wide(&got[1]).iter().all(|&variance| variance == 0.0), "{device}");
@@ -237,7 +243,7 @@ fn constant_channels_have_no_variance() {
 }
 
 /// y and the gradients of x and w of a convolution with a batch norm by given statistics behind it, in one pass or two.
-fn by_given(case: Case, residual: bool, fused: bool, device: &Device) -> Vec<Tensor> {
+fn by_given(case: Case, residual: bool, fused: bool, device: &Device) -> Result<Vec<Tensor>> {
     let mut rng = Rng(91);
     let tape = Tape::new(device);
     let mut real = |shape: &[usize], dtype| rng.reals(shape, dtype, device);
@@ -251,14 +257,14 @@ fn by_given(case: Case, residual: bool, fused: bool, device: &Device) -> Vec<Ten
     let mode = BatchNormMode::Running { mean: &mean, variance: &variance, epsilon: 1e-5 };
     let norm = BatchNormSpec { mode, residual: residual.then_some(&other), relu: true, moments: None };
     let y = match fused {
-        true => conv2d_batch_norm(&x, &w, None, &spec(case.2), [&scale, &shift], &norm).unwrap().y,
+        true => conv2d_batch_norm(&x, &w, None, &spec(case.2), [&scale, &shift], &norm)?.y,
         false => {
-            let z = ops::conv2d(&x, &w, None, &spec(case.2)).unwrap();
-            ops::batch_norm_with(&z, &scale, &shift, &norm).unwrap().y
+            let z = ops::conv2d(&x, &w, None, &spec(case.2))?;
+            ops::batch_norm_with(&z, &scale, &shift, &norm)?.y
         }
     };
-    let gradients = tape.backward_with(&y, dy).unwrap();
-    [y.value().clone()].into_iter().chain([&x, &w].map(|var| gradients.get(var).unwrap().clone())).collect()
+    let gradients = tape.backward_with(&y, dy)?;
+    Ok([y.value().clone()].into_iter().chain([&x, &w].map(|var| gradients.get(var).unwrap().clone())).collect())
 }
 
 #[test]
@@ -267,7 +273,7 @@ fn a_batch_norm_by_given_statistics_has_the_bits_of_two_passes() {
         for (case, residual) in [(KINDS[0], true), (KINDS[2], false), (KINDS[4], true)] {
             for way in 1..=WAYS {
                 device.force_way(way);
-                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, &device));
+                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, &device).unwrap());
                 for (part, (got, want)) in got.iter().zip(&want).enumerate() {
                     assert_same_bits(got, want, &format!("{case:?} way {way}, part {part}"));
                 }
@@ -277,7 +283,7 @@ fn a_batch_norm_by_given_statistics_has_the_bits_of_two_passes() {
 }
 
 /// What the batch norm before the convolution gets: gradients of its input, scale, shift and residual.
-fn before(case: Case, groups: usize, residual: bool, fused: bool, device: &Device) -> Vec<Tensor> {
+fn before(case: Case, groups: usize, residual: bool, fused: bool, device: &Device) -> Result<Vec<Tensor>> {
     let mut rng = Rng(77);
     let tape = Tape::new(device);
     let ([k, r], c) = (case.1, case.0[3]);
@@ -288,12 +294,12 @@ fn before(case: Case, groups: usize, residual: bool, fused: bool, device: &Devic
     let ([x, other], [scale, shift]) = (&images, &vectors);
     let mode = BatchNormMode::Batch { epsilon: 1e-5, groups };
     let norm = BatchNormSpec { mode, residual: residual.then_some(other), relu: true, moments: None };
-    let y = ops::batch_norm_with(x, scale, shift, &norm).unwrap().y;
-    let y = if fused { y } else { ops::scale(&y, 1.0).unwrap() };
-    let out = ops::conv2d(&y, &w, None, &spec(case.2)).unwrap();
-    let gradients = tape.backward_with(&out, dy).unwrap();
+    let y = ops::batch_norm_with(x, scale, shift, &norm)?.y;
+    let y = if fused { y } else { ops::scale(&y, 1.0)? };
+    let out = ops::conv2d(&y, &w, None, &spec(case.2))?;
+    let gradients = tape.backward_with(&out, dy)?;
     let wanted = [x, scale, shift].into_iter().chain(residual.then_some(other));
-    wanted.map(|var| gradients.get(var).unwrap().clone()).collect()
+    Ok(wanted.map(|var| gradients.get(var).unwrap().clone()).collect())
 }
 
 #[test]
@@ -304,7 +310,7 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
                 device.force_way(way);
-                let [got, want] = [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device));
+                let [got, want] = [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device).unwrap());
                 for (part, (got, want)) in ["x", "scale", "shift", "residual"].iter().zip(got.iter().zip(&want)) {
                     let what = format!("{case:?} in {groups}, way {way}: d {part}");
                     let most = wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -323,22 +329,23 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
     }
 }
 
-/// The passes over the gradient that by_warpgroups() spares.
+/// No pass for what the convolution does on the way.
 #[test]
 fn the_passes_are_spared() {
     let plan = plan();
     let count = |kernel: &str| plan.as_plan().unwrap().counts().kernels.get(kernel).map_or(0, |count| count.launches);
     plan.force_way(1);
     plan.as_plan().unwrap().start();
-    before(GROUPED[0].0, 2, true, true, &plan);
-    by_given(KINDS[0], true, true, &plan);
+    before(GROUPED[0].0, 2, true, true, &plan).unwrap();
+    by_given(KINDS[0], true, true, &plan).unwrap();
     assert_eq!((count("batch_norm_sums_bf16"), count("batch_norm_forward_bf16")), (0, 1));
     let launched = plan.as_plan().unwrap().counts().kernels;
     assert!(launched.keys().any(|kernel| kernel.starts_with("conv2d_wgmma_data_gradient")), "{launched:?}");
 }
 
-/// All that the files share: moments, sums, norms, cut tiles, tiles of both warpgroups and of each.
+/// Every direction of some shapes, by some ways: whole tiles and cut ones, of both warpgroups and of each.
 fn everything(device: &Device) -> Result<Vec<u8>> {
+    device.set_warpgroup_products(true);
     let mut bytes = Vec::new();
     for way in [1, 4, 6, 8] {
         device.force_way(way);
@@ -351,11 +358,42 @@ fn everything(device: &Device) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What else is done where results are stored: moments, sums, and batch norms by given statistics.
+fn every_ending(device: &Device) -> Result<Vec<u8>> {
+    let mut bytes = everything(device)?;
+    for way in [1, 6] {
+        device.force_way(way);
+        let (case, groups) = GROUPED[0];
+        let mut rng = Rng(24);
+        let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
+        bytes.extend(bytes_of(&normalized(case, &inputs, groups, true, device)?));
+        bytes.extend(bytes_of(&before(case, groups, true, true, device)?));
+        bytes.extend(bytes_of(&by_given(case, true, true, device)?));
+    }
+    Ok(bytes)
+}
+
 #[test]
 fn every_wait_and_fence_of_the_main_loop_is_needed() {
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma.cuh", |device: &Device| {
-        device.set_warpgroup_products(true);
-        everything(device)
-    })
-    .unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma.cuh", everything).unwrap();
+}
+
+#[test]
+fn every_wait_and_fence_of_the_results_is_needed() {
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
+}
+
+#[test]
+fn every_barrier_around_changed_results_is_needed() {
+    bicl_emulator::check_barriers("kernels/conv2d_sm90.cu", every_ending).unwrap();
+}
+
+#[test]
+fn shared_memory_has_no_bank_conflicts() {
+    let used = bicl_emulator::bank_use(|schedule| {
+        every_ending(&bicl_emulator::device_with(schedule)).unwrap();
+    });
+    let used: Vec<_> = used.iter().filter(|used| used.file.contains("conv_")).collect();
+    assert!(used.iter().any(|used| used.file.contains("conv_wgmma_results")));
+    used.iter().for_each(|used| assert_eq!(used.wavefronts, used.least, "{used}"));
 }

@@ -109,8 +109,8 @@ struct GivenNorm {
 };
 
 // Calls put(at, chunk, g) for each chunk of a staged tile of a gradient of `count` channels, in whole chunks, from `start` on:
-// plus `so_far` where that is not null, and with what the batch norm before wants of it. offset_of(row) is where a row of the
-// tile begins in dx, or negative for none. The sums take `scratch`, which may be `shared`.
+// plus `so_far` where that is not null, and with what the batch norm before wants of it; `at` is negative where the chunk lies
+// beyond dx, and it is then as it was. offset_of(row) is where a row of the tile begins in dx, or negative for none. The sums take `scratch`, which may be `shared`.
 template <class T, class Tile, class Offset, class Put>
 __device__ __forceinline__ void finish_gradient(char* shared, char* scratch, const T* so_far, const NormBefore<T>& norm,
                                                 const NormParams& p, int group, size_t piece, int start, int count,
@@ -118,10 +118,12 @@ __device__ __forceinline__ void finish_gradient(char* shared, char* scratch, con
   auto each = [&](auto& change) {
     each_result<T, Tile>(shared, [&](int row, int column, char* chunk) {
       Vector<T> g = load_chunk<T>(chunk);
-      int offset = offset_of(row), at = offset + start + column;
-      if (offset < 0 || start + column >= count) return;
-      if (so_far) add(g, load_pack<CHUNK<T>>(so_far + at));
-      put(at, chunk, change(at, g));
+      int offset = offset_of(row), at = offset >= 0 && start + column < count ? offset + start + column : -1;
+      if (at >= 0) {
+        if (so_far) add(g, load_pack<CHUNK<T>>(so_far + at));
+        g = change(at, g);
+      }
+      put(at, chunk, g);
     });
   };
   if (norm.sums) {
@@ -145,5 +147,7 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
   stage_results<T, Tile>(shared, sums);
   // What follows comes after the results have left their registers.
   finish_gradient<T, Tile>(shared, shared, so_far, norm, p, group, piece, start, count, offset_of,
-                           [&](int at, char*, const Vector<T>& g) { store_pack(dx + at, g); });
+                           [&](int at, char*, const Vector<T>& g) {
+                             if (at >= 0) store_pack(dx + at, g);
+                           });
 }

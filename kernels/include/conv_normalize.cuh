@@ -38,15 +38,17 @@ struct Normalized {
   }
 };
 
-// Calls put(at, chunk, y) for each chunk of a staged tile of z, of `count` columns from `start` on. offset_of(row) is where a row
-// of the tile begins in y, or negative for none.
+// Calls put(at, chunk, y) for each chunk of a staged tile of z, of `count` columns from `start` on; `at` is negative where it lies
+// beyond y, and the chunk then as it was. offset_of(row) is where a row of the tile begins in y, or negative for none.
 template <class T, class Tile, class Offset, class Put>
 __device__ __forceinline__ void normalize_results(char* shared, const NormAfter<T>& norm, const NormParams& p, int start,
                                                   int count, Offset offset_of, Put put) {
   Normalized<T, Tile> normalized(norm, p, start, count);
   each_result<T, Tile>(shared, [&](int row, int column, char* chunk) {
-    int offset = offset_of(row), at = offset + start + column;
-    if (offset >= 0 && start + column < count) put(at, chunk, normalized(at, load_chunk<T>(chunk)));
+    Vector<T> z = load_chunk<T>(chunk);
+    int offset = offset_of(row), at = offset >= 0 && start + column < count ? offset + start + column : -1;
+    if (at >= 0) z = normalized(at, z);
+    put(at, chunk, z);
   });
 }
 
@@ -57,8 +59,9 @@ __device__ __forceinline__ void store_output(char* shared, const typename Tile::
   stage_results<T, Tile>(shared, sums);
   if (norm.vectors.mean) {
     // After the sums have left their registers.
-    normalize_results<T, Tile>(shared, norm, p, start, count, offset_of,
-                               [&](int at, char*, const Vector<T>& chunk) { store_pack(y + at, chunk); });
+    normalize_results<T, Tile>(shared, norm, p, start, count, offset_of, [&](int at, char*, const Vector<T>& chunk) {
+      if (at >= 0) store_pack(y + at, chunk);
+    });
     return;
   }
   each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {

@@ -5,21 +5,18 @@
 #include "conv_normalize.cuh"
 #include "conv_wgmma.cuh"
 
+// Behind the rest of the scratch: four votes of warps, twice.
+constexpr int VOTES_BYTES = 32;
+
 // 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
-struct ResultTile {
-  static constexpr int THREADS = WARPGROUP, BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = SCRATCH_BYTES;
+struct ResultTile : WarpgroupTeam {
+  static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = SCRATCH_BYTES - VOTES_BYTES;
   using Sums = WgmmaChunk;
 
-  __device__ static int thread() { return threadIdx.x % WARPGROUP; }
   __device__ static int row() { return thread() / 32 * 16; }
   __device__ static int column() { return 0; }
   // To the copy that takes them away.
   __device__ __forceinline__ static void publish() { proxy_fence(); }
-#ifdef EMU_HOST
-  static void meet(const char* file, int line) { warpgroup_sync(1 + consumer(), WARPGROUP, file, line); }
-#else
-  __device__ __forceinline__ static void meet() { warpgroup_sync(1 + consumer(), WARPGROUP); }
-#endif
 };
 
 // A warpgroup's shared memory for results. Two tiles of them take turns, so that one is stored while the next one is made; the
@@ -96,22 +93,23 @@ __device__ __forceinline__ void store_piece_moments(const char* results, char* s
   }
 }
 
-// Where the parts of cut tiles meet: the sums of each part of each of them, and how many have come to each warpgroup's.
+// Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs.
 struct Meeting {
   float* partial;
   unsigned* arrived;
 };
 
-// Leaves the sums of a part, and returns whether they are now those of the whole tile: for the last warpgroup that comes.
+// Leaves the sums of a part, and returns whether they are now those of the whole tile: for the last warpgroup that comes. `turn`
+// counts the calls.
 template <class Tile>
-__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts,
+__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int turn,
                                            typename Tile::Sums& sums) {
   constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
   struct alignas(16) Four {
     float at[4];
   };
   int place = tile.rest * GROUPS + (Tile::OWN ? 0 : consumer());
-  // Neighbouring threads' fours lie beside each other.
+  // Neighbouring threads' fours lie beside each other. A thread reads what the same thread left of other parts.
   auto fours = [&](int part) {
     return reinterpret_cast<Four*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
   };
@@ -126,14 +124,15 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   Four* mine = fours(tile.part);
   each([&](int at, float (&four)[4]) { mine[at] = {four[0], four[1], four[2], four[3]}; });
   __threadfence();
+  // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
+  bool last = atomicAdd(meeting.arrived + place, 1u) == unsigned(parts) * WARPGROUP - 1;
+  unsigned* votes = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - VOTES_BYTES) + turn % 2 * 4;
+  unsigned any = __any_sync(~0u, last);
+  store_shared(votes + ResultTile::thread() / 32, any);
   sync<ResultTile>();
-  // Behind what a store may still read.
-  auto* last = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - 16);
-  if (ResultTile::thread() == 0) store_shared(last, atomicAdd(meeting.arrived + place, 1u) == parts - 1u ? 1u : 0u);
-  sync<ResultTile>();
-  bool joined = load_shared(last) != 0;
-  // All have read it before it is written again.
-  sync<ResultTile>();
+  bool joined = false;
+#pragma unroll
+  for (int warp = 0; warp < 4; warp++) joined |= load_shared(votes + warp) != 0;
   if (!joined) return false;
   __threadfence();
   each([&](int, float (&four)[4]) { four[0] = four[1] = four[2] = four[3] = 0; });

@@ -174,3 +174,14 @@ __device__ __forceinline__ void registers_claim() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 #endif
+
+// A warpgroup that works alone, for sync<>(): its barrier has its number, so the first one of a block has none.
+struct WarpgroupTeam {
+  static constexpr int THREADS = WARPGROUP;
+  __device__ static int thread() { return threadIdx.x % WARPGROUP; }
+#ifdef EMU_HOST
+  static void meet(const char* file, int line) { warpgroup_sync(threadIdx.x / WARPGROUP, WARPGROUP, file, line); }
+#else
+  __device__ __forceinline__ static void meet() { warpgroup_sync(threadIdx.x / WARPGROUP, WARPGROUP); }
+#endif
+};
