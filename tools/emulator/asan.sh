@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs kernels under AddressSanitizer: overruns of buffers, of dynamic shared memory and of every SHARED variable, in a C++
+# Runs kernels under AddressSanitizer: overruns of buffers, also by tensor maps, of dynamic shared memory and of every SHARED variable, in a C++
 # program of its own (asan.cpp). Takes about ten seconds. Fails if an overrun goes unnoticed or a sound kernel is blamed.
 #
 #   tools/emulator/asan.sh
@@ -27,5 +27,6 @@ check() { # name, wanted exit: 0 or the text of the report
 }
 check sound sound
 check buffer 'heap-buffer-overflow'
+check map 'heap-buffer-overflow'
 check dynamic 'use-after-poison'
 check variable 'use-after-poison'

@@ -77,7 +77,7 @@ struct Hopper {
 };
 
 struct Asynchronous {
-  bool used = false;
+  bool used = false;  // by this block; else the rest is as clear() left it
   std::deque<MemoryBarrier> barriers;  // never moved
   std::deque<Load> loads;              // asked for and not performed
   std::vector<uint32_t> unfenced;      // of each granule, writes without a fence

@@ -152,6 +152,7 @@ void warpgroup_sync(int barrier, int threads, const char* file, int line) {
     fail("warpgroup_sync: thread %u passes barrier %d, not one of 1 to 15, at %s:%d", me->linear, barrier, file, line);
   if (threads < 1 || threads % int(WARP) || threads > int(block.threads))
     fail("warpgroup_sync: thread %u asks for %d of %u threads at %s:%d", me->linear, threads, block.threads, file, line);
+  block.asynchronous.used = true;
   NamedBarrier& b = block.asynchronous.named[barrier];
   if (b.arrived && (b.line != line || !same_text(b.file, file)))
     fail("divergent barrier: thread %u is in warpgroup_sync at %s:%d while thread %u waits in barrier %d at %s:%d",

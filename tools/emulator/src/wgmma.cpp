@@ -17,6 +17,7 @@ using Meet = void (*)(Warpgroup&, const char* file, int line);
 
 Warpgroup& own_group(const char* kind, const char* file, int line) {
   Block& block = *running;
+  block.asynchronous.used = true;
   const unsigned at = current->linear / WARPGROUP_THREADS;
   if (at >= block.asynchronous.warpgroups.size())
     fail("%s: thread %u is in no whole warpgroup, as the block has %u threads, at %s:%d", kind, current->linear,
@@ -180,7 +181,6 @@ uint64_t wgmma_operand(const void* at, int block, const char* file, int line) {
 
 void wgmma(float* sums, int n, bool a_mn, bool b_mn, uint64_t a, uint64_t b, const char* file, int line) {
   Lane* me = static_cast<Lane*>(current);
-  running->asynchronous.used = true;
   if (!me->hopper.products_fenced)
     fail("wgmma: thread %u without wgmma_fence since its last wgmma_wait or its start, at %s:%d", me->linear, file, line);
   // Only the slots of a meeting are shared, so each thread fills in its own sums.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime.h"
+#include "tensor_map.h"
 
 extern "C" emu::Entry emu_find(const char* name);
 
@@ -27,6 +28,29 @@ static bool overrun(const std::string& kernel, int at) {
   return run("test_overrun_" + kernel, 1, 64, 256, {&p, &at});
 }
 
+// A Hopper product of 64 x 64 and a depth of 256, all ones; `rows` of the first factor are promised to its map.
+static bool hopper(uint32_t rows) {
+  const uint32_t k = 256;
+  std::vector<uint16_t> a(64 * k, 0x3f80), b(64 * k, 0x3f80), c(64 * 64);
+  auto map = [](std::vector<uint16_t>& data, uint32_t columns, uint32_t rows, uint8_t rank) {
+    CUtensorMap map{};
+    map.base = reinterpret_cast<uint64_t>(data.data());
+    map.stride[0] = columns * 2, map.stride[1] = columns * rows * 2;
+    map.extent[0] = columns, map.extent[1] = rows, map.extent[2] = 1;
+    map.box[0] = map.box[1] = 64, map.box[2] = 1;
+    map.rank = rank, map.swizzle = 1, map.element = 2;
+    return map;
+  };
+  CUtensorMap maps[] = {map(a, k, rows, 2), map(b, k, 64, 3), map(c, 64, 64, 3)};
+  int columns = 1, depths = k / 64;
+  if (!run("test_hopper_gemm_64", dim3(1, (rows + 63) / 64), 256, 7 * 8192 + 48,
+           {&maps[0], &maps[1], &maps[2], &columns, &depths}))
+    return false;
+  for (uint16_t x : c)
+    if (x != 0x4380) return false;  // 256
+  return true;
+}
+
 static bool sound() {
   int m = 64, n = 32, k = 64;
   std::vector<float> x(m * k, 1.0f), w(k * n, 1.0f), c(m * n);
@@ -44,10 +68,13 @@ static bool sound() {
   int* trap_out = reinterpret_cast<int*>(pc);
   void* args[] = {&trap_out};
   ok = ok && emu_find("test_trap")(grid, block, 0, args, &schedule, error, sizeof error) == 1;
-  return ok && overrun("buffer", 0) && overrun("dynamic", 0) && overrun("variable", 0);
+  return ok && overrun("buffer", 0) && overrun("dynamic", 0) && overrun("variable", 0) &&
+         hopper(64);
 }
 
 int main(int, char** argv) {
   const std::string what = argv[1];
-  return (what == "sound" ? sound() : overrun(what, what == "variable" ? 4 : 1)) ? 0 : 1;
+  if (what == "sound") return sound() ? 0 : 1;
+  if (what == "map") return hopper(65) ? 0 : 1;
+  return overrun(what, what == "variable" ? 4 : 1) ? 0 : 1;
 }

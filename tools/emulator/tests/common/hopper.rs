@@ -1,4 +1,5 @@
 //! Tensor maps as the emulator reads them (tools/emulator/src/tensor_map.h), and launches that take them.
+#![allow(dead_code)] // each test binary uses its part
 
 use std::ffi::c_void;
 
