@@ -116,8 +116,8 @@ fn compile(nvcc: &Path, source: &Path, out: &Path, small: bool) {
     if !run.status.success() {
         fail(&format!("nvcc {} failed:\n{log}", source.display()));
     }
-    let architecture = if name.ends_with("_sm90") { "90a" } else { "80" };
-    let ptx = kept.join(format!("{name}.compute_{architecture}.ptx"));
+    // Of several targets each has a name of its own.
+    let ptx = kept.join(if targets.len() == 1 { format!("{name}.ptx") } else { format!("{name}.compute_80.ptx") });
     if let Err(error) = fs::copy(&ptx, out.join(format!("{name}.ptx"))) {
         fail(&format!("{}: {error}", ptx.display()));
     }

@@ -1,8 +1,10 @@
 //! Every operation, by shape: forward and each gradient, verified before it is timed.
 //!
 //!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT] [--json FILE] [--no-autotune]
+//!                                    [--warpgroups on|off]
 //!
-//! On `plan` nothing is computed: the launches of every row are counted, with their blocks and bytes.
+//! On `plan` nothing is computed: the launches of every row are counted, with their blocks and bytes. `--warpgroups off` keeps
+//! a Hopper GPU, and a plan, to the kernels of older ones.
 //!
 //! An operation adds its rows with one line in `main` and a file in benches/kernels/. On a GPU times come from events,
 //! on the CPU from the clock; inputs rotate through more memory than the last-level cache holds; the median is

@@ -165,7 +165,7 @@ impl Bench {
         let domains = if adapt { 2 } else { 1 };
         row.work = json!({
             "operations": work::operations(&network.parameters, domains * images, [height, width]),
-            "kernels": if adapt && device.is_cuda() { work::kernels(config)? } else { Value::Null },
+            "kernels": if adapt && device.is_cuda() { work::kernels(config, &device)? } else { Value::Null },
         });
         let again = once(&mut network, &mut stepper)?;
         ensure!(first.iter().all(|(_, loss)| loss.is_finite()), "{}: losses {first:?}", row.name());

@@ -24,8 +24,10 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
   auto buffers = ResultBuffers::of<Tile>(shared);
   int turn = 0, joins = 0;
   auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
     int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
+    // No row of this warpgroup's.
+    if (first >= group) return;
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
 #pragma unroll
     for (int block = 0; block < Tile::BLOCKS; block++)
 #pragma unroll
@@ -63,8 +65,10 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
   bool changed = so_far || norm.vectors.mean;
   int turn = 0, joins = 0;
   auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
     int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
+    // No row of this warpgroup's.
+    if (first >= group) return;
+    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
 #pragma unroll
     for (int block = 0; block < Tile::BLOCKS; block++)
 #pragma unroll

@@ -14,17 +14,17 @@ type Case = ([usize; 4], [usize; 2], [usize; 3]);
 
 /// Each kind of shape of the published network, smaller, and odd ones besides.
 const KINDS: [Case; 11] = [
-    ([2, 9, 11, 72], [136, 3], [1, 2, 2]),   // dilation 2; channels off every slice and tile; odd sizes
-    ([1, 9, 8, 128], [64, 3], [1, 4, 4]),    // dilation 4
-    ([2, 10, 13, 64], [264, 1], [1, 0, 1]),  // 1 x 1, more columns than a tile
-    ([1, 12, 11, 520], [72, 1], [1, 0, 1]),  // 1 x 1, long sums
-    ([1, 17, 15, 64], [72, 3], [2, 1, 1]),   // stride 2
-    ([2, 9, 10, 64], [136, 1], [2, 0, 1]),   // stride 2 without a neighbour
-    ([1, 5, 4, 64], [64, 3], [1, 24, 24]),   // dilation beyond the image
-    ([1, 1, 1, 64], [64, 1], [1, 0, 1]),     // one pixel
-    ([1, 28, 27, 64], [64, 1], [1, 0, 1]),   // more tiles than multiprocessors
-    ([3, 8, 9, 80], [96, 2], [1, 0, 3]),     // an even window, no padding
-    ([1, 6, 7, 64], [128, 1], [1, 2, 1]),    // 1 x 1 with padding
+    ([2, 9, 11, 72], [136, 3], [1, 2, 2]), // dilation 2; channels off every slice and tile; odd sizes
+    ([1, 9, 8, 128], [64, 3], [1, 4, 4]),  // dilation 4
+    ([2, 10, 13, 64], [264, 1], [1, 0, 1]), // 1 x 1, more columns than a tile
+    ([1, 12, 11, 520], [72, 1], [1, 0, 1]), // 1 x 1, long sums
+    ([1, 17, 15, 64], [72, 3], [2, 1, 1]), // stride 2
+    ([2, 9, 10, 64], [136, 1], [2, 0, 1]), // stride 2 without a neighbour
+    ([1, 5, 4, 64], [64, 3], [1, 24, 24]), // dilation beyond the image
+    ([1, 1, 1, 64], [64, 1], [1, 0, 1]),   // one pixel
+    ([1, 28, 27, 64], [64, 1], [1, 0, 1]), // more tiles than multiprocessors
+    ([3, 8, 9, 80], [96, 2], [1, 0, 3]),   // an even window, no padding
+    ([1, 6, 7, 64], [128, 1], [1, 2, 1]),  // 1 x 1 with padding
 ];
 
 /// As many ways as any of them has that go by warpgroups.
@@ -178,13 +178,7 @@ const GROUPED: [(Case, usize); 4] = [
 ];
 
 /// Mean and variance by group, y, and the convolution's output; by the convolution's moments, or by a pass of their own.
-fn normalized(
-    case: Case,
-    inputs: &[Tensor; 4],
-    groups: usize,
-    fused: bool,
-    device: &Device,
-) -> Result<Vec<Tensor>> {
+fn normalized(case: Case, inputs: &[Tensor; 4], groups: usize, fused: bool, device: &Device) -> Result<Vec<Tensor>> {
     let tape = Tape::new(device);
     let [x, w, bias] = [0, 1, 2].map(|i: usize| tape.constant(inputs[i].to_device(device).unwrap()));
     let (y, moments) = ops::conv2d_with_moments(&x, &w, Some(&bias), &spec(case.2), groups)?;
@@ -310,7 +304,8 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
                 device.force_way(way);
-                let [got, want] = [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device).unwrap());
+                let [got, want] =
+                    [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device).unwrap());
                 for (part, (got, want)) in ["x", "scale", "shift", "residual"].iter().zip(got.iter().zip(&want)) {
                     let what = format!("{case:?} in {groups}, way {way}: d {part}");
                     let most = wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));

@@ -89,6 +89,7 @@ figures() {
   ],
   "figures": {
     "kernels": $(lines "$out/kernels.jsonl"),
+    "kernels_by_warps": $(lines "$out/kernels_by_warps.jsonl"),
     "step": $(lines "$out/step.jsonl"),
     "pytorch": $(lines "$out/bench_pytorch.jsonl")
   },
@@ -196,6 +197,10 @@ if wants benches; then
     skip peer:pytorch "$python cannot import torch; PYTHON names another"
   fi
   part bench:kernels benches/kernels --device cuda --json "$out/kernels.jsonl"
+  # What products by warpgroups gain over those by warps; only this capability has both.
+  if [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)" = 9.0 ]; then
+    part bench:warps benches/kernels --device cuda --filter conv2d --warpgroups off --json "$out/kernels_by_warps.jsonl"
+  fi
   if [ -n "$torch" ]; then
     # Compiling takes minutes: last, what the README states first, and with time left to join what there is.
     deadline=$((deadline - 10))

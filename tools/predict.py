@@ -2,10 +2,11 @@
 """Predicts what each row of `cargo bench --bench kernels` takes on a GPU, from counts that no GPU is needed for.
 
     cargo bench --features require-nvcc --bench kernels -- --device plan --json plan.jsonl
-    tools/predict.py plan.jsonl [--card a100|h100] [--filter conv2d] [--ptxas FOLDER]
+    tools/predict.py plan.jsonl [--card a100|h100|h200] [--filter conv2d] [--ptxas FOLDER]
 
 Each launch takes the longest of three: its products at the matrix rate, stretched by how many more blocks the busiest
 multiprocessor gets than the average one; its bytes at the copy rate; 2 microseconds. Registers come from the build script's NAME.ptxas, shared memory from the launch.
+A launch by warpgroups brings the cycles that the choice of its tile expected (src/ops/conv2d/wgmma_tiling.rs, which names what it assumes).
 Prints a markdown table. It is a model to be tested by the first run on a card, and no measurement.
 """
 
@@ -18,14 +19,16 @@ import re
 
 # Multiprocessors, registers and bytes of shared memory of each, warps of each, and per second: bf16 and f32 operations, bytes.
 # A100: data sheet of the A100 80GB SXM; f32 with tf32's rate does not occur in these rows. H100: data sheet of the H100 SXM;
-# mma.sync is assumed to reach 0.6 of its bf16 rate, which wgmma alone can use in full.
+# mma.sync is assumed to reach 0.6 of its bf16 rate, which wgmma alone can use in full; the clock is the one at which 2048 products
+# a cycle and multiprocessor are that rate. H200: the same with the memory of its data sheet.
 CARDS = {
     "a100": dict(sms=108, registers=65536, shared=164 << 10, warps=64, bf16=312e12, f32=19.5e12, copy=2.039e12, ptxas="sm_80"),
-    "h100": dict(sms=132, registers=65536, shared=228 << 10, warps=64, bf16=0.6 * 989e12, f32=67e12, copy=3.35e12, ptxas="sm_90a"),
+    "h100": dict(sms=132, registers=65536, shared=228 << 10, warps=64, bf16=0.6 * 989e12, f32=67e12, copy=3.35e12, ptxas="sm_90a", clock=1.83e9),
 }
+CARDS["h200"] = CARDS["h100"] | dict(copy=4.8e12)
 LAUNCH = 2e-6
 # Kernels that multiply matrices, on tensor cores and beside them.
-PRODUCTS = re.compile(r"^(conv2d_mma_|conv2d_split_(forward|data)|conv2d_window_forward|aspp_(forward|data|weight)|conv2d_(forward|data|weight))")
+PRODUCTS = re.compile(r"^(conv2d_mma_|conv2d_wgmma_|conv2d_split_(forward|data)|conv2d_window_forward|aspp_(forward|data|weight)|conv2d_(forward|data|weight))")
 TENSOR_CORES = re.compile(r"^(conv2d_mma_|conv2d_split_|conv2d_window_|aspp_)")
 # What the driver keeps of each block's shared memory.
 RESERVED = 1 << 10
@@ -76,12 +79,16 @@ def predict(row, kernels, card):
         share = math.prod(launch["grid"]) / card["sms"]
         memory = launch["bytes"] / card["copy"]
         math_time = 0.0
-        if launch in products:
+        if launch.get("cycles"):
+            if "clock" not in card:
+                raise SystemExit("predict: this card has no products by warpgroups: make the plan with --warpgroups off")
+            share, math_time = launch["items"] / card["sms"], launch["cycles"] / card["clock"]
+        elif launch in products:
             rate = card["bf16" if TENSOR_CORES.search(launch["kernel"]) else "f32"]
             math_time = row["operations"] / len(products) / rate * math.ceil(share) / share
         longest = max(math_time, memory, LAUNCH)
         limit = {math_time: "products", memory: "memory", LAUNCH: "launch"}[longest]
-        if limit == "products" and math.ceil(share) / share > 1.15:
+        if limit == "products" and not launch.get("cycles") and math.ceil(share) / share > 1.15:
             limit = "uneven share"
         total += longest
         parts.append((longest, launch["kernel"], together, share, limit))

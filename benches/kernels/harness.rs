@@ -125,7 +125,8 @@ pub fn time(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<f64> {
 impl Bench {
     pub fn from_arguments() -> Result<Self> {
         let mut arguments = std::env::args().skip(1);
-        let (mut device, mut filter, mut json, mut autotune) = (Device::best(), String::new(), None, true);
+        let (mut device, mut filter, mut json) = (Device::best(), String::new(), None);
+        let (mut autotune, mut warpgroups) = (true, None);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| Error::Config(format!("{argument} needs a value")));
             match argument.as_str() {
@@ -140,15 +141,27 @@ impl Bench {
                     json = Some((path, file));
                 }
                 "--no-autotune" => autotune = false,
+                "--warpgroups" => {
+                    let answer = value()?;
+                    warpgroups = Some(match answer.as_str() {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(Error::Config(format!("--warpgroups {answer:?}; use on or off"))),
+                    });
+                }
                 // Cargo passes this one.
                 "--bench" => {}
                 other => {
-                    let known = "--device, --filter, --json and --no-autotune";
+                    let known = "--device, --filter, --json, --no-autotune and --warpgroups";
                     return Err(Error::Config(format!("unknown argument {other:?}; {known} are known")));
                 }
             }
         }
         device.set_autotune(autotune);
+        // A plan counts for Hopper unless told otherwise.
+        if let Some(on) = warpgroups.or(device.as_plan().map(|_| true)) {
+            device.set_warpgroup_products(on);
+        }
         let mut bench = Self { device, filter, json, ceilings: None };
         if bench.device.as_plan().is_some() {
             println!("launches of every row, counted on no device; tools/predict.py makes times of them");
@@ -236,7 +249,8 @@ impl Bench {
                 let launch = planned.launch;
                 serde_json::json!({
                     "kernel": planned.kernel, "bytes": planned.bytes, "grid": launch.grid, "block": launch.block,
-                    "shared_bytes": launch.shared_bytes,
+                    "shared_bytes": launch.shared_bytes, "items": planned.work.map(|work| work.items),
+                    "cycles": planned.work.map(|work| work.cycles),
                 })
             })
             .collect();

@@ -1,9 +1,9 @@
 //! What a training step has to do, whoever does it: its floating-point operations, and what it launches on a GPU.
 
 use bicl::{
-    Result,
+    Device, Result,
     nn::Parameters,
-    train::{Config, plan_step},
+    train::{Architecture, Config, plan_step},
 };
 use serde_json::{Value, json};
 
@@ -32,8 +32,8 @@ pub fn operations(parameters: &Parameters, images: usize, [height, width]: [usiz
 
 /// Launches and bytes of each kernel in one step of adaptation, counted on a device that computes nothing, with the built-in
 /// choices.
-pub fn kernels(config: &Config) -> Result<Value> {
-    let counts = plan_step(config)?.counts;
+pub fn kernels(config: &Config, device: &Device) -> Result<Value> {
+    let counts = plan_step(config, Architecture::of(device))?.counts;
     let of = |(name, count): (&&str, &bicl::device::KernelCount)| {
         ((*name).to_owned(), json!({ "launches": count.launches, "bytes": count.bytes }))
     };

@@ -105,13 +105,10 @@ template <class Tile>
 __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int turn,
                                            typename Tile::Sums& sums) {
   constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
-  struct alignas(16) Four {
-    float at[4];
-  };
   int place = tile.rest * GROUPS + (Tile::OWN ? 0 : consumer());
   // Neighbouring threads' fours lie beside each other. A thread reads what the same thread left of other parts.
   auto fours = [&](int part) {
-    return reinterpret_cast<Four*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
+    return reinterpret_cast<float4*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
   };
   auto each = [&](auto visit) {
 #pragma unroll
@@ -121,8 +118,8 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
 #pragma unroll
         for (int j = 0; j < 8; j++) visit(((block * Tile::CHUNKS + chunk) * 8 + j) * WARPGROUP, sums[block][chunk][0][j]);
   };
-  Four* mine = fours(tile.part);
-  each([&](int at, float (&four)[4]) { mine[at] = {four[0], four[1], four[2], four[3]}; });
+  float4* mine = fours(tile.part);
+  each([&](int at, float (&four)[4]) { mine[at] = make_float4(four[0], four[1], four[2], four[3]); });
   __threadfence();
   // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
   bool last = atomicAdd(meeting.arrived + place, 1u) == unsigned(parts) * WARPGROUP - 1;
@@ -139,11 +136,11 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   // Not unrolled: the sums have the registers.
 #pragma unroll 1
   for (int part = 0; part < parts; part++) {
-    const Four* from = fours(part);
+    const float4* from = fours(part);
     each([&](int at, float (&four)[4]) {
-      Four more = from[at];
-#pragma unroll
-      for (int e = 0; e < 4; e++) four[e] += more.at[e];
+      // Where all multiprocessors see it.
+      float4 more = __ldcg(from + at);
+      four[0] += more.x, four[1] += more.y, four[2] += more.z, four[3] += more.w;
     });
   }
   return true;

@@ -22,7 +22,7 @@ use crate::{
     Device,
     data::DatasetKind,
     nn::Precision,
-    train::{Config, Preset},
+    train::{Architecture, Config, Preset},
 };
 
 /// Train a segmentation network on labelled synthetic images and unlabelled real ones.
@@ -113,9 +113,11 @@ struct TrainArgs {
     /// Generate a miniature pair of domains, train on the source, adapt, and show the gain.
     #[arg(long, conflicts_with_all = ["source", "target", "source_root", "target_root"])]
     demo: bool,
-    /// Print what one step of adaptation launches, moves and holds on a GPU, counted without one, and end.
-    #[arg(long, conflicts_with_all = ["resume", "device", "out", "max_steps", "init_weights"])]
-    profile_plan: bool,
+    /// Print what one step of adaptation launches, moves and holds on a GPU, counted without one, and end: on hopper (an H100 or
+    /// H200) or with the kernels for ampere and newer.
+    #[arg(long, value_name = "GPU", num_args = 0..=1, require_equals = true, default_missing_value = "hopper",
+        conflicts_with_all = ["resume", "device", "out", "max_steps", "init_weights"])]
+    profile_plan: Option<Architecture>,
     /// Print the outcome as JSON and nothing else.
     #[arg(long)]
     json: bool,
@@ -218,9 +220,11 @@ pub fn main() -> ExitCode {
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::ImportWeights(args)) => import_weights::run(&args),
         Some(Command::Export(args)) => export::run(&args),
-        None if args.train.profile_plan => profile_plan::run(&args.train),
-        None if args.train.demo => demo::run(&args.train),
-        None => train::run(&args.train),
+        None => match args.train.profile_plan {
+            Some(architecture) => profile_plan::run(&args.train, architecture),
+            None if args.train.demo => demo::run(&args.train),
+            None => train::run(&args.train),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,12 +5,12 @@ use serde_json::json;
 use super::{TrainArgs, output};
 use crate::{
     device::KernelCount,
-    train::{Preset, StepPlan, plan_step},
+    train::{Architecture, Preset, StepPlan, plan_step},
 };
 
-pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &TrainArgs, architecture: Architecture) -> anyhow::Result<()> {
     let config = args.resolve(if args.demo { Preset::Miniature } else { Preset::Paper })?;
-    let plan = plan_step(&config)?;
+    let plan = plan_step(&config, architecture)?;
     if args.json {
         return output::line(as_json(&plan));
     }

@@ -9,7 +9,10 @@ mod timing;
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
 };
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
@@ -37,6 +40,8 @@ pub struct CudaDevice {
     /// Whether products may be timed when their shapes are first met.
     autotune: AtomicBool,
     tuner: OnceLock<Tuner>,
+    /// Which of the ways to compute a product is taken; 0 is the built-in or the fastest one.
+    way: AtomicUsize,
     warpgroups: Warpgroups,
     maps: maps::Maps,
 }
@@ -89,6 +94,7 @@ impl CudaDevice {
             captures: Captures::default(),
             autotune: AtomicBool::new(true),
             tuner: OnceLock::new(),
+            way: AtomicUsize::new(0),
             warpgroups: Warpgroups::of_capability(capability),
             maps: maps::Maps::default(),
         }))
@@ -134,6 +140,10 @@ impl CudaDevice {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         result::mem_get_info().map_err(failed("cuMemGetInfo"))
+    }
+
+    pub(super) fn way(&self) -> &AtomicUsize {
+        &self.way
     }
 
     pub(super) fn captures(&self) -> &Captures {

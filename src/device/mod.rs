@@ -30,7 +30,7 @@ pub use emulated::{EmulatedEntry, Order, Schedule};
 pub use fill::Fill;
 pub use graph::Graph;
 pub use images::{IMAGES, Image};
-pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch};
+pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch, PlannedWork};
 pub(crate) use readback::Readback;
 pub(crate) use tensor_map::{MapAccess, MapSpec, TensorMap};
 pub use uploader::Uploader;

@@ -36,6 +36,17 @@ pub struct PlannedLaunch {
     pub launch: Launch,
     /// Bytes of the tensors that it reads and writes, as in [`KernelCount::bytes`].
     pub bytes: usize,
+    /// Of blocks that stay and take one tile after the other: what the grid does not tell.
+    pub work: Option<PlannedWork>,
+}
+
+/// The work of a launch whose blocks take one tile after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedWork {
+    /// Tiles, or parts of tiles.
+    pub items: usize,
+    /// Cycles of a multiprocessor that the choice of the tile expected.
+    pub cycles: usize,
 }
 
 /// What happened on a plan since [`Plan::start`].
@@ -105,8 +116,15 @@ impl Plan {
 
     pub(super) fn launched(&self, kernel: &'static str, launch: Launch, bytes: usize) {
         let mut counts = self.counts_mut();
-        counts.launches.push(PlannedLaunch { kernel, launch, bytes });
+        counts.launches.push(PlannedLaunch { kernel, launch, bytes, work: None });
         counts.kernels.entry(kernel).or_default().add(bytes);
+    }
+
+    /// Says more of the last launch.
+    pub(crate) fn describe(&self, work: PlannedWork) {
+        if let Some(last) = self.counts_mut().launches.last_mut() {
+            last.work = Some(work);
+        }
     }
 
     /// A convolution's product has factors and a result of so many bytes.

@@ -87,9 +87,8 @@ impl Device {
         matches!(&self.0, Place::Cuda(cuda) if cuda.autotune())
     }
 
-    /// Where nothing can be timed, on the emulator and on a plan, computes every product from now on in way number `way` of
-    /// those that a GPU would time, 0 being the built-in one; where there are fewer, they are counted around. Elsewhere this
-    /// does nothing.
+    /// Computes every product from now on in way number `way` of those that a GPU would time, 0 being the built-in one, or on a GPU
+    /// with leave the fastest; where there are fewer, they are counted around. On the CPU this does nothing.
     pub fn force_way(&self, way: usize) {
         if let Some(forced) = self.forced_way() {
             forced.store(way, Ordering::Relaxed);
@@ -100,7 +99,8 @@ impl Device {
         match &self.0 {
             Place::Emulated(emulated) => Some(&emulated.way),
             Place::Plan(plan) => Some(&plan.way),
-            Place::Cpu | Place::Cuda(_) => None,
+            Place::Cuda(cuda) => Some(cuda.way()),
+            Place::Cpu => None,
         }
     }
 
@@ -113,6 +113,12 @@ impl Device {
         describe: impl FnOnce() -> (String, Vec<W>),
         mut run: impl FnMut(W) -> Result<()>,
     ) -> W {
+        let forced = self.forced_way().map_or(0, |way| way.load(Ordering::Relaxed));
+        if forced > 0 {
+            let others = describe().1;
+            let number = forced % (others.len() + 1);
+            return number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in);
+        }
         if let Place::Cuda(cuda) = &self.0
             && cuda.autotune()
         {
@@ -120,14 +126,7 @@ impl Device {
             let may_time = matches!(self.capturing(), Ok(None));
             return cuda.tuner().choose(problem, built_in, &others, may_time, |way| cuda.measure(|| run(way)));
         }
-        match self.forced_way().map(|way| way.load(Ordering::Relaxed)) {
-            None | Some(0) => built_in,
-            Some(way) => {
-                let others = describe().1;
-                let number = way % (others.len() + 1);
-                number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in)
-            }
-        }
+        built_in
     }
 }
 

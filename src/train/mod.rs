@@ -32,7 +32,7 @@ pub use interrupt::Interrupt;
 pub use memory_check::expect_memory;
 pub use metrics::{Confusion, Scores};
 pub use network::Network;
-pub use plan::{StepPlan, plan_step};
+pub use plan::{Architecture, StepPlan, plan_step};
 pub use presets::Preset;
 pub use run::{Outcome, RunOptions, expect_no_run, train};
 pub use samples::colorize;

@@ -1,5 +1,7 @@
 //! What a step of adaptation costs on a GPU, counted by running it on a device that computes nothing.
 
+use std::str::FromStr;
+
 use super::{Config, Network, Stepper};
 use crate::{Device, Error, Result, data::Batch, device::PlanCounts};
 
@@ -33,18 +35,47 @@ impl StepPlan {
     }
 }
 
+/// The GPUs for which a step can be counted: their kernels differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Products by warps: compute capability 8.0 and newer.
+    Ampere,
+    /// Products by warpgroups: compute capability 9.0.
+    Hopper,
+}
+
+impl FromStr for Architecture {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "ampere" => Ok(Self::Ampere),
+            "hopper" => Ok(Self::Hopper),
+            _ => Err(Error::Config(format!("unknown GPU {text:?}; use ampere or hopper"))),
+        }
+    }
+}
+
+impl Architecture {
+    /// That of a device.
+    pub fn of(device: &Device) -> Self {
+        if device.has_warpgroup_products() { Self::Hopper } else { Self::Ampere }
+    }
+}
+
 /// Counts the second step: the first one makes what later steps keep (momentum, calibration).
 ///
 /// ```
-/// use bicl::train::{Preset, plan_step};
+/// use bicl::train::{Architecture, Preset, plan_step};
 /// let mut config = Preset::Miniature.config();
 /// config.model.width = 2;
-/// let plan = plan_step(&config)?;
+/// let plan = plan_step(&config, Architecture::Hopper)?;
 /// assert!(plan.launches() > 100 && plan.bytes() > plan.least_bytes());
 /// # Ok::<(), bicl::Error>(())
 /// ```
-pub fn plan_step(config: &Config) -> Result<StepPlan> {
+pub fn plan_step(config: &Config, architecture: Architecture) -> Result<StepPlan> {
     let device = Device::plan();
+    device.set_warpgroup_products(architecture == Architecture::Hopper);
     let plan = device.as_plan().ok_or_else(|| Error::Internal("a plan is no plan".into()))?;
     let mut network = Network::new(&config.model, config.precision, config.seed, &device)?;
     let parameters = network.parameters.ids().map(|id| network.parameters.get(id).len()).sum();

@@ -20,7 +20,7 @@ use std::{
 use serde_json::json;
 
 use super::{
-    Checkpoint, Config, Interrupt, Network, Phase, Position, Schedule, Scores,
+    Architecture, Checkpoint, Config, Interrupt, Network, Phase, Position, Schedule, Scores,
     checkpoint::{Evaluation, write_atomically},
     evaluate, expect_memory,
     labels::make_static_labels,
@@ -76,7 +76,7 @@ pub fn expect_no_run(out: &Path) -> Result<()> {
 pub fn train(config: &Config, device: &Device, options: &RunOptions) -> Result<Outcome> {
     config.expect_runs_on(device)?;
     if let Some(cuda) = device.as_cuda() {
-        expect_memory(config, cuda.memory()?.0)?;
+        expect_memory(config, Architecture::of(device), cuda.memory()?.0)?;
     }
     Run::open(config, device, options)?.execute()
 }

@@ -32,7 +32,8 @@ use tuning::Problem;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations(), wgmma::declarations()].concat()
+    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations(), wgmma::declarations()]
+        .concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).

@@ -141,14 +141,12 @@ impl WgmmaProduct {
         down * across
     }
 
-    /// Cycles of the launch, and of what a split needs besides.
-    pub fn cycles(&self, WgmmaTiling { warpgroups: tile, split }: WgmmaTiling) -> usize {
+    /// Cycles of the launch.
+    pub fn launch_cycles(&self, WgmmaTiling { warpgroups: tile, split }: WgmmaTiling) -> usize {
         let (tiles, main) = (self.tiles(tile), |slices: usize| slices * tile.slice_cycles() + tile.store_cycles());
         if self.direction == Direction::WeightGradient {
             let (layers, range) = cut(self.pixels, split, SLICE);
-            let rounds = (tiles * layers).div_ceil(MULTIPROCESSORS);
-            let sums = 8 * layers * self.rows * self.columns / COPIED;
-            return FILL + rounds * main(range.div_ceil(SLICE)) + sums + LAUNCH;
+            return FILL + (tiles * layers).div_ceil(MULTIPROCESSORS) * main(range.div_ceil(SLICE));
         }
         let (rounds, rest) = (tiles / MULTIPROCESSORS, tiles % MULTIPROCESSORS);
         let last = match (rest, split) {
@@ -158,6 +156,15 @@ impl WgmmaProduct {
             _ => main(self.slices.div_ceil(split)) + (split + 1) * tile.part_elements() * 4 / FETCHED + LAUNCH / 4,
         };
         FILL + rounds * main(self.slices) + last
+    }
+
+    /// Cycles of the launch, and of adding up the ranges of a weight gradient.
+    pub fn cycles(&self, tiling: WgmmaTiling) -> usize {
+        let sums = match self.direction {
+            Direction::WeightGradient => LAUNCH + 8 * tiling.split * self.rows * self.columns / COPIED,
+            Direction::Forward | Direction::DataGradient => 0,
+        };
+        self.launch_cycles(tiling) + sums
     }
 
     /// The tiling where nothing is timed.
@@ -231,7 +238,7 @@ mod tests {
         assert_eq!(product.tiles(WgmmaTile::Wide), 265);
         let whole = product.cycles(WgmmaTiling { warpgroups: WgmmaTile::Wide, split: 1 });
         let best = product.built_in();
-        assert!(best.split > 1 && 100 * product.cycles(best) < 85 * whole, "{best:?}");
+        assert!(best.split > 1 && 10 * product.cycles(best) < 9 * whole, "{best:?}");
     }
 
     #[test]

@@ -7,15 +7,16 @@ use super::{Output, partial, reduce};
 use crate::{
     DType, Device, Result, Tensor,
     autograd::Offer,
-    device::{Launch, MapAccess, MapSpec},
+    device::{Launch, MapAccess, MapSpec, PlannedWork},
     kernels,
     ops::{
         batch_norm::{NormAfter, NormBefore, NormParams},
         conv2d::{
             ConvParams, PieceMoments,
+            algorithm::Direction,
             tiling::cut,
             wgmma_tiling::{
-                PIECE, SLICE,
+                PIECE, SLICE, WgmmaProduct,
                 WgmmaTile::{self, Narrow, Square, Tall, Wide},
                 WgmmaTiling,
             },
@@ -74,7 +75,14 @@ const THREADS: u32 = 384;
 impl Work {
     /// `layers` layers of `tile`s over `rows` x `columns`, each of `slices` slices, for so many multiprocessors. Where the last
     /// round of tiles is not full, its tiles are cut into `parts`.
-    fn of_tiles(tile: WgmmaTile, layers: usize, [rows, columns]: [usize; 2], slices: usize, parts: usize, all: usize) -> Self {
+    fn of_tiles(
+        tile: WgmmaTile,
+        layers: usize,
+        [rows, columns]: [usize; 2],
+        slices: usize,
+        parts: usize,
+        all: usize,
+    ) -> Self {
         let (down, across) = tile.grid(rows, columns);
         let tiles = layers * down * across;
         let rest = if parts > 1 { tiles % all } else { 0 };
@@ -93,6 +101,14 @@ impl Work {
     fn launch(&self, tile: WgmmaTile, all: usize) -> Launch {
         let blocks = (self.items as u32).clamp(1, all as u32);
         Launch { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: tile.shared_bytes() }
+    }
+
+    /// Tells a plan what the grid does not show.
+    fn describe(&self, device: &Device, direction: Direction, params: &ConvParams, tiling: WgmmaTiling) {
+        if let Some(plan) = device.as_plan() {
+            let cycles = WgmmaProduct::new(direction, params).launch_cycles(tiling);
+            plan.describe(PlannedWork { items: self.items as usize, cycles });
+        }
     }
 
     /// Room where the parts of the cut tiles meet: their sums, and how many have come.
@@ -158,7 +174,7 @@ fn result_map(channels: i32, group: usize, layers: usize) -> MapSpec {
 }
 
 pub(super) fn forward<T: Element>(
-    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    tiling: WgmmaTiling,
     params: &ConvParams,
     x: &Tensor,
     w: &Tensor,
@@ -166,6 +182,7 @@ pub(super) fn forward<T: Element>(
     groups: Option<usize>,
     norm: &NormAfter<'_>,
 ) -> Result<Output> {
+    let WgmmaTiling { warpgroups: tile, split } = tiling;
     let (device, p, k) = (x.device(), *params, params.k as usize);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     // Tiles end with each group.
@@ -173,7 +190,8 @@ pub(super) fn forward<T: Element>(
     let group = super::pixels(params) / layers;
     let mut moments = groups.map(|groups| PieceMoments::empty(groups, group, PIECE, k, device)).transpose()?;
     let m = moments.as_mut().map(|moments| &mut moments.partial);
-    let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
+    let (all, slices) =
+        (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tile, layers, [group, k], slices, split, all);
     let [mut parts, mut arrived] = work.meeting(tile, device)?;
     let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
@@ -188,37 +206,44 @@ pub(super) fn forward<T: Element>(
     unsafe {
         match tile {
             Wide => conv2d_wgmma_forward_wide::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
+                plain, n,
             )?,
             Tall => conv2d_wgmma_forward_tall::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
+                plain, n,
             )?,
             Square => conv2d_wgmma_forward_square::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
+                plain, n,
             )?,
             Narrow => conv2d_wgmma_forward_narrow::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g, plain, n,
+                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
+                plain, n,
             )?,
         }
     }
+    work.describe(device, Direction::Forward, params, tiling);
     Ok(Output { y, moments, normalized: norm.is_some() })
 }
 
 pub(super) fn data_gradient<T: Element>(
-    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    tiling: WgmmaTiling,
     params: &ConvParams,
     dy: &Tensor,
     w: &Tensor,
     more: Option<&Tensor>,
     offer: Option<&Offer>,
 ) -> Result<Tensor> {
+    let WgmmaTiling { warpgroups: tile, split } = tiling;
     let (device, p, [n, h, width, c]) = (dy.device(), *params, params.input());
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let norm = NormBefore::taken(offer, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let (layers, group) = (norm.groups, n / norm.groups * h * width);
     let mut norm = norm.with_room(group.div_ceil(PIECE))?;
-    let (all, slices) = (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
+    let (all, slices) =
+        (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tile, layers, [group, c], slices, split, all);
     let [mut parts, mut arrived] = work.meeting(tile, device)?;
     let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
@@ -233,29 +258,35 @@ pub(super) fn data_gradient<T: Element>(
     unsafe {
         match tile {
             Wide => conv2d_wgmma_data_gradient_wide::<T>(
-                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
+                plain, m,
             )?,
             Tall => conv2d_wgmma_data_gradient_tall::<T>(
-                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
+                plain, m,
             )?,
             Square => conv2d_wgmma_data_gradient_square::<T>(
-                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
+                plain, m,
             )?,
             Narrow => conv2d_wgmma_data_gradient_narrow::<T>(
-                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g, plain, m,
+                device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
+                plain, m,
             )?,
         }
     }
+    work.describe(device, Direction::DataGradient, params, tiling);
     norm.answer();
     Ok(dx)
 }
 
 pub(super) fn weight_gradient<T: Element>(
-    WgmmaTiling { warpgroups: tile, split }: WgmmaTiling,
+    tiling: WgmmaTiling,
     params: &ConvParams,
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
+    let WgmmaTiling { warpgroups: tile, split } = tiling;
     let (device, p, shape) = (dy.device(), *params, params.filter());
     let pixels = super::pixels(params);
     let (layers, range) = cut(pixels, split, SLICE);
@@ -277,5 +308,6 @@ pub(super) fn weight_gradient<T: Element>(
             Narrow => conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
         }
     }
+    work.describe(device, Direction::WeightGradient, params, tiling);
     reduce::<T>(&sums, &shape, layers)
 }

@@ -126,26 +126,6 @@ GEMM(1, 2, 1, 1, 64_mn)
 GEMM(2, 1, 1, 1, 128_mn)
 GEMM(4, 2, 1, 1, 256_mn)
 
-// As shared epilogues synchronise: the team says how, and its caller is the barrier that a launch leaves out.
-struct Block {
-#ifdef EMU_HOST
-  static void sync(const char* file, int line) { emu::barrier("__syncthreads", false, file, line); }
-#else
-  static __device__ __forceinline__ void sync() { __syncthreads(); }
-#endif
-};
-#ifdef EMU_HOST
-template <class Team>
-void sync(EMU_HERE) {
-  Team::sync(file_, line_);
-}
-#else
-template <class Team>
-__device__ __forceinline__ void sync() {
-  Team::sync();
-}
-#endif
-
 // The pixel of row m of the products lies at (m % Q, m / Q % P) stride - pad of image m / (P Q).
 extern "C" __global__ void test_hopper_gather(const GRID_CONSTANT CUtensorMap map, bf16* out, int P, int Q, int taps,
                                               int dilation, int stride, int pad) {
@@ -168,7 +148,7 @@ extern "C" __global__ void test_hopper_gather(const GRID_CONSTANT CUtensorMap ma
       const char* from = shared + swizzled(row * LINE_BYTES + thread * 2 / 16 * 16) + thread * 2 % 16;
       out[(tap * pixels + first + row) * TILE + thread] = *reinterpret_cast<const bf16*>(from);
     }
-    sync<Block>();  // before the next tap is written
+    sync<BlockTeam<TILE>>();  // before the next tap is written
   }
 }
 KERNEL_EXPORT(test_hopper_gather)
