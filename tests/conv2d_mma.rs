@@ -328,4 +328,5 @@ fn every_barrier_and_wait_is_needed() {
         Ok(bytes)
     };
     bicl_emulator::check_barriers("kernels/include/conv_mma.cuh", run).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_results.cuh", run).unwrap();
 }

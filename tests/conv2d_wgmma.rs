@@ -375,7 +375,25 @@ fn every_wait_and_fence_of_the_main_loop_is_needed() {
 
 #[test]
 fn every_wait_and_fence_of_the_results_is_needed() {
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
+    for file in ["conv_wgmma_results", "conv_results"] {
+        bicl_emulator::check_barriers(&format!("kernels/include/{file}.cuh"), every_ending).unwrap();
+    }
+}
+
+/// Products by warps share them, and need one more.
+#[test]
+fn every_barrier_of_the_sums_is_needed() {
+    let (case, groups) = GROUPED[0];
+    let run = |device: &Device| {
+        device.set_warpgroup_products(true);
+        device.force_way(1);
+        let mut bytes = bytes_of(&before(case, groups, true, true, device)?);
+        device.set_warpgroup_products(false);
+        device.force_way(0);
+        bytes.extend(bytes_of(&before(case, groups, true, true, device)?));
+        Ok(bytes)
+    };
+    bicl_emulator::check_barriers("kernels/include/conv_norm_sums.cuh", run).unwrap();
 }
 
 #[test]

@@ -53,10 +53,8 @@ struct NormSums {
     return g;
   }
 
-  // The sums of the tile's rows: `piece` of norm.sums.
+  // The sums of the tile's rows: `piece` of norm.sums. Nobody reads `shared` any more.
   __device__ __forceinline__ void finish(char* shared, size_t piece, int start, int count) const {
-    // All have read what lay there.
-    sync<Tile>();
 #pragma unroll
     for (int four = 0; four < FOURS; four++) {
       Four part;
@@ -129,6 +127,8 @@ __device__ __forceinline__ void finish_gradient(char* shared, char* scratch, con
   if (norm.sums) {
     NormSums<T, Tile> sums(norm, p, group, start, count);
     each(sums);
+    // All have read the results before their place is taken.
+    if (scratch == shared) sync<Tile>();
     sums.finish(scratch, piece, start, count);
   } else if (norm.vectors.mean) {
     GivenNorm<T, Tile> given(norm, p, group, start, count);

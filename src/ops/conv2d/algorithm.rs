@@ -124,17 +124,10 @@ pub(super) fn choose(
 ) -> Choice {
     let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && products == Products::Tf32);
     if tensor_cores && whole_chunks(direction, params, dtype) {
-        let product = Product::new(direction, params, dtype);
-        let tiling = product.built_in();
         if warpgroups && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params) {
-            let by_warpgroups = WgmmaProduct::new(direction, params);
-            let other = by_warpgroups.built_in();
-            // Small problems have too few tiles for them. The model of products by warps leaves the stores out.
-            if 3 * by_warpgroups.cycles(other) < 4 * product.cycles(tiling) {
-                return other.into();
-            }
+            return WgmmaProduct::new(direction, params).built_in().into();
         }
-        return tiling.into();
+        return Product::new(direction, params, dtype).built_in().into();
     }
     let algorithm = match tensor_cores && windowed(direction, params, dtype) {
         true => window(direction, params),
@@ -244,9 +237,9 @@ mod tests {
         }
     }
 
-    /// On Hopper the backbone goes by warpgroups, and what they cannot do or have too few tiles for stays with warps.
+    /// On Hopper the backbone goes by warpgroups, and what they cannot do stays with warps.
     #[test]
-    fn warpgroups_take_what_fills_them() {
+    fn warpgroups_take_what_they_can() {
         let by = |direction, x: [usize; 4], [k, r]: [usize; 2], dtype| {
             let spec = Conv2dSpec { padding: [r / 2; 2], ..Conv2dSpec::default() };
             let params = ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap();
@@ -257,10 +250,6 @@ mod tests {
                 let chosen = by(direction, [4, 92, 92, c], w, DType::Bf16);
                 assert!(matches!(chosen, Algorithm::Wgmma(_)), "{direction:?} {c} {w:?}: {chosen:?}");
                 assert!(matches!(by(direction, [4, 92, 92, c], w, DType::F32), Algorithm::Mma(_)));
-            }
-            // Long sums of few tiles, which warps cut into more parts.
-            if direction != Direction::WeightGradient {
-                assert!(matches!(by(direction, [1, 9, 9, 512], [512, 3], DType::Bf16), Algorithm::Mma(_)), "{direction:?}");
             }
             assert!(!matches!(by(direction, [4, 92, 92, 2048], [19, 3], DType::Bf16), Algorithm::Wgmma(_)));
         }

@@ -150,8 +150,8 @@ impl Product {
         tile.count(self.rows, self.columns)
     }
 
-    /// Cycles of the product.
-    pub fn cycles(&self, Tiling { tile, split }: Tiling) -> usize {
+    /// Cycles of the forward pass or data gradient.
+    fn cycles(&self, Tiling { tile, split }: Tiling) -> usize {
         let blocks = self.tiles(tile) * self.layers * split;
         let products = tile.pace().cycles(blocks.div_ceil(MULTIPROCESSORS)) * self.slices.div_ceil(split);
         if split == 1 {
