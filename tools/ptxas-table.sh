@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What ptxas says about every kernel, as a markdown table: registers, spilled bytes (stores + loads) and static shared memory;
 # with --sass also how many 16-byte accesses to global and shared memory and how many tensor-core products (HMMA, HGMMA) the
-# machine code holds. One row a kernel, f32 and bf16 instances alone; "46, 48" is sm_80, sm_90a where the two differ. The last line counts everything, f64 included.
+# machine code holds, and copies by tensor maps (UTMALDG + UTMASTG). One row a kernel, f32 and bf16 instances alone; "46, 48" is sm_80, sm_90a where the two differ. The last line counts everything, f64 included.
 #
 #   tools/ptxas-table.sh [--sass] [FOLDER]
 #
 # FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under
-# CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills. Hot is every kernel but the f64 instances, which serve
-# gradient checks alone.
+# CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills, if the compiler complained of products that it made wait for each
+# other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, or has HMMA. Hot
+# is every kernel but the f64 instances, which serve gradient checks alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -48,10 +49,19 @@ if [ -n "$sass" ]; then
       /(LDG|LDGSTS|LDG\.E)[.A-Z0-9]*\.128/ { ldg[arch " " kernel]++ }
       /STG[.A-Z0-9]*\.128/ { stg[arch " " kernel]++ }
       (/LDS[.A-Z0-9]*\.128/ && !/LDGSTS/) || /LDSM[.A-Z0-9]*\.4/ { lds[arch " " kernel]++ }
-      /HG?MMA\./ { mma[arch " " kernel]++ }
-      END { for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + 0 }'
+      /HMMA\./ { mma[arch " " kernel]++ }
+      /HGMMA\./ { groups[arch " " kernel]++ }
+      /UTMALDG/ { maps[arch " " kernel]++ }
+      /UTMASTG/ { stores[arch " " kernel]++ }
+      END {
+        for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + groups[key] + 0, maps[key] + stores[key] + 0
+        for (key in seen) if (key ~ / conv2d_wgmma_/ && (mma[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])))
+          print "bad", key
+      }'
   done >"$vectors"
+  if grep '^bad ' "$vectors" | sed 's/^bad /ptxas-table: not by warpgroups and tensor maps alone: /' >&2; then exit 1; fi
 fi
+if grep -h 'C75[0-9][0-9]' "${files[@]}" >&2; then exit 1; fi
 
 awk -v sass="$sass" -v vectors="$vectors" '
   function value(text, unit,    parts) {
@@ -65,10 +75,10 @@ awk -v sass="$sass" -v vectors="$vectors" '
     return a == "" ? b : b == "" || a == b ? a : a ", " b
   }
   BEGIN {
-    while ((getline line < vectors) > 0) { split(line, f, " "); key = f[1] " " f[2]; ldg[key] = f[3]; stg[key] = f[4]; lds[key] = f[5]; mma[key] = f[6] }
+    while ((getline line < vectors) > 0) { split(line, f, " "); key = f[1] " " f[2]; ldg[key] = f[3]; stg[key] = f[4]; lds[key] = f[5]; mma[key] = f[6]; tma[key] = f[7] }
     head = "| file | kernel | registers | spill bytes | static shared |"
     rule = "|---|---|--:|--:|--:|"
-    if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads | tensor-core products |"; rule = rule "--:|--:|--:|--:|" }
+    if (sass) { head = head " 16-byte global loads | 16-byte global stores | 16-byte shared loads | tensor-core products | copies by maps |"; rule = rule "--:|--:|--:|--:|--:|" }
     print head; print rule
   }
   /Compiling entry function/ {
@@ -91,7 +101,7 @@ awk -v sass="$sass" -v vectors="$vectors" '
       kernel = order[i]
       if (kernel ~ /_f64$/) continue
       row = "| " file[kernel] " | " kernel " | " both(registers, kernel) " | " both(spill, kernel) " | " both(shared, kernel) " |"
-      if (sass) row = row " " both(ldg, kernel) " | " both(stg, kernel) " | " both(lds, kernel) " | " both(mma, kernel) " |"
+      if (sass) row = row " " both(ldg, kernel) " | " both(stg, kernel) " | " both(lds, kernel) " | " both(mma, kernel) " | " both(tma, kernel) " |"
       print row
     }
     printf "\n%d kernels, %d machine codes; that spill: %d in f32 and bf16, %d in f64.\n", kernels, images, bad + 0, cold + 0
