@@ -8,7 +8,7 @@ use bicl::{
     data::Batch,
     models::FeatureKind,
     nn::Precision,
-    train::{Config, Network, Preset, Statistics, Stepper},
+    train::{Architecture, Config, Network, Preset, Statistics, Stepper, plan_step},
 };
 use common::{Rng, wide};
 
@@ -100,6 +100,35 @@ fn every_precision_learns_alike() {
             let got = total(precision, device);
             let errors: Vec<f64> = got.iter().zip(&want).map(|(got, want)| (got - want).abs() / want).collect();
             assert!(errors.iter().all(|error| *error <= bound), "{precision} on {device}: {errors:.5?}");
+        }
+    }
+}
+
+/// Where the channels suffice, products by warpgroups take the place of those by warps: the same losses within the rounding of
+/// bf16, and the same bits whatever the schedule.
+#[test]
+fn warpgroups_train_like_warps() {
+    let mut config = config();
+    config.precision = Precision::Bf16;
+    config.model.width = 16;
+    // A label that rounding tips over a threshold would change all that follows.
+    config.method.dynamic_labels = false;
+    let launched = plan_step(&config, Architecture::Hopper).unwrap().counts.kernels;
+    for part in ["conv2d_wgmma_forward", "conv2d_wgmma_data_gradient", "conv2d_wgmma_weight_gradient"] {
+        assert!(launched.keys().any(|kernel| kernel.starts_with(part)), "no {part} in {launched:?}");
+    }
+    let devices = || common::kernel_devices().into_iter().enumerate().filter(|(i, device)| *i < 2 || device.is_cuda());
+    let mut first: Option<(Vec<f64>, Vec<(String, Vec<f64>)>)> = None;
+    for (_, device) in devices() {
+        device.set_warpgroup_products(true);
+        let got = run(&config, &device);
+        device.set_warpgroup_products(false);
+        let (want, _) = run(&config, &device);
+        for (got, want) in got.0.iter().zip(&want) {
+            assert!((got - want).abs() <= 3e-2 * want.abs().max(1e-2), "on {device}: {got} is not {want}");
+        }
+        if device.is_emulated() {
+            assert_eq!(&got, first.get_or_insert_with(|| got.clone()), "schedules");
         }
     }
 }
