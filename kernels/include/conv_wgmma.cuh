@@ -45,7 +45,7 @@ struct WgmmaTile {
   using Sums = WgmmaChunk[BLOCKS][CHUNKS];
 };
 
-// The warpgroup of this thread among those that multiply, and where the rest of its results lies.
+// The warpgroup of this thread among those that multiply.
 __device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x) / WARPGROUP - 1; }
 
 template <class Tile>

@@ -82,7 +82,7 @@ impl Launch {
         Ok(Self { grid: [(items.div_ceil(256)).max(1) as u32, 1, 1], block: [256, 1, 1], shared_bytes: 0 })
     }
 
-    /// One thread for each [`PACK_BYTES`] of `items` elements of `size` bytes, in blocks of 256.
+    /// One thread for each 16 bytes of `items` elements of `size` bytes, in blocks of 256.
     pub fn packs(op: &'static str, items: usize, size: usize) -> Result<Self> {
         Self::linear(op, items)?;
         Self::linear(op, items.div_ceil(PACK_BYTES / size))
