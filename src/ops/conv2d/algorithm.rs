@@ -260,7 +260,10 @@ mod tests {
             }
             // Long sums of few tiles, which warps cut into more parts.
             if direction != Direction::WeightGradient {
-                assert!(matches!(by(direction, [1, 9, 9, 512], [512, 3], DType::Bf16), Algorithm::Mma(_)), "{direction:?}");
+                assert!(
+                    matches!(by(direction, [1, 9, 9, 512], [512, 3], DType::Bf16), Algorithm::Mma(_)),
+                    "{direction:?}"
+                );
             }
             assert!(!matches!(by(direction, [4, 92, 92, 2048], [19, 3], DType::Bf16), Algorithm::Wgmma(_)));
         }
