@@ -22,7 +22,7 @@ const CASES: [Case; 5] = [
     ([1, 5, 37, 64], [3, 3, 3], [1, 2, 3, 100]),  // a dilation beyond the image; several runs in a row
     ([2, 5, 4, 72], [20, 1, 3], [1, 2, 3, 4]),    // taps that differ; channels off the slices
     ([1, 7, 3, 64], [7, 5, 1], [1, 2, 3, 1]),     // neighbours of different taps
-    ([1, 1, 1, 64], [16, 1, 1], [1, 1, 1, 1]),    // one pixel, one tap, as few columns as warpgroups take
+    ([1, 1, 1, 64], [15, 1, 1], [1, 1, 1, 1]),    // one pixel, one tap, as few columns as warpgroups take
 ];
 
 /// The built-in choice, which is no product by warpgroups for images as small as these, and two of those.
@@ -113,6 +113,7 @@ fn small_integers_are_exact() {
 
 #[test]
 fn reals_are_as_close_to_f64_as_their_factors_allow() {
+    // In one pixel the biases' gradients are exact.
     for case in &CASES[..4] {
         let mut rng = Rng(59);
         let problem = problem(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
@@ -315,7 +316,7 @@ fn what_warpgroups_do_not_take_goes_as_before() {
     assert_eq!(moves(&small, DType::F32, true), 0, "f32");
     assert_eq!(moves(&([2, 9, 7, 40], small.1, small.2), DType::Bf16, true), 0, "few channels");
     assert_eq!(moves(&([2, 9, 7, 68], small.1, small.2), DType::Bf16, true), 0, "channels off the chunks");
-    assert_eq!(moves(&(small.0, [15, 1, 1], small.2), DType::Bf16, true), 0, "few columns");
+    assert_eq!(moves(&(small.0, [14, 1, 1], small.2), DType::Bf16, true), 0, "few columns");
 }
 
 #[test]
