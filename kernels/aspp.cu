@@ -4,7 +4,7 @@
 //   dx[n,p,q,c]       = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k] w_b[k,r,s,c]
 //   dw_b[k,r,s,c]     = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
 // As one problem: the input's gradient is summed over the branches where it is made, instead of in three more passes over
-// its 2048 channels.
+// its 2048 channels. (aspp_taps.cu has another way, for bf16 on Hopper.)
 //
 // Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], all outputs written (=). K is at most 32 and need not fill chunks
 // of 16 bytes: the gradients read `packed`, [n,h,w,4,KP] with KP the whole chunks that hold K, zeros beyond K. C comes in
