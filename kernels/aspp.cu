@@ -4,7 +4,7 @@
 //   dx[n,p,q,c]       = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k] w_b[k,r,s,c]
 //   dw_b[k,r,s,c]     = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
 // As one problem: the input's gradient is summed over the branches where it is made, instead of in three more passes over
-// its 2048 channels.
+// its 2048 channels. (aspp_taps.cu has another way, for bf16 on Hopper.)
 //
 // Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], all outputs written (=). K is at most 32 and need not fill chunks
 // of 16 bytes: the gradients read `packed`, [n,h,w,4,KP] with KP the whole chunks that hold K, zeros beyond K. C comes in
@@ -16,39 +16,13 @@
 //                    `sums` and the batch norm as in conv2d_mma.cu
 //   weight gradient: `slim`, transposed: rows are taps and channels; grid.x = ceil(r s c / 128), grid.y = 4 branches, grid.z
 //                    splits the pixels into ranges of `range`: each writes its sums to partial_b[z][k, r s c]
+#include "aspp_params.cuh"
 #include "conv_mma_loaders.cuh"
 #include "conv_norm_sums.cuh"
-
-constexpr int BRANCHES = 4;
-
-// Mirrors AsppParams of src/ops/aspp/cuda.rs.
-struct AsppParams {
-  int n, h, w, c, k, r, s;
-  int dilation[BRANCHES];
-
-  __device__ int pixels() const { return n * h * w; }
-  __device__ int taps() const { return r * s; }
-  // An index known at run time only would move the parameters to local memory.
-  __device__ int dilation_of(int b) const {
-    return b == 0 ? dilation[0] : b == 1 ? dilation[1] : b == 2 ? dilation[2] : dilation[3];
-  }
-  // Branch `b` as a convolution.
-  __device__ ConvParams branch(int b) const {
-    int d = dilation_of(b);
-    return {n, h, w, c, k, r, s, h, w, {1, 1}, {r / 2 * d, s / 2 * d}, {d, d}};
-  }
-};
-static_assert(sizeof(AsppParams) == 44, "AsppParams differs from its Rust mirror");
 
 template <class T>
 __device__ __forceinline__ int packed_channels(int k) {
   return (k + CHUNK<T> - 1) / CHUNK<T> * CHUNK<T>;
-}
-
-// The pointer of branch `b`.
-template <class P>
-__device__ __forceinline__ P* choose(int b, P* p0, P* p1, P* p2, P* p3) {
-  return b == 0 ? p0 : b == 1 ? p1 : b == 2 ? p2 : p3;
 }
 
 template <class T, class Tile>

@@ -10,6 +10,8 @@ mod align_labels;
 mod argmax;
 #[path = "aspp.rs"]
 mod aspp;
+#[path = "aspp_taps.rs"]
+mod aspp_taps;
 #[path = "autograd.rs"]
 mod autograd;
 #[path = "autotune.rs"]

@@ -4,7 +4,8 @@
 //! y[n,p,q,b K + k] = bias_b[k] + sum over r,s,c of x[n, p + (r - R/2) d_b, q + (s - S/2) d_b, c] w_b[k,r,s,c]
 //!
 //! In general this is [`conv2d`] for each branch and [`concat_channels`]. On tensor cores the four branches are one problem:
-//! the input's gradient is summed over them where it is made, and 19 output channels waste no tile of their own.
+//! the input's gradient is summed over them where it is made, and 19 output channels waste no tile of their own. On Hopper, in
+//! bf16, that problem is a plain product of matrices, of which warpgroups make the most, and passes that move pixels.
 
 pub(crate) mod cuda;
 
@@ -90,15 +91,14 @@ fn on_tensor_cores(x: &Var, branches: [AsppBranch<'_>; cuda::BRANCHES], specs: &
     let filters = branches.map(|branch| branch.filter.value().clone());
     let biases = branches.map(|branch| branch.bias.value());
     let params = cuda::Params::new(input, &filters[0], specs)?;
-    let y = with_float!(input.dtype(), OP, T => cuda::forward::<T>(&params, input, &filters, biases))?;
+    let (y, kept) = with_float!(input.dtype(), OP, T => cuda::forward::<T>(&params, input, filters, biases))?;
     let mut parents = vec![x];
     parents.extend(branches.iter().map(|branch| branch.filter));
     parents.extend(branches.iter().map(|branch| branch.bias));
-    let input = input.clone();
     Var::record_adding(
         OP,
         y,
         &parents,
-        move |dy, demands| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &input, &filters, demands)),
+        move |dy, demands| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &kept, demands)),
     )
 }

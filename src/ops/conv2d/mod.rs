@@ -14,12 +14,14 @@ mod cpu;
 pub(crate) mod cuda;
 mod moments;
 mod params;
+mod pixel_product;
 mod tiling;
 mod wgmma_tiling;
 
 pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
+pub(super) use pixel_product::PixelProduct;
 pub(super) use tiling::{MmaTile, ranges};
 
 use crate::{

@@ -1,0 +1,38 @@
+//! The product of an image's pixels with the rows of a matrix, for operations that are made of one on a GPU: a convolution of
+//! 1 x 1 in bf16. Its operands may be the caller's workspace, so that the caller counts what a plan is to know.
+
+use half::bf16;
+
+use super::{Conv2dSpec, ConvParams, Products, algorithm::Direction, cuda, wgmma_tiling};
+use crate::{DType, Result, Tensor, autograd::Demand, ops::batch_norm::NormAfter};
+
+/// y[n,h,w,k] = sum over c of x[n,h,w,c] w[k,c].
+pub(in crate::ops) struct PixelProduct(ConvParams);
+
+impl PixelProduct {
+    /// Of x [N, H, W, C] with `rows` rows, where warpgroups take it and its gradients.
+    pub fn by_warpgroups(x: &Tensor, rows: usize) -> Option<Self> {
+        if !x.device().has_warpgroup_products() || x.dtype() != DType::Bf16 {
+            return None;
+        }
+        let &[n, h, w, c] = x.shape() else { return None };
+        let params = ConvParams::new([n, h, w, c], [rows, 1, 1, c], &Conv2dSpec::default()).ok()?;
+        let directions = [Direction::Forward, Direction::DataGradient, Direction::WeightGradient];
+        directions.iter().all(|&direction| wgmma_tiling::suits(direction, &params)).then_some(Self(params))
+    }
+
+    /// y from x [N, H, W, C] and w [K, 1, 1, C].
+    pub fn forward(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(cuda::forward::<bf16>(&self.0, x, w, None, Products::Full, None, &NormAfter::none())?.y)
+    }
+
+    /// dx, with what there is so far and the sums of a batch norm before.
+    pub fn data_gradient(&self, dy: &Tensor, w: &Tensor, demand: &mut Demand) -> Result<Tensor> {
+        cuda::data_gradient::<bf16>(&self.0, dy, w, Products::Full, demand)
+    }
+
+    /// dw [K, 1, 1, C].
+    pub fn weight_gradient(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        cuda::weight_gradient::<bf16>(&self.0, dy, x, Products::Full)
+    }
+}
