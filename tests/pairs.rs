@@ -24,7 +24,9 @@ fn batch(rng: &mut Rng) -> Batch {
 }
 
 /// The losses of three steps, then the parameters and running statistics.
-fn run(config: &Config, device: &Device) -> (Vec<f64>, Vec<(String, Vec<f64>)>) {
+type Outcome = (Vec<f64>, Vec<(String, Vec<f64>)>);
+
+fn run(config: &Config, device: &Device) -> Outcome {
     let mut network = Network::new(&config.model, config.precision, 3, device).unwrap();
     let (mut stepper, mut rng, mut losses) = (Stepper::new(), Rng(5), Vec::new());
     for _ in 0..3 {
@@ -118,7 +120,7 @@ fn warpgroups_train_like_warps() {
         assert!(launched.keys().any(|kernel| kernel.starts_with(part)), "no {part} in {launched:?}");
     }
     let devices = || common::kernel_devices().into_iter().enumerate().filter(|(i, device)| *i < 2 || device.is_cuda());
-    let mut first: Option<(Vec<f64>, Vec<(String, Vec<f64>)>)> = None;
+    let mut first: Option<Outcome> = None;
     for (_, device) in devices() {
         device.set_warpgroup_products(true);
         let got = run(&config, &device);
