@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and measures the kernels on this host's GPU. Needs an NVIDIA driver; no Rust, no CUDA toolkit. In order:
 #   tests       the kernel tests, operation by operation
-#   sanitizer   the same under compute-sanitizer's memcheck and racecheck, where it is installed
+#   sanitizer   the same under compute-sanitizer's memcheck, racecheck, synccheck and initcheck, where it is installed
 #   benches     training step and kernels, the PyTorch peer where torch can be imported, and both side by side (join.md)
 #   demo        a short adaptation on generated scenes
 # No part stops another; each one's exit status, time and log are kept, and OUT/figures.json is written anew after every
@@ -10,7 +10,7 @@
 #   ./run.sh [OUT]        writes OUT/figures.json and OUT/logs/ (default: out/ beside this script)
 #
 # PARTS="tests benches" runs only those. TOTAL_SECONDS (default 570) limits the whole: what would begin later is left out and
-# said so; the sanitizer gets at most SANITIZER_SECONDS (default 120) of it. PYTHON names the Python with torch (python3).
+# said so; the sanitizer gets at most SANITIZER_SECONDS (default 120) of it, for the SANITIZER_TOOLS in turn. PYTHON names the Python with torch (python3).
 # Exits 0 if every part that could run passed, 1 if one failed, none ran, or there is no GPU, 2 if figures.json cannot be written.
 set -uo pipefail
 
@@ -19,6 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-$here/out}
 total=${TOTAL_SECONDS:-570}
 sanitizer_total=${SANITIZER_SECONDS:-120}
+sanitizer_tools=${SANITIZER_TOOLS:-memcheck racecheck synccheck initcheck}
 wanted=" ${PARTS:-tests sanitizer benches demo} "
 python=${PYTHON:-python3}
 for name in $wanted; do
@@ -168,7 +169,7 @@ if wants sanitizer; then
     skip sanitizer "compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin"
   else
     deadline=$((SECONDS + sanitizer_total < begun + total ? SECONDS + sanitizer_total : begun + total))
-    for tool in memcheck racecheck; do
+    for tool in $sanitizer_tools; do
       for operation in "${operations[@]}"; do
         tests_of "$operation"
         part "$tool:$operation" "$sanitizer" --tool "$tool" --error-exitcode 9 tests/bin/gpu "${arguments[@]}" --test-threads 1
