@@ -6,7 +6,7 @@ use bicl::{
     Device,
     data::Batch,
     nn::Precision,
-    train::{Config, Network, Preset, Stepper},
+    train::{Architecture, Config, Network, Preset, Stepper, plan_step},
 };
 use common::{Rng, all_devices, assert_same_bits, kernel_devices};
 
@@ -139,13 +139,26 @@ fn fifty_steps(device: &Device) -> (Vec<f64>, (Network, Stepper)) {
     (losses.collect(), run)
 }
 
-/// On one GPU, and in the emulator under different orders of the threads.
+/// On one GPU, and in the emulator under different orders of the threads; with products by warps.
 #[test]
 fn three_runs_of_fifty_steps_have_the_same_bits() {
+    check_three_runs(false);
+}
+
+/// And with products by warpgroups, in the layers that are wide enough.
+#[test]
+fn three_runs_by_warpgroups_have_the_same_bits() {
+    check_three_runs(true);
+    let plan = plan_step(&config(Precision::Bf16), Architecture::Hopper).unwrap();
+    assert!(plan.counts.kernels.keys().any(|kernel| kernel.starts_with("conv2d_wgmma_")), "{:?}", plan.counts.kernels);
+}
+
+fn check_three_runs(warpgroups: bool) {
     let devices = devices();
     let emulated: Vec<Device> = kernel_devices().into_iter().filter(Device::is_emulated).take(3).collect();
     let gpus = devices.into_iter().filter(Device::is_cuda).map(|device| vec![device; 3]);
     for devices in gpus.chain([emulated]) {
+        devices.iter().for_each(|device| device.set_warpgroup_products(warpgroups));
         let runs: Vec<_> = devices.iter().map(fifty_steps).collect();
         assert_eq!(runs.len(), 3);
         let (first, others) = runs.split_first().unwrap();

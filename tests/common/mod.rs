@@ -17,6 +17,8 @@ pub fn kernel_devices() -> Vec<Device> {
         Ok(device) => {
             // The tests mean the built-in kernels, and there is no time for hundreds of shapes; tests/autotune.rs has the others.
             device.set_autotune(false);
+            // Those that every GPU has; the tests of Hopper's own ask for them.
+            device.set_warpgroup_products(false);
             devices.push(device);
         }
         Err(error) if std::env::var_os("REQUIRE_GPU").is_some_and(|value| value == "1") => {
