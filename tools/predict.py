@@ -87,8 +87,8 @@ def predict(row, kernels, card):
             rate = card["bf16" if TENSOR_CORES.search(launch["kernel"]) else "f32"]
             math_time = row["operations"] / len(products) / rate * math.ceil(share) / share
         longest = max(math_time, memory, LAUNCH)
-        limit = {math_time: "products", memory: "memory", LAUNCH: "launch"}[longest]
-        if limit == "products" and not launch.get("cycles") and math.ceil(share) / share > 1.15:
+        limit = {math_time: "main loop" if launch.get("cycles") else "products", memory: "memory", LAUNCH: "launch"}[longest]
+        if limit == "products" and math.ceil(share) / share > 1.15:
             limit = "uneven share"
         total += longest
         parts.append((longest, launch["kernel"], together, share, limit))
