@@ -20,15 +20,13 @@
 //   stack:          a thread for 16 bytes of W
 //   unstack:        a thread for 16 bytes of the filters' gradients
 #include "aspp_params.cuh"
+#include "conv_gather.cuh"
 #include "pack.cuh"
 
 // Pixels of a thread: one place is worked out for all of them. A warp takes neighbouring channels of each pixel together, so that
 // it reads few runs of memory at a time and writes one. (With 16 bytes of one pixel a thread, a warp would span 14 taps, and read
 // from 14 pixels at once.)
 constexpr int GATHERED = 4, SPREAD = 16;
-
-// So far to the left that no step of a run comes back into the image.
-constexpr int OUTSIDE = -(1 << 30);
 
 // Where a column of the product belongs.
 struct Column {

@@ -23,35 +23,24 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
   TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
   auto buffers = ResultBuffers::of<Tile>(shared);
   int turn = 0, joins = 0;
-  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
-    // No row of this warpgroup's.
-    if (first >= group) return;
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
-#pragma unroll
-    for (int block = 0; block < Tile::BLOCKS; block++)
-#pragma unroll
-      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
-        int row = first + block * 64, rows = group - row, column = tile.column * Tile::BN + chunk * 64;
-        if (rows <= 0 || column >= p.k) continue;
-        char* results = buffers.next(!moments, turn++);
-        if (bias) add_bias<bf16, ResultTile>(sums[block][chunk], bias, column, p.k);
-        stage_results<bf16, ResultTile>(results, sums[block][chunk]);
-        if (moments)
-          store_piece_moments(results, buffers.scratch(), moments + size_t(tile.layer * pieces + row / 64) * 2 * p.k, rows, column,
-                              p.k);
-        if (norm.vectors.mean) {
-          int start = (tile.layer * group + row) * p.k;
-          normalize_results<bf16, ResultTile>(
-              results, norm, n, column, p.k, [&](int r) { return r < rows ? start + r * p.k : -1; },
-              [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
-          ResultTile::publish();
-          sync<ResultTile>();
-        }
-        buffers.store(y_map, results, column, row, tile.layer);
-      }
+  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
+    char* results = buffers.next(!moments, turn++);
+    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
+    stage_results<bf16, ResultTile>(results, sums);
+    if (moments)
+      store_piece_moments(results, buffers.scratch(), moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
+    if (norm.vectors.mean) {
+      normalize_results<bf16, ResultTile>(
+          results, norm, n, at.column, p.k, [&](int r) { return at.offset(r, group, p.k); },
+          [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
+      ResultTile::publish();
+      sync<ResultTile>();
+    }
+    buffers.store(y_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 0>(shared, work, source, store);
+  run_tiles<Tile, 0, 0>(shared, work, source, [&](const WorkItem& tile, typename Tile::Sums& sums) {
+    each_block<Tile>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.k, store);
+  });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
 
@@ -64,32 +53,22 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
   auto buffers = ResultBuffers::of<Tile>(shared);
   bool changed = so_far || norm.vectors.mean;
   int turn = 0, joins = 0;
-  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS), pieces = (group + 63) / 64;
-    // No row of this warpgroup's.
-    if (first >= group) return;
-    if (tile.rest >= 0 && !join_parts<Tile>(buffers.scratch(), meeting, tile, work.parts, joins++, sums)) return;
-#pragma unroll
-    for (int block = 0; block < Tile::BLOCKS; block++)
-#pragma unroll
-      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
-        int row = first + block * 64, rows = group - row, column = tile.column * Tile::BN + chunk * 64;
-        if (rows <= 0 || column >= p.c) continue;
-        char* results = buffers.next(!norm.sums, turn++);
-        stage_results<bf16, ResultTile>(results, sums[block][chunk]);
-        if (changed) {
-          int start = (tile.layer * group + row) * p.c;
-          finish_gradient<bf16, ResultTile>(
-              results, buffers.scratch(), so_far, norm, n, tile.layer, size_t(tile.layer) * pieces + row / 64, column, p.c,
-              [&](int r) { return r < rows ? start + r * p.c : -1; },
-              [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); });
-          ResultTile::publish();
-          sync<ResultTile>();
-        }
-        buffers.store(dx_map, results, column, row, tile.layer);
-      }
+  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
+    char* results = buffers.next(!norm.sums, turn++);
+    stage_results<bf16, ResultTile>(results, sums);
+    if (changed) {
+      finish_gradient<bf16, ResultTile>(
+          results, buffers.scratch(), so_far, norm, n, at.layer, at.piece(group), at.column, p.c,
+          [&](int r) { return at.offset(r, group, p.c); },
+          [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); });
+      ResultTile::publish();
+      sync<ResultTile>();
+    }
+    buffers.store(dx_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 1>(shared, work, source, store);
+  run_tiles<Tile, 0, 1>(shared, work, source, [&](const WorkItem& tile, typename Tile::Sums& sums) {
+    each_block<Tile>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.c, store);
+  });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
 

@@ -130,6 +130,7 @@ fn warpgroups_train_like_warps() {
             assert!((got - want).abs() <= 3e-2 * want.abs().max(1e-2), "on {device}: {got} is not {want}");
         }
         if device.is_emulated() {
+            assert_ne!(got.0, want, "sums in another order: these are other kernels");
             assert_eq!(&got, first.get_or_insert_with(|| got.clone()), "schedules");
         }
     }

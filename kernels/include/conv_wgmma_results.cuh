@@ -145,3 +145,33 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   }
   return true;
 }
+
+// 64 x 64 results: from `row` of their group on, which ends after `rows` more, and from `column` on.
+struct ResultPlace {
+  int layer, row, rows, column;
+
+  // Which piece of 64 rows they are, of all groups of `group` rows.
+  __device__ __forceinline__ size_t piece(int group) const { return size_t(layer) * ((group + 63) / 64) + row / 64; }
+  // Where a row begins in an image of `count` channels; negative for none.
+  __device__ __forceinline__ int offset(int r, int group, int count) const {
+    return r < rows ? (layer * group + row + r) * count : -1;
+  }
+};
+
+// Calls store(place, sums) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
+// columns; of a cut tile once, when all its parts are there. `joins` counts those.
+template <class Tile, class Store>
+__device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int& joins,
+                                           typename Tile::Sums& sums, int group, int count, Store store) {
+  int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
+  // No row of this warpgroup's.
+  if (first >= group) return;
+  if (tile.rest >= 0 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, sums)) return;
+#pragma unroll
+  for (int block = 0; block < Tile::BLOCKS; block++)
+#pragma unroll
+    for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
+      int row = first + block * 64, column = tile.column * Tile::BN + chunk * 64;
+      if (row < group && column < count) store(ResultPlace{tile.layer, row, group - row, column}, sums[block][chunk]);
+    }
+}

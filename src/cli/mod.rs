@@ -87,7 +87,7 @@ struct TrainArgs {
     ///
     /// Tiles and splits influence rounding. What was timed is kept in $BICL_CACHE, or bicl/ in the user's folder for caches,
     /// by card, driver and build: with that file, runs repeat to the bit. With this option, the same for --resume, they do
-    /// without a file and on every card.
+    /// without a file and choose alike on every card; Hopper's kernels for bf16 are others.
     #[arg(long)]
     no_autotune: bool,
     /// fp32, tf32 (f32 storage, products on a GPU's tensor cores) or bf16 (storage and products).

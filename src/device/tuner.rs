@@ -69,7 +69,7 @@ fn fastest<W: Copy>(built_in: W, others: &[W], mut measure: impl FnMut(W) -> Res
 impl Device {
     /// Whether a GPU may time several ways to compute a product when it first meets its shape; it may by default. The
     /// fastest is kept for later processes, in `$BICL_CACHE` or the user's folder for caches. The ways differ in their
-    /// roundings: without leave, the built-in one makes runs the same on every card. Elsewhere this does nothing.
+    /// roundings: without leave, the built-in one is the same on every card with the same kernels. Elsewhere this does nothing.
     ///
     /// ```no_run
     /// let device = bicl::Device::cuda(0)?;

@@ -1,5 +1,5 @@
 //! How a product on tensor cores is cut up: by a small model of a card where nothing is timed. The model knows the shape and
-//! the dtype alone, so that the same problem gives the same bits on every card.
+//! the dtype alone, so that the same problem is cut alike on every card.
 
 use serde::{Deserialize, Serialize};
 
