@@ -38,8 +38,8 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     }
     buffers.store(y_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 0>(shared, work, source, [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    each_block<Tile>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.k, store);
+  run_tiles<Tile, 0, 0>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
+    each_block<decltype(part)>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.k, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -66,8 +66,8 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     }
     buffers.store(dx_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 1>(shared, work, source, [&](const WorkItem& tile, typename Tile::Sums& sums) {
-    each_block<Tile>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.c, store);
+  run_tiles<Tile, 0, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
+    each_block<decltype(part)>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.c, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -78,7 +78,7 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
   HOPPER_SMEM(char, shared);
   PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p, range};
   int depth = p.taps() * p.c, lane = threadIdx.x % 32;
-  auto store = [&](const WorkItem& tile, typename Tile::Sums& sums) {
+  auto store = [&](Tile, const WorkItem& tile, typename Tile::Sums& sums) {
     int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS) + ResultTile::row() + lane / 4;
     float* layer = partial + size_t(tile.layer) * p.k * depth;
 #pragma unroll

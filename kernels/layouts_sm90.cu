@@ -3,11 +3,14 @@
 //   layout_tma_swizzle       `lines` = a swizzled box of 16 lines of 64 bf16 as it lies in shared memory
 //   layout_tma_zero_outside  the same for a box from element x, line y on, which may hang over every edge
 //   layout_tma_im2col        32 pixels of 64 channels, as they lie
+//   layout_tma_share         the same for two boxes of 16 lines below each other, of which each of two blocks copies one for both:
+//                            lines[block][32][64]
+//   layout_cluster_arrive    places[block] = 10 * the cluster's size + the block's rank, once the other one has arrived: of two
 //   layout_tma_store_clips   stores `source`, 64 lines of 64 bf16, from line y of layer 0 on
 //   layout_wgmma_*           sums = A B, row-major f32 of 64 rows, by the warpgroup's fragments
 // Maps: boxes of 64 bf16 by as many lines as the factor has, swizzled. `KEPT` factors have a line for each row of A (column of
 // B), 64 of the depth long; `TURNED` ones a line for each of 64 of the depth, 64 rows (columns) long.
-// Launch: one block of 128 threads, LAYOUT_SHARED bytes (src/ops/layouts/cuda.rs). All write (=).
+// Launch: one block (two in a cluster where it says so) of 128 threads, LAYOUT_SHARED bytes (src/ops/layouts/cuda.rs). All write (=).
 #include "hopper.cuh"
 
 constexpr int KEPT = 0, TURNED = 1;
@@ -67,6 +70,36 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
   copy_out(shared, lines, 32 * 64);
 }
 KERNEL_EXPORT(layout_tma_im2col)
+
+extern "C" __global__ void __launch_bounds__(WARPGROUP)
+    layout_tma_share(const GRID_CONSTANT CUtensorMap map, bf16* __restrict__ lines) {
+  HOPPER_SMEM(unsigned char, shared);
+  uint64_t* bar = layout_barrier(shared);
+  cluster_sync();
+  int rank = cluster_rank();
+  if (threadIdx.x == 0) {
+    mbarrier_expect(bar, 32 * LINE_BYTES);
+    tma_share_2d(shared + rank * 16 * LINE_BYTES, &map, bar, 0, 16 * rank, 3);
+  }
+  mbarrier_wait(bar, 0);
+  copy_out(shared, lines + rank * 32 * 64, 32 * 64);
+}
+KERNEL_EXPORT(layout_tma_share)
+
+extern "C" __global__ void __launch_bounds__(WARPGROUP) layout_cluster_arrive(unsigned* __restrict__ places) {
+  HOPPER_SMEM(uint64_t, bar);
+  int rank = cluster_rank();
+  if (threadIdx.x == 0) {
+    // Different numbers, so that who arrives at its own barrier goes short.
+    mbarrier_init(bar, 1 + rank);
+    mbarrier_init_fence();
+  }
+  cluster_sync();
+  if (int(threadIdx.x) < 2 - rank) mbarrier_arrive_at(bar, 1 - rank);
+  mbarrier_wait(bar, 0);
+  if (threadIdx.x == 0) places[blockIdx.x] = 10 * cluster_size() + rank;
+}
+KERNEL_EXPORT(layout_cluster_arrive)
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     layout_tma_store_clips(const bf16* __restrict__ source, const GRID_CONSTANT CUtensorMap map, int y) {

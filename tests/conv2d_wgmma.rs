@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
@@ -16,19 +18,19 @@ type Case = ([usize; 4], [usize; 2], [usize; 3]);
 const KINDS: [Case; 11] = [
     ([2, 9, 11, 72], [136, 3], [1, 2, 2]), // dilation 2; channels off every slice and tile; odd sizes
     ([1, 9, 8, 128], [64, 3], [1, 4, 4]),  // dilation 4
-    ([2, 10, 13, 64], [264, 1], [1, 0, 1]), // 1 x 1, more columns than a tile
+    ([2, 10, 13, 72], [264, 1], [1, 0, 1]), // 1 x 1, more columns than a tile
     ([1, 12, 11, 520], [72, 1], [1, 0, 1]), // 1 x 1, long sums
     ([1, 17, 15, 64], [72, 3], [2, 1, 1]), // stride 2
     ([2, 9, 10, 64], [136, 1], [2, 0, 1]), // stride 2 without a neighbour
     ([1, 5, 4, 64], [64, 3], [1, 24, 24]), // dilation beyond the image
     ([1, 1, 1, 64], [64, 1], [1, 0, 1]),   // one pixel
-    ([1, 28, 27, 64], [64, 1], [1, 0, 1]), // more tiles than multiprocessors
+    ([1, 28, 27, 136], [128, 1], [1, 0, 1]), // more tiles than multiprocessors
     ([3, 8, 9, 80], [96, 2], [1, 0, 3]),   // an even window, no padding
     ([1, 6, 7, 64], [128, 1], [1, 2, 1]),  // 1 x 1 with padding
 ];
 
 /// As many ways as any of them has that go by warpgroups.
-const WAYS: usize = 12;
+const WAYS: usize = 15;
 
 /// Those that run kernels, by warpgroups where they can.
 fn devices() -> Vec<Device> {
@@ -118,11 +120,21 @@ fn every_kernel_is_among_the_ways() {
     }
     assert!(whole > 0 && cut > 0, "{whole} with whole tiles alone, {cut} with cut ones");
     let counts = plan.as_plan().unwrap().counts();
+    let wide = counts.launches.iter().filter(|launch| launch.kernel == "conv2d_wgmma_forward_wide_bf16");
+    let works: BTreeSet<(u32, usize)> =
+        wide.filter_map(|launch| Some((launch.launch.cluster, launch.work?.items))).collect();
+    // Two tiles, by single blocks or a pair: whole, in three parts each, and in four strips of three parts.
+    for cluster in [1, 2] {
+        assert!([2, 6, 24].iter().all(|&items| works.contains(&(cluster, items))), "{works:?}");
+    }
     let kernels: Vec<String> =
         bicl_emulator::kernels().into_iter().filter(|name| name.starts_with("conv2d_wgmma_")).collect();
     assert_eq!(kernels.len(), 12);
     for kernel in kernels {
         assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the ways");
+        // The narrow tile has too few columns to share.
+        let paired = counts.launches.iter().any(|launch| launch.kernel == kernel && launch.launch.cluster == 2);
+        assert_eq!(paired, !kernel.contains("narrow"), "{kernel} by pairs");
     }
 }
 
@@ -348,7 +360,7 @@ fn the_passes_are_spared() {
 fn everything(device: &Device) -> Result<Vec<u8>> {
     device.set_warpgroup_products(true);
     let mut bytes = Vec::new();
-    for way in [1, 4, 6, 8] {
+    for way in [1, 4, 5, 9, 12] {
         device.force_way(way);
         for case in [KINDS[0], KINDS[8]] {
             let mut rng = Rng(23);
@@ -362,7 +374,7 @@ fn everything(device: &Device) -> Result<Vec<u8>> {
 /// What else is done where results are stored: moments, sums, and batch norms by given statistics.
 fn every_ending(device: &Device) -> Result<Vec<u8>> {
     let mut bytes = everything(device)?;
-    for way in [1, 6] {
+    for way in [1, 5, 12] {
         device.force_way(way);
         let (case, groups) = GROUPED[0];
         let mut rng = Rng(24);

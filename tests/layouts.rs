@@ -203,12 +203,30 @@ fn products_of_a_warpgroup_are_exact() {
 }
 
 #[test]
+fn a_block_copies_into_the_memory_of_its_whole_cluster() {
+    for device in devices() {
+        let got = layouts::tma_share(&numbered(&[40, 64], &device)).unwrap();
+        assert_eq!(got.shape(), [2, 32, 64]);
+        // The swizzle of a line does not depend on the block.
+        check_box(&got, |line, column| Some(line % 32 * 64 + column), &format!("{device}"));
+    }
+}
+
+#[test]
+fn a_block_arrives_at_the_barriers_of_its_cluster() {
+    for device in devices() {
+        assert_eq!(wide(&layouts::cluster_arrive(&device).unwrap()), [20.0, 21.0], "{device}");
+    }
+}
+
+#[test]
 fn graphs_replay_maps() {
     for device in devices() {
         let x = numbered(&[20, 128], &device);
         let product = products().swap_remove(5);
         let [a, b] = factors(&product, &device);
-        let work = || Ok([layouts::tma_swizzle(&x)?, (product.run)(&a, &b)?]);
+        let lines = numbered(&[40, 64], &device);
+        let work = || Ok([layouts::tma_swizzle(&x)?, layouts::tma_share(&lines)?, (product.run)(&a, &b)?]);
         let want = work().unwrap();
         let (graph, got) = device.capture(work).unwrap();
         for _ in 0..2 {
@@ -245,6 +263,8 @@ fn every_barrier_counts() {
         layouts::tma_store_clips(&source, &mut stored, 20)?;
         let mut outputs = vec![
             layouts::tma_swizzle(&numbered(&[20, 128], device))?,
+            layouts::tma_share(&numbered(&[40, 64], device))?,
+            layouts::cluster_arrive(device)?,
             layouts::tma_im2col(&numbered(&[2, 5, 5, 64], device), &gather)?,
             stored,
         ];

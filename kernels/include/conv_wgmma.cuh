@@ -14,7 +14,8 @@
 //      tile travel while this one is stored.
 //   6. OWN tiles: each of the two warpgroups has a tile of its own, and stores it while the other one multiplies. They take turns:
 //      a wait tells phases of a barrier apart only by turns too, so nobody may wait for a slice further ahead than the ring.
-//   7. Results leave through shared memory by tensor maps too, while the next tile is multiplied (conv_wgmma_results.cuh).
+//   7. Clusters: two blocks with the same columns of B copy half of each slice of them for each other.
+//   8. Results leave through shared memory by tensor maps too, while the next tile is multiplied (conv_wgmma_results.cuh).
 #pragma once
 #include "conv_work.cuh"
 #include "hopper.cuh"
@@ -30,19 +31,21 @@ static_assert(WARPGROUP * (ASKING_REGISTERS + CONSUMERS * MULTIPLYING_REGISTERS)
 // Shared memory of a warpgroup for its results: 64 x 64 of them twice, or once beside NormSums.
 constexpr int RESULTS_BYTES = BLOCK_BYTES, SCRATCH_BYTES = 9 * ATOM_BYTES;
 
-// A tile of BM x BN, of each warpgroup or (not OWN) of both together, one below the other.
-template <int BM_, int BN_, bool OWN_, int STAGES_>
+// A tile of BM x BN, of each warpgroup or (not OWN) of both together, one below the other; in slices with room for SPAN columns.
+template <int BM_, int BN_, bool OWN_, int STAGES_, int SPAN_ = BN_>
 struct WgmmaTile {
-  static constexpr int BM = BM_, BN = BN_, STAGES = STAGES_;
+  static constexpr int BM = BM_, BN = BN_, SPAN = SPAN_, STAGES = STAGES_;
   static constexpr bool OWN = OWN_;
   // A warpgroup's rows, in blocks of 64.
   static constexpr int ROWS = OWN ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
-  static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
+  static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + SPAN * LINE_BYTES;
   static constexpr int RESULTS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = RESULTS_AT + CONSUMERS * (RESULTS_BYTES + SCRATCH_BYTES);
   static constexpr int SHARED_BYTES = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
   static_assert(ROWS % 64 == 0 && BN % 64 == 0 && SHARED_BYTES <= 227 * 1024, "a block's shared memory");
   static_assert(BLOCKS * BN <= 256, "the sums take half of the registers");
   using Sums = WgmmaChunk[BLOCKS][CHUNKS];
+  // 64 of the columns of such a tile.
+  using Strip = WgmmaTile<BM, 64, OWN, STAGES, SPAN>;
 };
 
 // The warpgroup of this thread among those that multiply.
@@ -50,41 +53,44 @@ __device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x)
 
 template <class Tile>
 struct Ring {
+  Cluster cluster;
   char* shared;
   uint64_t *full, *empty, *turn;
 
-  __device__ __forceinline__ Ring(char* shared)
-      : shared(shared), full(reinterpret_cast<uint64_t*>(shared + Tile::BARRIERS_AT)), empty(full + Tile::STAGES),
+  __device__ __forceinline__ Ring(const Cluster& cluster, char* shared)
+      : cluster(cluster), shared(shared), full(reinterpret_cast<uint64_t*>(shared + Tile::BARRIERS_AT)), empty(full + Tile::STAGES),
         turn(empty + Tile::STAGES) {}
   __device__ __forceinline__ void init() {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Tile::STAGES; stage++) {
         mbarrier_init(full + stage, 1);
-        // Each warp that multiplies says so.
-        mbarrier_init(empty + stage, (Tile::OWN ? 1 : CONSUMERS) * 4);
+        // Each warp of the cluster that multiplies says so, as the slice is filled by all its blocks.
+        mbarrier_init(empty + stage, (Tile::OWN ? 1 : CONSUMERS) * 4 * cluster.size);
       }
       for (int group = 0; Tile::OWN && group < CONSUMERS; group++) mbarrier_init(turn + group, 4);
       mbarrier_init_fence();
     }
-    __syncthreads();
+    cluster_sync();
   }
   __device__ __forceinline__ char* stage(int at) const { return shared + at % Tile::STAGES * Tile::STAGE_BYTES; }
   // The at-th slice of the block waits for the end of this phase.
   __device__ __forceinline__ static int parity(int at) { return at / Tile::STAGES & 1; }
 };
 
-// Asks for all slices of the block's tiles. source.begin(tile, slice) goes to a slice of a tile, source.fetch(to, bar) asks for it
-// and goes on.
+// Asks for all slices of the block's tiles. source.begin(tile) goes to the first slice of a tile, source.fetch(to, bar) asks for
+// one and goes on.
 template <class Tile, class Source>
 __device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const Work& work, Source source) {
+  const Cluster& cluster = ring.cluster;
   int at = 0;
-  for (int item = blockIdx.x; item < work.items; item += gridDim.x) {
-    WorkItem tile = work.item(item);
-    source.begin(tile, tile.from);
+  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
+    WorkItem tile = work.item(item, cluster);
+    source.begin(tile);
+    int bytes = tile.strip < 0 ? Tile::A_BYTES + Tile::B_BYTES : Tile::A_BYTES + Tile::Strip::B_BYTES;
     for (int slice = tile.from; slice < tile.to; slice++, at++) {
       int stage = at % Tile::STAGES;
       mbarrier_wait(ring.empty + stage, ring.parity(at) ^ 1);
-      mbarrier_expect(ring.full + stage, Tile::STAGE_BYTES);
+      mbarrier_expect(ring.full + stage, bytes);
       source.fetch(ring.stage(at), ring.full + stage);
     }
   }
@@ -98,7 +104,13 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
   constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2, B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
   int first = Tile::OWN ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
   auto release = [&](int at) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(ring.empty + at % Tile::STAGES);
+    uint64_t* empty = ring.empty + at % Tile::STAGES;
+    int lane = threadIdx.x % 32, size = ring.cluster.size;
+    if (size == 1) {
+      if (lane == 0) mbarrier_arrive(empty);
+    } else if (lane < size) {
+      mbarrier_arrive_at(empty, lane);
+    }
   };
   for (int slice = 0; slice < slices; slice++, at++) {
     mbarrier_wait(ring.full + at % Tile::STAGES, ring.parity(at));
@@ -120,20 +132,27 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
   if (slices > 0) release(at - 1);
 }
 
-// Multiplies the block's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
-template <class Tile, int A_MN, int B_MN, class Store>
+// Multiplies the block's tiles; store(Tile{} or Strip{}, tile, sums) has each of them, of the rows of this warpgroup.
+template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
 __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
+  const Cluster& cluster = ring.cluster;
   int at = 0, tiles = 0;
-  for (int item = blockIdx.x; item < work.items; item += gridDim.x, tiles++) {
-    WorkItem tile = work.item(item);
+  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size, tiles++) {
+    WorkItem tile = work.item(item, cluster);
     if (!Tile::OWN || tiles % CONSUMERS == consumer()) {
       // The other warpgroup has all slices before; the first one need not wait for it at first.
       if (Tile::OWN) mbarrier_wait(ring.turn + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
-      typename Tile::Sums sums = {};
-      multiply_slices<Tile, A_MN, B_MN>(ring, at, tile.to - tile.from, sums, [&] {
-        if (Tile::OWN && threadIdx.x % 32 == 0) mbarrier_arrive(ring.turn + (1 - consumer()));
-      });
-      store(tile, sums);
+      auto multiply = [&](auto part) {
+        typename decltype(part)::Sums sums = {};
+        multiply_slices<decltype(part), A_MN, B_MN>({cluster, ring.shared}, at, tile.to - tile.from, sums, [&] {
+          if (Tile::OWN && threadIdx.x % 32 == 0) mbarrier_arrive(ring.turn + (1 - consumer()));
+        });
+        store(part, tile, sums);
+      };
+      if constexpr (STRIPS) {
+        if (tile.strip >= 0) multiply(typename Tile::Strip{});
+      }
+      if (!STRIPS || tile.strip < 0) multiply(Tile{});
     }
     at += tile.to - tile.from;
   }
@@ -142,13 +161,16 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Wor
 // The whole of a block's work.
 template <class Tile, int A_MN, int B_MN, class Source, class Store>
 __device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source source, Store store) {
-  Ring<Tile> ring(shared);
+  Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x < WARPGROUP) {
     registers_release<ASKING_REGISTERS>();
+    source.cluster = ring.cluster;
     if (threadIdx.x == 0) fetch_tiles(ring, work, source);
   } else {
     registers_claim<MULTIPLYING_REGISTERS>();
-    multiply_tiles<Tile, A_MN, B_MN>(ring, work, store);
+    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, work, store);
   }
+  // Until nobody says anything to this block's barriers any more.
+  cluster_sync();
 }

@@ -133,8 +133,8 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   if (!joined) return false;
   __threadfence();
   each([&](int, float (&four)[4]) { four[0] = four[1] = four[2] = four[3] = 0; });
-  // Not unrolled: the sums have the registers.
-#pragma unroll 1
+  // The sums of a whole tile have the registers; of a strip, two parts can travel at once.
+#pragma unroll (FOURS > 8 ? 1 : 2)
   for (int part = 0; part < parts; part++) {
     const float4* from = fours(part);
     each([&](int at, float (&four)[4]) {
@@ -166,12 +166,12 @@ __device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting
   int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
   // No row of this warpgroup's.
   if (first >= group) return;
-  if (tile.rest >= 0 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, sums)) return;
+  if (tile.rest >= 0 && parts > 1 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, sums)) return;
 #pragma unroll
   for (int block = 0; block < Tile::BLOCKS; block++)
 #pragma unroll
     for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
-      int row = first + block * 64, column = tile.column * Tile::BN + chunk * 64;
+      int row = first + block * 64, column = tile.column * Tile::SPAN + (tile.strip < 0 ? chunk : tile.strip) * 64;
       if (row < group && column < count) store(ResultPlace{tile.layer, row, group - row, column}, sums[block][chunk]);
     }
 }

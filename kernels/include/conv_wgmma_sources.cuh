@@ -1,7 +1,7 @@
 // Where the slices of conv_wgmma.cuh come from: which boxes of which tensor maps.
 //
-// The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter BN x 1 x 64 or
-// 64 x 1 x 64 in [k, r s, c], a gradient's lines 64 pixels x 64 channels.
+// The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter 64 x 1 x 64 in
+// [k, r s, c], a gradient's lines 64 pixels x 64 channels.
 #pragma once
 #include "conv_gather.cuh"
 #include "conv_wgmma.cuh"
@@ -10,7 +10,7 @@
 struct Window {
   const CUtensorMap* map;
   int plain;  // the window is the pixel, and the map has pixels in a row
-  int rows, columns;
+  int images, rows, columns;
   int step[2], origin[2], distance[2];
 
   // Where the windows from pixel `first` on begin.
@@ -18,6 +18,8 @@ struct Window {
     int pixel, image, y, x;
   };
   __device__ __forceinline__ Place place(int first) const {
+    // A tile below the last one of a cluster has no pixel: any other one may be read for it.
+    first = min(first, images * rows * columns - 1);
     int line = first / columns, image = line / rows;
     return {first, image, (line - image * rows) * step[0] + origin[0], (first - line * columns) * step[1] + origin[1]};
   }
@@ -28,11 +30,19 @@ struct Window {
     else
       tma_load_im2col(to, map, bar, channel, at.x, at.y, at.image, column * distance[1], row * distance[0]);
   }
+  // The same for all blocks in the mask.
+  __device__ __forceinline__ void share(char* to, uint64_t* bar, const Place& at, int channel, int row, int column,
+                                        int mask) const {
+    if (plain)
+      tma_share_2d(to, map, bar, channel, at.pixel, mask);
+    else
+      tma_share_im2col(to, map, bar, channel, at.x, at.y, at.image, column * distance[1], row * distance[0], mask);
+  }
 };
 
 // Of the output's pixels, over x.
 __device__ __forceinline__ Window window_of_output(const CUtensorMap* map, const ConvParams& p, int plain) {
-  Window w = {map, plain, p.p, p.q, {}, {}, {}};
+  Window w = {map, plain, p.n, p.p, p.q, {}, {}, {}};
   for (int axis = 0; axis < 2; axis++)
     w.step[axis] = p.stride[axis], w.origin[axis] = -p.padding[axis], w.distance[axis] = p.dilation[axis];
   return w;
@@ -40,7 +50,7 @@ __device__ __forceinline__ Window window_of_output(const CUtensorMap* map, const
 
 // Of the input's pixels, over dy, for stride 1: the taps in the order in which they hit, the last one first.
 __device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const ConvParams& p, int plain) {
-  Window w = {map, plain, p.h, p.w, {1, 1}, {}, {p.dilation[0], p.dilation[1]}};
+  Window w = {map, plain, p.n, p.h, p.w, {1, 1}, {}, {p.dilation[0], p.dilation[1]}};
   w.origin[0] = p.padding[0] - (p.r - 1) * p.dilation[0], w.origin[1] = p.padding[1] - (p.s - 1) * p.dilation[1];
   return w;
 }
@@ -49,29 +59,42 @@ __device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const 
 // address, with depth and columns exchanged.
 template <class Tile, bool FLIPPED>
 struct TapSource {
+  static constexpr bool STRIPS = Tile::CHUNKS > 1;
   Window window;
   const CUtensorMap* filter;
   int taps[2], channels, group;
+  Cluster cluster;
   Window::Place place;
   int row, column, channel, start_n;
+  bool strip;
 
-  __device__ __forceinline__ void begin(const WorkItem& tile, int slice) {
+  __device__ __forceinline__ void begin(const WorkItem& tile) {
     place = window.place(tile.layer * group + tile.row * Tile::BM);
-    start_n = tile.column * Tile::BN;
-    int each = (channels + WGMMA_SLICE - 1) / WGMMA_SLICE, tap = slice / each;
-    channel = (slice - tap * each) * WGMMA_SLICE;
+    strip = STRIPS && tile.strip >= 0;
+    start_n = tile.column * Tile::BN + (strip ? tile.strip * 64 : 0);
+    int each = (channels + WGMMA_SLICE - 1) / WGMMA_SLICE, tap = tile.from / each;
+    channel = (tile.from - tap * each) * WGMMA_SLICE;
     row = tap / taps[1], column = tap - row * taps[1];
   }
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
     window.fetch(to, bar, place, channel, row, column);
+    to += Tile::A_BYTES;
     int tap = row * taps[1] + column;
-    if (FLIPPED) {
-      tap = taps[0] * taps[1] - 1 - tap;
-#pragma unroll
-      for (int block = 0; block < Tile::CHUNKS; block++)
-        tma_load_3d(to + Tile::A_BYTES + block * BLOCK_BYTES, filter, bar, start_n + block * 64, tap, channel);
+    if (FLIPPED) tap = taps[0] * taps[1] - 1 - tap;
+    // The filter's box from this column on.
+    auto first = [&](int n) { return FLIPPED ? n : channel; };
+    auto last = [&](int n) { return FLIPPED ? channel : n; };
+    if (strip || cluster.size == 1) {
+      for (int block = 0; block < (strip ? 1 : Tile::CHUNKS); block++) {
+        int n = start_n + block * 64;
+        tma_load_3d(to + block * BLOCK_BYTES, filter, bar, first(n), tap, last(n));
+      }
     } else {
-      tma_load_3d(to + Tile::A_BYTES, filter, bar, channel, tap, start_n);
+      for (int block = 0; block < Tile::CHUNKS; block++) {
+        int n = start_n + block * 64;
+        if (cluster.copies(block, Tile::CHUNKS))
+          tma_share_3d(to + block * BLOCK_BYTES, filter, bar, first(n), tap, last(n), cluster.all());
+      }
     }
     channel += WGMMA_SLICE;
     if (channel < channels) return;
@@ -92,15 +115,17 @@ __device__ __forceinline__ TapBlock tap_block(const ConvParams& p, int block) {
 // Slices of 64 pixels: the weight gradient, both factors with the depth across their lines.
 template <class Tile>
 struct PixelSource {
+  static constexpr bool STRIPS = false;
   Window window;
   const CUtensorMap* gradient;
   const ConvParams& p;
   int range;
+  Cluster cluster;
   int pixel, start_m;
   TapBlock blocks[Tile::CHUNKS];
 
-  __device__ __forceinline__ void begin(const WorkItem& tile, int slice) {
-    pixel = tile.layer * range + slice * WGMMA_SLICE;
+  __device__ __forceinline__ void begin(const WorkItem& tile) {
+    pixel = tile.layer * range + tile.from * WGMMA_SLICE;
     start_m = tile.row * Tile::BM;
     int last = p.r * p.s * ((p.c + 63) / 64) - 1;
     // Blocks beyond the last one are read like it, and not stored.
@@ -114,9 +139,14 @@ struct PixelSource {
       tma_load_2d(to + block * BLOCK_BYTES, gradient, bar, start_m + block * 64, pixel);
     Window::Place place = window.place(pixel);
 #pragma unroll
-    for (int block = 0; block < Tile::CHUNKS; block++)
-      window.fetch(to + Tile::A_BYTES + block * BLOCK_BYTES, bar, place, blocks[block].channel, blocks[block].row,
-                   blocks[block].column);
+    for (int block = 0; block < Tile::CHUNKS; block++) {
+      char* at = to + Tile::A_BYTES + block * BLOCK_BYTES;
+      const TapBlock& from = blocks[block];
+      if (cluster.size == 1)
+        window.fetch(at, bar, place, from.channel, from.row, from.column);
+      else if (cluster.copies(block, Tile::CHUNKS))
+        window.share(at, bar, place, from.channel, from.row, from.column, cluster.all());
+    }
     pixel += WGMMA_SLICE;
   }
 };

@@ -1,32 +1,49 @@
 // What each block of a launch that stays does: which tiles of a matrix product, one after the other, and which slices of them.
 //
-// Where tiles do not come out even with the multiprocessors, those of the last, partly empty round are cut along their depth
-// into `parts`, so that all have work. A part's sums go to memory; who comes last adds all up, in order, and has the tile. So the
-// bits depend neither on who that is nor on the number of blocks.
+// Where tiles do not come out even with the multiprocessors, those of the last, partly empty round are cut, so that all have
+// work: along their depth into `parts`, and, where there are few of them, into `strips` of 64 columns besides. A part's sums go to
+// memory; who comes last adds all up, in order, and has the tile or strip. So the bits depend neither on who that is nor on the
+// number of blocks.
+//
+// The blocks of a cluster take tiles that lie below each other, at the same time: what is said of tiles holds of such stacks.
 #pragma once
-#include "dev.cuh"
+#include "hopper.cuh"
+
+struct Cluster {
+  int size, rank;
+
+  __device__ __forceinline__ static Cluster own() { return {cluster_size(), cluster_rank()}; }
+  __device__ __forceinline__ int all() const { return (1 << size) - 1; }
+  // Whether this block copies share `i` of `count` for the others.
+  __device__ __forceinline__ bool copies(int i, int count) const { return i * size / count == rank; }
+};
 
 struct WorkItem {
   int layer, row, column;  // the tile: of which group or range, and its place there
+  int strip;               // its columns: of this strip; -1: all
   int from, to;            // slices
-  int part, rest;          // which part of it, and which of the cut tiles it is; -1: whole
+  int part, rest;          // which part of it, and which of the cut tiles or strips it is; -1: whole
 };
 
 // Items are numbered: whole tiles first, columns fastest, then rows and layers, then the parts of the others.
 struct Work {
-  int items, whole, parts;
+  int items, whole, parts, strips;
   int rows, columns;        // tiles of a layer
   int slices, last_slices;  // of a tile; of one of the last layer
   int layers;
 
-  __device__ __forceinline__ WorkItem item(int item) const {
-    int part = 0, tile = item, cut = 1, rest = -1;
+  __device__ __forceinline__ WorkItem item(int item, const Cluster& cluster) const {
+    int part = 0, tile = item, cut = 1, strip = -1, rest = -1;
     if (item >= whole) {
-      rest = (item - whole) / parts, part = (item - whole) - rest * parts;
-      tile = whole + rest, cut = parts;
+      int place = (item - whole) / parts;
+      part = (item - whole) - place * parts, cut = parts;
+      tile = whole + place / strips;
+      if (strips > 1) strip = place % strips;
+      rest = place * cluster.size + cluster.rank;
     }
     int line = tile / columns, layer = line / rows, all = layer == layers - 1 ? last_slices : slices;
-    return {layer, line - layer * rows, tile - line * columns, all * part / cut, all * (part + 1) / cut, part, rest};
+    int row = (line - layer * rows) * cluster.size + cluster.rank;
+    return {layer, row, tile - line * columns, strip, all * part / cut, all * (part + 1) / cut, part, rest};
   }
 };
-static_assert(sizeof(Work) == 32, "src/ops/conv2d/cuda/wgmma.rs declares the same");
+static_assert(sizeof(Work) == 36, "src/ops/conv2d/cuda/wgmma.rs declares the same");

@@ -32,9 +32,9 @@
 // The trampoline has the signature of bicl::device::EmulatedEntry and joins a table when the program starts.
 #define GRID_CONSTANT
 #define KERNEL_EXPORT(name)                                                                                        \
-  static int name##_trampoline_(const uint32_t* grid, const uint32_t* block, size_t shared_bytes, void** args,     \
-                                const emu::Schedule* schedule, char* error, size_t error_capacity) {               \
-    return emu::launch_packed(&name, grid, block, shared_bytes, args, *schedule, error, error_capacity);           \
+  static int name##_trampoline_(const emu::Extent* extent, void** args, const emu::Schedule* schedule, char* error, \
+                                size_t error_capacity) {                                                           \
+    return emu::launch_packed(&name, *extent, args, *schedule, error, error_capacity);                             \
   }                                                                                                                \
   static emu::Export name##_export_{#name, &name##_trampoline_};
 #else

@@ -4,11 +4,20 @@
 //   HOPPER_SMEM(char, buffer)            the launch's dynamic shared memory, aligned to 1024 bytes as the swizzle wants it
 //
 // Barriers in shared memory (mbarrier): a phase ends when `arrivals` have come and all bytes that were announced are there.
-//   mbarrier_init(bar, arrivals); mbarrier_init_fence()   the fence makes the barriers known to the copies; a barrier of all
-//                                                         threads must follow
+//   mbarrier_init(bar, arrivals); mbarrier_init_fence()   the fence makes the barriers known to the copies and the cluster; a
+//                                                         barrier of all threads must follow
 //   mbarrier_arrive(bar)
 //   mbarrier_expect(bar, bytes)          arrives, and announces bytes that copies will bring
 //   mbarrier_wait(bar, parity)           until the phase of this parity has ended; the first phase has parity 0
+//
+// Clusters: blocks along x that the launch puts on neighbouring multiprocessors, so that they can reach each other's shared
+// memory. Each block is one of its own unless the launch says otherwise.
+//   cluster_size(), cluster_rank()
+//   cluster_sync()                       a barrier of all their threads, in full warps: before the first use of another block's memory, and after
+//                                        the last, as a block's memory ends with it
+//   mbarrier_arrive_at(bar, rank)        at the barrier that lies in that block where `bar` lies in this one
+//   tma_share_2d/3d/im2col(.., mask)     as tma_load_*, into the memory of all blocks whose rank's bit is set: at `to` in each,
+//                                        complete on `bar` in each
 //
 // Copies by tensor maps (TMA). One thread asks for a box; coordinates count elements, fastest dimension first. What lies
 // outside the tensor is read as zero and not written. Boxes lie in shared memory row by row, rows of 128 bytes swizzled
@@ -86,6 +95,35 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* bar, int parity) {
       : "memory");
 }
 
+__device__ __forceinline__ int cluster_size() {
+  int size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void cluster_sync() {
+  // First the lanes of a warp, of which one may have had work of its own.
+  asm volatile(
+      "bar.warp.sync 0xffffffff;\n"
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+__device__ __forceinline__ void mbarrier_arrive_at(uint64_t* bar, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(bar)),
+      "r"(rank)
+      : "memory");
+}
+
 __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
@@ -107,6 +145,30 @@ __device__ __forceinline__ void tma_load_im2col(void* to, const CUtensorMap* map
       "[%2], {%7, %8};" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(bar)), "r"(channel), "r"(x), "r"(y), "r"(image),
       "h"(static_cast<uint16_t>(right)), "h"(static_cast<uint16_t>(down))
+      : "memory");
+}
+__device__ __forceinline__ void tma_share_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, int mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(i), "r"(j), "h"(static_cast<uint16_t>(mask))
+      : "memory");
+}
+__device__ __forceinline__ void tma_share_3d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, int k,
+                                             int mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(i), "r"(j), "r"(k), "h"(static_cast<uint16_t>(mask))
+      : "memory");
+}
+__device__ __forceinline__ void tma_share_im2col(void* to, const CUtensorMap* map, uint64_t* bar, int channel, int x,
+                                                 int y, int image, int right, int down, int mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2], {%7, %8}, %9;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(channel), "r"(x), "r"(y), "r"(image),
+      "h"(static_cast<uint16_t>(right)), "h"(static_cast<uint16_t>(down)), "h"(static_cast<uint16_t>(mask))
       : "memory");
 }
 __device__ __forceinline__ void tma_store_3d(const CUtensorMap* map, const void* from, int i, int j, int k) {

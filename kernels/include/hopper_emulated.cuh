@@ -11,6 +11,11 @@ inline void mbarrier_init_fence(EMU_HERE) { emu::mbarrier_init_fence(file_, line
 inline void mbarrier_arrive(uint64_t* bar, EMU_HERE) { emu::mbarrier_arrive(bar, file_, line_); }
 inline void mbarrier_expect(uint64_t* bar, int bytes, EMU_HERE) { emu::mbarrier_expect(bar, bytes, file_, line_); }
 inline void mbarrier_wait(uint64_t* bar, int parity, EMU_HERE) { emu::mbarrier_wait(bar, parity, file_, line_); }
+inline void mbarrier_arrive_at(uint64_t* bar, int rank, EMU_HERE) { emu::mbarrier_arrive_at(bar, rank, file_, line_); }
+
+inline int cluster_size() { return emu::cluster_size(); }
+inline int cluster_rank() { return emu::cluster_rank(); }
+inline void cluster_sync(EMU_HERE) { emu::cluster_sync(file_, line_); }
 // clang-format on
 
 inline void tma_load_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, EMU_HERE) {
@@ -25,6 +30,19 @@ inline void tma_load_im2col(void* to, const CUtensorMap* map, uint64_t* bar, int
                             int right, int down, EMU_HERE) {
   emu::Box box{*map, nullptr, {channel, x, y, image}, right, down, "tma_load_im2col", file_, line_};
   emu::tma_load(box, to, bar, 4, true);
+}
+inline void tma_share_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, int mask, EMU_HERE) {
+  emu::Box box{*map, nullptr, {i, j}, 0, 0, "tma_share_2d", file_, line_};
+  emu::tma_share(box, to, bar, 2, false, mask);
+}
+inline void tma_share_3d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, int k, int mask, EMU_HERE) {
+  emu::Box box{*map, nullptr, {i, j, k}, 0, 0, "tma_share_3d", file_, line_};
+  emu::tma_share(box, to, bar, 3, false, mask);
+}
+inline void tma_share_im2col(void* to, const CUtensorMap* map, uint64_t* bar, int channel, int x, int y, int image,
+                             int right, int down, int mask, EMU_HERE) {
+  emu::Box box{*map, nullptr, {channel, x, y, image}, right, down, "tma_share_im2col", file_, line_};
+  emu::tma_share(box, to, bar, 4, true, mask);
 }
 inline void tma_store_3d(const CUtensorMap* map, const void* from, int i, int j, int k, EMU_HERE) {
   emu::Box box{*map, nullptr, {i, j, k}, 0, 0, "tma_store_3d", file_, line_};

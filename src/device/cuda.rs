@@ -307,11 +307,48 @@ impl CudaDevice {
     ) -> Result<()> {
         self.bind()?;
         let function = self.function(image, kernel, launch.shared_bytes)?;
-        let (grid, block) = (launch.grid.into(), launch.block.into());
-        // SAFETY: the caller vouches for the arguments.
-        unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.cu_stream(), args) }
-            .map_err(failed(kernel))
+        let stream = self.stream.cu_stream();
+        let done = if launch.cluster > 1 {
+            // SAFETY: the caller vouches for the arguments.
+            unsafe { launch_clusters(function, launch, stream, args) }
+        } else {
+            let (grid, block) = (launch.grid.into(), launch.block.into());
+            // SAFETY: the caller vouches for the arguments.
+            unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, stream, args) }
+        };
+        done.map_err(failed(kernel))
     }
+}
+
+/// # Safety
+/// As `result::launch_kernel`.
+unsafe fn launch_clusters(
+    function: sys::CUfunction,
+    launch: Launch,
+    stream: sys::CUstream,
+    args: &mut [*mut c_void],
+) -> std::result::Result<(), DriverError> {
+    let dimension = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: launch.cluster, y: 1, z: 1 };
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { clusterDim: dimension },
+    };
+    let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (launch.grid, launch.block);
+    let config = sys::CUlaunchConfig {
+        gridDimX: grid_x,
+        gridDimY: grid_y,
+        gridDimZ: grid_z,
+        blockDimX: block_x,
+        blockDimY: block_y,
+        blockDimZ: block_z,
+        sharedMemBytes: launch.shared_bytes,
+        hStream: stream,
+        attrs: &mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: the caller vouches for the function and its arguments; the driver has read `config` when it returns.
+    unsafe { sys::cuLaunchKernelEx(&config, function, args.as_mut_ptr(), std::ptr::null_mut()) }.result()
 }
 
 impl Drop for CudaDevice {

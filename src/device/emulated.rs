@@ -46,9 +46,7 @@ pub struct Schedule {
 
 /// A compiled kernel: returns 0, or writes one line of at most `error_capacity` bytes with its NUL.
 pub type EmulatedEntry = unsafe extern "C" fn(
-    grid: *const [u32; 3],
-    block: *const [u32; 3],
-    shared_bytes: usize,
+    launch: *const Launch,
     args: *mut *mut c_void,
     schedule: *const Schedule,
     error: *mut c_char,
@@ -108,9 +106,7 @@ impl Emulated {
         // SAFETY: the arguments are the caller's promise; `text` outlives the call and its size is passed along.
         let code = unsafe {
             entry(
-                &launch.grid,
-                &launch.block,
-                launch.shared_bytes as usize,
+                &launch,
                 args.as_mut_ptr(),
                 &self.schedule,
                 text.as_mut_ptr().cast(),

@@ -58,6 +58,7 @@ enum Place {
 }
 
 /// The extent of a launch: blocks, threads a block, and dynamic shared memory in bytes.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Blocks in x, y, z.
@@ -66,6 +67,9 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory a block, in bytes.
     pub shared_bytes: u32,
+    /// Blocks along x that run at the same time and reach each other's shared memory, 1 to 8; more than 1 only on a GPU of
+    /// compute capability 9.0 or newer.
+    pub cluster: u32,
 }
 
 /// The most bytes that a thread of a GPU moves in one access.
@@ -79,7 +83,7 @@ impl Launch {
         if items > i32::MAX as usize {
             return Err(Error::shape(op, format!("{items} elements exceed the 2^31 - 1 that a kernel indexes")));
         }
-        Ok(Self { grid: [(items.div_ceil(256)).max(1) as u32, 1, 1], block: [256, 1, 1], shared_bytes: 0 })
+        Ok(Self { grid: [(items.div_ceil(256)).max(1) as u32, 1, 1], block: [256, 1, 1], shared_bytes: 0, cluster: 1 })
     }
 
     /// One thread for each 16 bytes of `items` elements of `size` bytes, in blocks of 256.
@@ -93,7 +97,7 @@ impl Launch {
         if blocks > i32::MAX as usize {
             return Err(Error::shape(op, format!("{blocks} blocks exceed the grid's 2^31 - 1")));
         }
-        Ok(Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared_bytes: 0 })
+        Ok(Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared_bytes: 0, cluster: 1 })
     }
 }
 

@@ -67,12 +67,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Calls that a launch can leave out, as the kernels' text has them.
-const BARRIERS: [&str; 16] = [
+const BARRIERS: [&str; 18] = [
     "__syncthreads();",
     "__syncwarp();",
     "cp_async_wait<",
     "mbarrier_init_fence();",
     "mbarrier_arrive(",
+    "mbarrier_arrive_at(",
+    "cluster_sync();",
     "mbarrier_expect(",
     "mbarrier_wait(",
     "tma_store_commit();",

@@ -106,13 +106,13 @@ impl Plan {
         let span = self.rows.div_ceil((BLOCKS / tiles).clamp(1, most)).max(1);
         let chunks = self.rows.div_ceil(span);
         let grid = [tiles as u32, chunks.max(1) as u32, self.images as u32];
-        let launch = Launch { grid, block: [width as u32, height as u32, 1], shared_bytes: 0 };
+        let launch = Launch { grid, block: [width as u32, height as u32, 1], shared_bytes: 0, cluster: 1 };
         (launch, self.params(span), chunks * self.images)
     }
 
     /// One block for 32 channels of each of `layers` groups.
     fn finish(&self, layers: usize) -> Launch {
-        Launch { grid: [self.channels.div_ceil(32) as u32, 1, layers as u32], block: [32, 8, 1], shared_bytes: 0 }
+        Launch { grid: [self.channels.div_ceil(32) as u32, 1, layers as u32], block: [32, 8, 1], shared_bytes: 0, cluster: 1 }
     }
 
     fn elementwise(&self) -> Result<(Launch, Params)> {

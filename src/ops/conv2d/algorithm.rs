@@ -5,7 +5,7 @@
 use super::{
     ConvParams, Products,
     tiling::{BLOCKS, MmaTile, Product, Tiling, ranges},
-    wgmma_tiling::{self, WgmmaProduct, WgmmaTile, WgmmaTiling},
+    wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
 };
 use crate::tensor::DType;
 
@@ -43,7 +43,7 @@ pub(super) enum Algorithm {
     /// The same for images of few channels, a row of taps at a time (kernels/conv2d_window.cu).
     Window(MmaTile),
     /// By warpgroups, on Hopper (kernels/include/conv_wgmma.cuh).
-    Wgmma(WgmmaTile),
+    Wgmma(WgmmaTiling),
 }
 
 /// Tiles of [`Algorithm::Simt`], which all have 128 rows.
@@ -72,8 +72,8 @@ impl From<Tiling> for Choice {
 }
 
 impl From<WgmmaTiling> for Choice {
-    fn from(WgmmaTiling { warpgroups, split }: WgmmaTiling) -> Self {
-        Self { algorithm: Algorithm::Wgmma(warpgroups), split }
+    fn from(tiling: WgmmaTiling) -> Self {
+        Self { algorithm: Algorithm::Wgmma(tiling), split: tiling.split }
     }
 }
 
@@ -82,7 +82,7 @@ impl Algorithm {
         match self {
             Self::Simt(tile) => tile.extent(),
             Self::Mma(tile) | Self::Window(tile) => tile.extent(),
-            Self::Wgmma(tile) => tile.extent(),
+            Self::Wgmma(tiling) => tiling.warpgroups.extent(),
         }
     }
 
@@ -97,7 +97,7 @@ impl Algorithm {
         match self {
             Self::Simt(_) => 0,
             Self::Mma(tile) | Self::Window(tile) => tile.shared_bytes(),
-            Self::Wgmma(tile) => tile.shared_bytes(),
+            Self::Wgmma(tiling) => tiling.warpgroups.shared_bytes(),
         }
     }
 }

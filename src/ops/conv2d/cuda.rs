@@ -19,7 +19,6 @@ use super::{
         MmaTile::{self, Large, Medium, Slim, Small},
         PIXELS, Product, Tiling, cut, ranges,
     },
-    wgmma_tiling::WgmmaTiling,
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -100,8 +99,8 @@ fn forward_by<T: Element>(
     norm: &NormAfter<'_>,
 ) -> Result<Output> {
     let plain = |y| Ok(Output { y, moments: None, normalized: false });
-    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
-        return wgmma::forward::<T>(WgmmaTiling { warpgroups, split }, params, x, w, bias, groups, norm);
+    if let Wgmma(tiling) = choice.algorithm {
+        return wgmma::forward::<T>(tiling, params, x, w, bias, groups, norm);
     }
     if let Some(tiling) = parted(choice) {
         return plain(split::forward::<T>(tiling, params, x, w, bias)?);
@@ -193,8 +192,8 @@ fn data_gradient_by<T: Element>(
     more: Option<&Tensor>,
     offer: Option<&Offer>,
 ) -> Result<Tensor> {
-    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
-        return wgmma::data_gradient::<T>(WgmmaTiling { warpgroups, split }, params, dy, w, more, offer);
+    if let Wgmma(tiling) = choice.algorithm {
+        return wgmma::data_gradient::<T>(tiling, params, dy, w, more, offer);
     }
     if let Some(tiling) = parted(choice) {
         return split::data_gradient::<T>(tiling, params, dy, w, more);
@@ -270,8 +269,8 @@ fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: 
 }
 
 fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    if let Choice { algorithm: Wgmma(warpgroups), split } = choice {
-        return wgmma::weight_gradient::<T>(WgmmaTiling { warpgroups, split }, params, dy, x);
+    if let Wgmma(tiling) = choice.algorithm {
+        return wgmma::weight_gradient::<T>(tiling, params, dy, x);
     }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let (rows, columns) = extents(Direction::WeightGradient, params);

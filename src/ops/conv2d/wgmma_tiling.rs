@@ -22,13 +22,17 @@ pub(super) enum WgmmaTile {
     Narrow,
 }
 
-/// A tile, and into how many parts sums are cut: those of a weight gradient all, into ranges of pixels; others in the last round
-/// of tiles, where that does not fill the card.
+/// A tile, how many blocks work together, and into how many parts sums are cut: those of a weight gradient all, into ranges of
+/// pixels; others in the last round of tiles, where that does not fill the card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WgmmaTiling {
     pub warpgroups: WgmmaTile,
+    /// Blocks whose tiles lie below each other, and which copy the slices of their columns for each other: 1 or 2.
+    pub cluster: usize,
     pub split: usize,
+    /// Whether the last round's tiles are cut into strips of [`STRIP`] columns, too.
+    pub strips: bool,
 }
 
 /// Depth of a slice (WGMMA_SLICE).
@@ -36,8 +40,11 @@ pub(super) const SLICE: usize = 64;
 /// Pixels of a piece whose moments or sums a warpgroup takes.
 pub(super) const PIECE: usize = 64;
 
+/// Columns of a strip of a tile.
+pub(super) const STRIP: usize = 64;
+
 /// Into how many parts the tiles of the last round may be cut, of at least so many slices.
-const PARTS: [usize; 5] = [2, 3, 4, 6, 8];
+const PARTS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const DEEP: usize = 4;
 
 /// Products of a multiprocessor in a cycle, by its data sheet; how much of that a main loop makes, in percent, is assumed.
@@ -67,10 +74,9 @@ impl WgmmaTile {
         matches!(self, Self::Square | Self::Narrow)
     }
 
-    /// Tiles down and across a product of `rows` x `columns`.
-    pub fn grid(self, rows: usize, columns: usize) -> (usize, usize) {
-        let (down, across) = self.extent();
-        (rows.div_ceil(down), columns.div_ceil(across))
+    /// Strips of 64 columns.
+    pub fn strips(self) -> usize {
+        self.extent().1 / STRIP
     }
 
     /// Slices on the way (STAGES).
@@ -93,24 +99,65 @@ impl WgmmaTile {
         (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024 + 16) as u32
     }
 
-    /// Elements of the sums that a warpgroup leaves of a part.
+}
+
+impl WgmmaTiling {
+    /// Whether the last round's tiles are cut.
+    pub fn is_cut(self) -> bool {
+        self.split > 1 || self.strips
+    }
+
+    /// Strips into which a tile of the last round is cut.
+    pub fn strips(self) -> usize {
+        if self.strips { self.warpgroups.strips() } else { 1 }
+    }
+
+    /// Stacks of tiles, one of each block of a cluster, down and across a product of `rows` x `columns`.
+    pub fn grid(self, rows: usize, columns: usize) -> (usize, usize) {
+        let (down, across) = self.warpgroups.extent();
+        (rows.div_ceil(down).div_ceil(self.cluster), columns.div_ceil(across))
+    }
+
+    /// Elements of the sums of a part of a cut tile, of one block.
     pub fn part_elements(self) -> usize {
-        let (down, across) = self.extent();
-        down * across
+        let (down, across) = self.warpgroups.extent();
+        down * across / self.strips()
     }
 
     /// Cycles of a multiprocessor for a slice: its products, or its bytes.
     fn slice_cycles(self) -> usize {
-        let (down, across) = self.extent();
-        (down * across * SLICE * 100 / (PRODUCTS * EFFICIENCY)).max(self.stage_bytes() / FETCHED)
+        let (down, across) = self.warpgroups.extent();
+        cycles(down, across, down + across / self.cluster)
+    }
+
+    /// The same of a slice of a part. A strip is copied by each block for itself.
+    fn part_slice_cycles(self) -> usize {
+        if !self.strips {
+            return self.slice_cycles();
+        }
+        let (down, _) = self.warpgroups.extent();
+        cycles(down, STRIP, down + STRIP)
     }
 
     /// Cycles to store a tile, as far as no other warpgroup multiplies meanwhile.
     fn store_cycles(self) -> usize {
-        let (down, across) = self.extent();
+        let (down, across) = self.warpgroups.extent();
         let all = down * across / (64 * 64) * STORE;
-        if self.is_own() { all / 4 } else { all / 2 }
+        if self.warpgroups.is_own() { all / 4 } else { all / 2 }
     }
+
+    /// Cycles for what a cut tile's last part has to do besides its products. Its sums are written, all parts' read, and the
+    /// results stored.
+    fn join_cycles(self) -> usize {
+        let elements = self.part_elements();
+        let joined = if self.split > 1 { (self.split + 1) * elements * 4 / FETCHED + LAUNCH / 4 } else { 0 };
+        joined + elements / (64 * 64) * STORE / 2
+    }
+}
+
+/// Cycles for a slice of `down` x `across` products, for which so many lines are copied.
+fn cycles(down: usize, across: usize, lines: usize) -> usize {
+    (down * across * SLICE * 100 / (PRODUCTS * EFFICIENCY)).max(lines * SLICE * 2 / FETCHED)
 }
 
 /// A product as far as these tilings matter.
@@ -136,26 +183,28 @@ impl WgmmaProduct {
         Self { direction, rows, columns, slices, pixels }
     }
 
-    fn tiles(&self, tile: WgmmaTile) -> usize {
-        let (down, across) = tile.grid(self.rows, self.columns);
+    /// Tiles, counted by clusters.
+    fn tiles(&self, tiling: WgmmaTiling) -> usize {
+        let (down, across) = tiling.grid(self.rows, self.columns);
         down * across
     }
 
     /// Cycles of the launch.
-    pub fn launch_cycles(&self, WgmmaTiling { warpgroups: tile, split }: WgmmaTiling) -> usize {
-        let (tiles, main) = (self.tiles(tile), |slices: usize| slices * tile.slice_cycles() + tile.store_cycles());
+    pub fn launch_cycles(&self, tiling: WgmmaTiling) -> usize {
+        let (tiles, round) = (self.tiles(tiling), MULTIPROCESSORS / tiling.cluster);
+        let main = |slices: usize| slices * tiling.slice_cycles() + tiling.store_cycles();
         if self.direction == Direction::WeightGradient {
-            let (layers, range) = cut(self.pixels, split, SLICE);
-            return FILL + (tiles * layers).div_ceil(MULTIPROCESSORS) * main(range.div_ceil(SLICE));
+            let (layers, range) = cut(self.pixels, tiling.split, SLICE);
+            return FILL + (tiles * layers).div_ceil(round) * main(range.div_ceil(SLICE));
         }
-        let (rounds, rest) = (tiles / MULTIPROCESSORS, tiles % MULTIPROCESSORS);
-        let last = match (rest, split) {
-            (0, _) => 0,
-            (_, 1) => main(self.slices),
-            // A part's sums are written, and all of them read by one multiprocessor.
-            _ => main(self.slices.div_ceil(split)) + (split + 1) * tile.part_elements() * 4 / FETCHED + LAUNCH / 4,
+        let last = match tiles % round {
+            0 => 0,
+            _ if tiling.is_cut() => {
+                self.slices.div_ceil(tiling.split) * tiling.part_slice_cycles() + tiling.join_cycles()
+            }
+            _ => main(self.slices),
         };
-        FILL + rounds * main(self.slices) + last
+        FILL + tiles / round * main(self.slices) + last
     }
 
     /// Cycles of the launch, and of adding up the ranges of a weight gradient.
@@ -169,9 +218,9 @@ impl WgmmaProduct {
 
     /// The tiling where nothing is timed.
     pub fn built_in(&self) -> WgmmaTiling {
-        let all = WgmmaTile::ALL.into_iter().flat_map(|tile| self.splits(tile));
+        let all = WgmmaTile::ALL.into_iter().flat_map(|tile| self.tilings(tile));
         let least = all.min_by_key(|&tiling| self.cycles(tiling));
-        least.unwrap_or(WgmmaTiling { warpgroups: WgmmaTile::Square, split: 1 })
+        least.unwrap_or(WgmmaTiling { warpgroups: WgmmaTile::Square, cluster: 1, split: 1, strips: false })
     }
 
     /// All tilings that could be the fastest.
@@ -182,25 +231,37 @@ impl WgmmaProduct {
             WgmmaTile::Square => self.columns > 64,
             WgmmaTile::Narrow => self.columns <= 128,
         };
-        WgmmaTile::ALL.into_iter().filter(suits).flat_map(|tile| self.splits(tile)).collect()
+        WgmmaTile::ALL.into_iter().filter(suits).flat_map(|tile| self.tilings(tile)).collect()
     }
 
-    fn splits(&self, tile: WgmmaTile) -> Vec<WgmmaTiling> {
-        let tiles = self.tiles(tile);
-        let mut splits: Vec<usize> = match self.direction {
-            // As many ranges as fill the card once, twice or four times.
-            Direction::WeightGradient => [1, 2, 4]
-                .map(|rounds| cut(self.pixels, (rounds * MULTIPROCESSORS / tiles).clamp(1, self.slices), SLICE).0)
-                .to_vec(),
-            Direction::Forward | Direction::DataGradient => {
-                let rest = tiles % MULTIPROCESSORS;
-                let fits = |&parts: &usize| rest > 0 && rest * parts <= MULTIPROCESSORS && self.slices >= parts * DEEP;
-                std::iter::once(1).chain(PARTS.into_iter().filter(fits)).collect()
+    /// With a tile: by single blocks and by pairs, and of each the ways to cut that the model prefers.
+    fn tilings(&self, tile: WgmmaTile) -> Vec<WgmmaTiling> {
+        let mut tilings = Vec::new();
+        // A pair has two tiles below each other, and halves of columns to copy.
+        let pairs = tile.strips() > 1 && self.rows > tile.extent().0;
+        for cluster in if pairs { 1..=2 } else { 1..=1 } {
+            let whole = WgmmaTiling { warpgroups: tile, cluster, split: 1, strips: false };
+            let (tiles, round) = (self.tiles(whole), MULTIPROCESSORS / cluster);
+            if self.direction == Direction::WeightGradient {
+                // As many ranges as fill the card once, twice or four times.
+                let fills = |rounds: usize| cut(self.pixels, (rounds * round / tiles).clamp(1, self.slices), SLICE).0;
+                tilings.extend([1, 2, 4].map(|rounds| WgmmaTiling { split: fills(rounds), ..whole }));
+                continue;
             }
-        };
-        splits.sort_unstable();
-        splits.dedup();
-        splits.into_iter().map(|split| WgmmaTiling { warpgroups: tile, split }).collect()
+            tilings.push(whole);
+            let rest = tiles % round;
+            for strips in [false, true] {
+                let cut = PARTS.map(|split| WgmmaTiling { split, strips, ..whole });
+                let fits = |cut: &WgmmaTiling| {
+                    let items = rest * cut.strips() * cut.split;
+                    (1..=round).contains(&items) && self.slices >= cut.split * DEEP
+                };
+                let cuts = cut.into_iter().filter(|cut| cut.is_cut() && cut.strips() > usize::from(strips) && fits(cut));
+                tilings.extend(cuts.min_by_key(|&cut| self.cycles(cut)));
+            }
+        }
+        tilings.dedup();
+        tilings
     }
 }
 
@@ -235,17 +296,45 @@ mod tests {
     fn the_last_round_is_cut_where_it_is_nearly_empty() {
         // 265 tiles of 128 x 256: two rounds and one tile.
         let product = WgmmaProduct::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
-        assert_eq!(product.tiles(WgmmaTile::Wide), 265);
-        let whole = product.cycles(WgmmaTiling { warpgroups: WgmmaTile::Wide, split: 1 });
+        let whole = WgmmaTiling { warpgroups: WgmmaTile::Wide, cluster: 1, split: 1, strips: false };
+        assert_eq!(product.tiles(whole), 265);
         let best = product.built_in();
-        assert!(best.split > 1 && 10 * product.cycles(best) < 9 * whole, "{best:?}");
+        assert!(best.split > 1 && best.strips && 10 * product.cycles(best) < 8 * product.cycles(whole), "{best:?}");
+    }
+
+    #[test]
+    fn a_pair_copies_a_third_less_for_a_wide_tile() {
+        let single = WgmmaTiling { warpgroups: WgmmaTile::Wide, cluster: 1, split: 1, strips: false };
+        let pair = WgmmaTiling { cluster: 2, ..single };
+        // The L2 cache limits the one, products the other.
+        assert_eq!(single.slice_cycles(), (128 + 256) * 128 / FETCHED);
+        assert_eq!(pair.slice_cycles(), 128 * 256 * SLICE * 100 / (PRODUCTS * EFFICIENCY));
+        assert_eq!(pair.grid(129, 256), (1, 1));
+        assert_eq!(single.grid(129, 256), (2, 1));
+    }
+
+    #[test]
+    fn tilings_are_told_apart_and_keep_within_a_round() {
+        for direction in Direction::ALL {
+            let product = WgmmaProduct::new(direction, &params([4, 92, 92, 256], [256, 3], 2, 1));
+            let all = product.all();
+            assert!(all.contains(&product.built_in()), "{direction:?}");
+            for (i, tiling) in all.iter().enumerate() {
+                assert!(!all[..i].contains(tiling), "{tiling:?}");
+                let round = MULTIPROCESSORS / tiling.cluster;
+                let rest = product.tiles(*tiling) % round;
+                let cut = direction != Direction::WeightGradient && tiling.is_cut();
+                assert!(!cut || (1..=round).contains(&(rest * tiling.split * tiling.strips())), "{tiling:?}");
+            }
+            assert!(all.iter().any(|tiling| tiling.cluster == 2), "{direction:?}");
+        }
     }
 
     #[test]
     fn ranges_of_a_weight_gradient_fill_the_card() {
         let product = WgmmaProduct::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
         let best = product.built_in();
-        let blocks = product.tiles(best.warpgroups) * best.split;
+        let blocks = product.tiles(best) * best.split * best.cluster;
         assert!(blocks <= 4 * MULTIPROCESSORS && blocks * 10 >= 9 * MULTIPROCESSORS, "{best:?}");
     }
 

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{BOX_LINES, Gather, LINE, OP, PIXELS};
 use crate::{
-    DType, Error, Result, Tensor,
+    DType, Device, Error, Result, Tensor,
     device::{Launch, MapAccess, MapSpec},
     kernels,
     tensor::{In, MapIn, MapOut, Out, Val},
@@ -18,6 +18,10 @@ kernels! { "layouts_sm90";
     /// Pixels of a bounding box, as they lie.
     fn layout_tma_im2col(map: MapIn<bf16>, lines: Out<bf16>, channel: Val<i32>, x: Val<i32>, y: Val<i32>, image: Val<i32>,
         right: Val<i32>, down: Val<i32>);
+    /// Two boxes, each copied by one block of a cluster for both.
+    fn layout_tma_share(map: MapIn<bf16>, lines: Out<bf16>);
+    /// Each of two blocks arrives at the other's barrier.
+    fn layout_cluster_arrive(places: Out<u32>);
     /// A box of 64 lines into layer 0, from line y on.
     fn layout_tma_store_clips(source: In<bf16>, map: MapOut<bf16>, y: Val<i32>);
     /// 64 columns, depth 16.
@@ -41,6 +45,11 @@ const SHARED_BYTES: u32 = 5 * 8192 + 16;
 
 fn launch() -> Result<Launch> {
     Ok(Launch { shared_bytes: SHARED_BYTES, ..Launch::blocks(OP, 1, 128)? })
+}
+
+/// Two blocks in one cluster.
+fn pair() -> Result<Launch> {
+    Ok(Launch { grid: [2, 1, 1], cluster: 2, ..launch()? })
 }
 
 /// A dense tensor of bf16, of which swizzled boxes of `extents` are moved.
@@ -97,6 +106,21 @@ pub(super) fn tma_im2col(x: &Tensor, gather: &Gather) -> Result<Tensor> {
     Ok(out)
 }
 
+pub(super) fn tma_share(x: &Tensor) -> Result<Tensor> {
+    let mut out = Tensor::empty(&[2, 2 * BOX_LINES, LINE], DType::Bf16, x.device())?;
+    let spec = lines(x, BOX_LINES);
+    // SAFETY: the map stays within x, and the output holds two boxes for each block.
+    unsafe { layout_tma_share(x.device(), pair()?, (x, &spec), &mut out)? };
+    Ok(out)
+}
+
+pub(super) fn cluster_arrive(device: &Device) -> Result<Tensor> {
+    let mut out = Tensor::empty(&[2], DType::U32, device)?;
+    // SAFETY: the output holds a number for each block.
+    unsafe { layout_cluster_arrive(device, pair()?, &mut out)? };
+    Ok(out)
+}
+
 pub(super) fn tma_store_clips(source: &Tensor, y: &mut Tensor, line: i32) -> Result<()> {
     let device = source.device().clone();
     let spec = dense(y, vec![LINE as u32, LINE as u32, 1]);
@@ -104,7 +128,7 @@ pub(super) fn tma_store_clips(source: &Tensor, y: &mut Tensor, line: i32) -> Res
     unsafe { layout_tma_store_clips(&device, launch()?, source, (y, &spec), line) }
 }
 
-type Product = unsafe fn(&crate::Device, Launch, (&Tensor, &MapSpec), (&Tensor, &MapSpec), &mut Tensor) -> Result<()>;
+type Product = unsafe fn(&Device, Launch, (&Tensor, &MapSpec), (&Tensor, &MapSpec), &mut Tensor) -> Result<()>;
 
 /// `kernel`'s 64 x `columns` sums. Boxes have all lines of a factor.
 fn product(kernel: Product, a: &Tensor, b: &Tensor, columns: usize) -> Result<Tensor> {

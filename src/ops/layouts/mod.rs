@@ -6,7 +6,7 @@
 
 pub(crate) mod cuda;
 
-use crate::{Error, Result, Tensor};
+use crate::{Device, Error, Result, Tensor};
 
 const OP: &str = "layouts";
 
@@ -19,14 +19,14 @@ pub const PIXELS: usize = 32;
 
 /// The first 16 lines of `x` [lines,columns], 64 columns of each, as a swizzled box leaves them in shared memory: [16,64].
 pub fn tma_swizzle(x: &Tensor) -> Result<Tensor> {
-    expect_support(x)?;
+    expect_support(x.device())?;
     cuda::tma_swizzle(x)
 }
 
 /// The same for a box that begins in column `at[0]`, line `at[1]`, possibly outside `x` [lines,columns]; the columns are a
 /// multiple of 8.
 pub fn tma_zero_outside(x: &Tensor, at: [i32; 2]) -> Result<Tensor> {
-    expect_support(x)?;
+    expect_support(x.device())?;
     cuda::tma_zero_outside(x, at)
 }
 
@@ -47,13 +47,26 @@ pub struct Gather {
 
 /// 32 pixels of 64 channels of `x` [N,H,W,C], as a swizzled box leaves them in shared memory: [32,64].
 pub fn tma_im2col(x: &Tensor, gather: &Gather) -> Result<Tensor> {
-    expect_support(x)?;
+    expect_support(x.device())?;
     cuda::tma_im2col(x, gather)
+}
+
+/// The first 32 lines of `x` [lines,64], as two blocks of a cluster have them in shared memory of which each copies half for
+/// both: [2,32,64].
+pub fn tma_share(x: &Tensor) -> Result<Tensor> {
+    expect_support(x.device())?;
+    cuda::tma_share(x)
+}
+
+/// Ten times the size of a cluster of two blocks, and the rank of each, after each has arrived at the other's barrier: [2], u32.
+pub fn cluster_arrive(device: &Device) -> Result<Tensor> {
+    expect_support(device)?;
+    cuda::cluster_arrive(device)
 }
 
 /// Stores `source` [64,64] into `y` [layers,lines,64] from line `line` of layer 0 on.
 pub fn tma_store_clips(source: &Tensor, y: &mut Tensor, line: i32) -> Result<()> {
-    expect_support(source)?;
+    expect_support(source.device())?;
     source.expect_shape(&[LINE, LINE], OP, "source")?;
     cuda::tma_store_clips(source, y, line)
 }
@@ -90,14 +103,14 @@ pub fn wgmma_tall(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 fn factors(a: &Tensor, a_shape: [usize; 2], b: &Tensor, b_shape: [usize; 2]) -> Result<()> {
-    expect_support(a)?;
+    expect_support(a.device())?;
     a.expect_shape(&a_shape, OP, "a")?;
     b.expect_shape(&b_shape, OP, "b")
 }
 
-fn expect_support(x: &Tensor) -> Result<()> {
-    match x.device().has_warpgroup_products() {
+fn expect_support(device: &Device) -> Result<()> {
+    match device.has_warpgroup_products() {
         true => Ok(()),
-        false => Err(Error::shape(OP, format!("{} has no warpgroup products", x.device()))),
+        false => Err(Error::shape(OP, format!("{device} has no warpgroup products"))),
     }
 }

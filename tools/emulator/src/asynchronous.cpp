@@ -42,8 +42,8 @@ bool Asynchronous::progress(Block& block) {
   }
   const Load load = loads[chosen];
   loads.erase(loads.begin() + ptrdiff_t(chosen));
-  load_box(load.box, block.arena);
-  bytes_arrive(block, *load.barrier, int64_t(box_bytes(load.box.map)), load.box);
+  load_box(load.box, load.to->arena);
+  bytes_arrive(*load.to, *load.barrier, int64_t(box_bytes(load.box.map)), load.box);
   return true;
 }
 

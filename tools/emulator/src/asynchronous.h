@@ -27,6 +27,8 @@ struct MemoryBarrier {
 
 struct Load {
   Box box;
+  // Where it goes: of this block or another one of its cluster.
+  Block* to;
   MemoryBarrier* barrier;
 };
 
@@ -94,8 +96,14 @@ void check_return(Block& block, Lane& lane);
 // Fails if these bytes of shared memory hold a write that copies and products do not see yet.
 void check_fenced(size_t offset, size_t bytes, const char* kind, const char* file, int line);
 void bytes_arrive(Block& block, MemoryBarrier& barrier, int64_t bytes, const Box& box);
-// The barrier at this address; fails if it was not initialised.
-MemoryBarrier& find_barrier(const void* at, const char* kind, const char* file, int line);
+// The block's barrier at this address of its shared memory; fails if it was not initialised.
+MemoryBarrier& find_barrier(Block& block, const void* at, const char* kind, const char* file, int line);
+// The thread arrives at the block's barrier and announces bytes.
+void arrive(Block& block, const void* at, int bytes, const char* kind, const char* file, int line);
+// The thread returns: fails if others of the cluster wait for it.
+void check_cluster_return(const Block& block, const Lane& lane);
+// Asks for a box for all blocks of the cluster in `mask`, each at its own address and barrier.
+void load(Box& box, void* to, uint64_t* bar, int rank, bool im2col, unsigned mask);
 // Computes the oldest product that is queued and wakes those who waited for no more.
 void compute_next(Block& block, Warpgroup& group);
 

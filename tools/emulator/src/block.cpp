@@ -42,6 +42,7 @@ void thread_main() {
   if (block.barrier.arrived)
     fail("early exit: thread %u returns while thread %u waits in %s at %s:%d", me->linear,
          block.barrier.waiting[0]->linear, block.barrier.kind, block.barrier.file, block.barrier.line);
+  check_cluster_return(block, *me);
   for (const Meeting& m : block.warps[me->warp])
     if (m.arrived && m.mask >> me->lane & 1)
       fail("early exit: thread %u returns while other lanes of mask %08x wait for it in %s at %s:%d", me->linear, m.mask,
@@ -72,7 +73,7 @@ void fail(const char* format, ...) {
   va_end(arguments);
   block->failed = true;
   // The block's threads stay where they are; their stacks are set up anew before the next block.
-  switch_fiber(static_cast<Lane*>(current)->fiber, block->scheduler, true);
+  switch_fiber(static_cast<Lane*>(current)->fiber, block->cluster[0]->scheduler, true);
   abort();
 }
 
@@ -97,6 +98,28 @@ Lane* Block::next() {
   return lane;
 }
 
+Block* Block::next_block() {
+  const size_t size = cluster.size();
+  if (size == 1) return queued ? this : nullptr;
+  // Forward, a block goes on as long as it can; in reverse, and where the last warp runs ahead, the last block does.
+  size_t first = schedule.order == FORWARD ? rank : schedule.order == RANDOM ? draw(size) : size - 1;
+  for (size_t i = 0; i < size; i++) {
+    const bool up = schedule.order == FORWARD || schedule.order == RANDOM;
+    Block* block = cluster[(up ? first + i : first + size - i) % size];
+    if (block->queued) return block;
+  }
+  return nullptr;
+}
+
+bool Block::progress() {
+  const size_t size = cluster.size(), first = size > 1 && schedule.order == RANDOM ? draw(size) : rank;
+  for (size_t i = 0; i < size; i++) {
+    Block* block = cluster[(first + i) % size];
+    if (block->asynchronous.progress(*block)) return true;
+  }
+  return false;
+}
+
 void Block::make_ready(Lane* lane) {
   lane->state = READY;
   if (schedule.order == AHEAD) {
@@ -108,12 +131,13 @@ void Block::make_ready(Lane* lane) {
 }
 
 void Block::leave(Lane* me, bool last) {
-  Lane* lane = next();
+  Block* block = next_block();
   // In the name of the thread that stops last.
-  while (!lane && asynchronous.progress(*this)) lane = next();
+  while (!block && progress()) block = next_block();
+  Lane* lane = block ? block->next() : nullptr;
   if (lane == me) return;
-  if (lane) current = lane;
-  switch_fiber(me->fiber, lane ? lane->fiber : scheduler, last);
+  if (lane) running = block, current = lane;
+  switch_fiber(me->fiber, lane ? lane->fiber : cluster[0]->scheduler, last);
 }
 
 void Block::wait(Lane* me, const char* kind, unsigned mask, const char* file, int line) {
@@ -154,13 +178,13 @@ void Block::report_deadlock() {
   failed = true;
 }
 
-bool Block::open(const Schedule& s, const uint32_t* g, const uint32_t* e, size_t bytes, void (*call)(void*), void* arg) {
+bool Block::open(const Schedule& s, const Extent& e, void (*call)(void*), void* arg) {
   schedule = s;
   skip = emu::skip(s.skipped_site);
-  grid = dim3(g[0], g[1], g[2]);
-  extent = dim3(e[0], e[1], e[2]);
+  grid = dim3(e.grid[0], e.grid[1], e.grid[2]);
+  extent = dim3(e.block[0], e.block[1], e.block[2]);
   threads = extent.x * extent.y * extent.z;
-  dynamic_bytes = bytes;
+  dynamic_bytes = e.shared_bytes;
   body = call;
   argument = arg;
   if (!arena) arena = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_LIMIT + 1024));
@@ -176,7 +200,7 @@ bool Block::open(const Schedule& s, const uint32_t* g, const uint32_t* e, size_t
   return true;
 }
 
-bool Block::run(uint64_t index) {
+void Block::begin(uint64_t index) {
   const uint3 at{unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y)};
   // By block, not by worker: the same seed gives the same run over any number of OS threads.
   random = mix(schedule.seed ^ mix(index));
@@ -186,6 +210,8 @@ bool Block::run(uint64_t index) {
   failed = false;
   barrier.arrived = barrier.votes = 0;
   barrier.waiting.clear();
+  cluster_barrier.arrived = 0;
+  cluster_barrier.waiting.clear();
   for (auto& meetings : warps) meetings.clear();
   for (auto& lanes_returned : returned) lanes_returned = 0;
   for (auto& warp : banks) warp.clear();
@@ -210,13 +236,28 @@ bool Block::run(uint64_t index) {
     make_ready(&lane);
   }
   SYNC_RELEASE(this);
-  Lane* first = next();
+}
+
+bool Block::run(const std::vector<Block*>& cluster, uint64_t index) {
+  // Along x, in which blocks are numbered first.
+  for (Block* block : cluster) block->begin(index * cluster.size() + block->rank);
+  Block* lead = cluster[0];
+  running = lead->next_block();
+  Lane* first = running->next();
   current = first;
-  switch_fiber(scheduler, first->fiber);
-  SYNC_ACQUIRE(this);
+  switch_fiber(lead->scheduler, first->fiber);
   current = nullptr;
-  if (!failed && live) report_deadlock();
-  return !failed;
+  bool sound = true;
+  for (Block* block : cluster) {
+    SYNC_ACQUIRE(block);
+    sound = sound && !block->failed;
+  }
+  for (Block* block : cluster)
+    if (sound && block->live) {
+      block->report_deadlock();
+      sound = false;
+    }
+  return sound;
 }
 
 void Block::close() { MEMORY_UNPOISON(arena, SHARED_LIMIT + 1024); }

@@ -53,6 +53,16 @@ struct BlockBarrier {
   char tag[2];
 };
 
+// Of all threads of a cluster's blocks.
+struct ClusterBarrier {
+  unsigned arrived = 0;
+  const char* file = nullptr;
+  int line = 0;
+  std::vector<Lane*> waiting;
+  char tag[2];
+  unsigned phase = 0;
+};
+
 struct Variable {
   const void* key;
   size_t offset, bytes;
@@ -65,6 +75,9 @@ struct Block {
   dim3 grid, extent;
   unsigned threads = 0;
   size_t dynamic_bytes = 0;
+  // The blocks that run at the same time, by rank, itself among them; only this one where there are no clusters.
+  std::vector<Block*> cluster;
+  unsigned rank = 0;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
 
@@ -76,6 +89,7 @@ struct Block {
   unsigned live = 0;
   const Lane* left = nullptr;  // the first thread that returned
   BlockBarrier barrier;
+  ClusterBarrier cluster_barrier;  // rank 0's is the cluster's
   std::vector<std::vector<Meeting>> warps;
   std::vector<unsigned> returned;  // per warp, lanes that returned
   std::vector<WarpBanks> banks;    // per warp
@@ -89,9 +103,12 @@ struct Block {
   unsigned char* arena = nullptr;  // SHARED_LIMIT bytes and a tail that stays unused
   size_t arena_used = 0;
 
-  bool open(const Schedule&, const uint32_t* grid, const uint32_t* extent, size_t dynamic_bytes, void (*)(void*), void*);
-  bool run(uint64_t index);
+  bool open(const Schedule&, const Extent&, void (*)(void*), void*);
+  // Runs the blocks of one cluster, number `index`; false if one failed.
+  static bool run(const std::vector<Block*>& cluster, uint64_t index);
   void close();
+  // Makes all threads of block `index` ready.
+  void begin(uint64_t index);
 
   // Shared memory in use ends here, counted from `arena`.
   size_t shared_end() const { return arena_used > dynamic_bytes ? arena_used : dynamic_bytes; }
@@ -99,6 +116,10 @@ struct Block {
   size_t draw(size_t count);
   size_t wrap(size_t i) const { return i < threads ? i : i - threads; }
   Lane* next();
+  // The block of the cluster whose thread runs next; null if no thread can.
+  Block* next_block();
+  // Performs something that was held back in the cluster; false if there is nothing.
+  bool progress();
   void make_ready(Lane*);
   void leave(Lane* me, bool last);
   void wait(Lane* me, const char* kind, unsigned mask, const char* file, int line);

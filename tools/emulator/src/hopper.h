@@ -17,8 +17,17 @@ void mbarrier_arrive(uint64_t* bar, const char* file, int line);
 void mbarrier_expect(uint64_t* bar, int bytes, const char* file, int line);
 void mbarrier_wait(uint64_t* bar, int parity, const char* file, int line);
 
+// Blocks of a cluster.
+int cluster_size();
+int cluster_rank();
+void cluster_sync(const char* file, int line);
+// At the barrier that lies in another block where `bar` lies in this one.
+void mbarrier_arrive_at(uint64_t* bar, int rank, const char* file, int line);
+
 // Coordinates beyond the rank are zero.
 void tma_load(Box& box, void* to, uint64_t* bar, int rank, bool im2col);
+// To all blocks of the cluster whose rank's bit is in the mask.
+void tma_share(Box& box, void* to, uint64_t* bar, int rank, bool im2col, int mask);
 void tma_store(Box& box, const void* from, int rank);
 void tma_store_commit(const char* file, int line);
 void tma_store_wait_read(int pending, const char* file, int line);

@@ -13,7 +13,7 @@ use std::{
 
 use bicl::{
     Device, Result,
-    device::{EmulatedEntry, Order, Schedule},
+    device::{EmulatedEntry, Launch, Order, Schedule},
 };
 
 pub use banks::{BankUse, bank_use};
@@ -68,8 +68,8 @@ pub fn kernels() -> Vec<String> {
 
 /// A call that a launch can leave out: `__syncthreads`, `__syncwarp`, `cp_async_wait`, or the address of an `ldmatrix`.
 ///
-/// Of Hopper kernels also `mbarrier_init_fence`, `mbarrier_arrive`, `mbarrier_expect`, `mbarrier_wait`,
-/// `tma_store_commit`, `tma_store_wait_read`, `proxy_fence`, `wgmma_fence`, `wgmma_commit`, `wgmma_wait`,
+/// Of Hopper kernels also `mbarrier_init_fence`, `mbarrier_arrive`, `mbarrier_arrive_at`, `mbarrier_expect`,
+/// `mbarrier_wait`, `cluster_sync`, `tma_store_commit`, `tma_store_wait_read`, `proxy_fence`, `wgmma_fence`, `wgmma_commit`, `wgmma_wait`,
 /// `warpgroup_sync`, and the swizzle of a `wgmma_operand`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Barrier {
@@ -179,9 +179,7 @@ pub fn check_barriers_with(file: &str, run: impl Fn(Schedule) -> Result<Vec<u8>,
 /// its pointers.
 pub unsafe fn launch(
     kernel: &str,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: usize,
+    launch: Launch,
     args: &mut [*mut c_void],
     schedule: Schedule,
 ) -> Result<(), String> {
@@ -189,7 +187,7 @@ pub unsafe fn launch(
     let mut error = [0u8; 1024];
     let (text, capacity) = (error.as_mut_ptr().cast(), error.len());
     // SAFETY: the caller's promise; the error's size is passed along.
-    let code = unsafe { entry(&grid, &block, shared_bytes, args.as_mut_ptr(), &schedule, text, capacity) };
+    let code = unsafe { entry(&launch, args.as_mut_ptr(), &schedule, text, capacity) };
     let line = CStr::from_bytes_until_nul(&error).unwrap_or_default();
     if code == 0 { Ok(()) } else { Err(line.to_string_lossy().into_owned()) }
 }

@@ -28,9 +28,10 @@ void settle(Block& block, MemoryBarrier& b, const char* kind, const char* file, 
   b.waiting.clear();
 }
 
-void arrive(const void* at, int bytes, const char* kind, const char* file, int line) {
-  Block& block = *running;
-  MemoryBarrier& b = find_barrier(at, kind, file, line);
+}  // namespace
+
+void arrive(Block& block, const void* at, int bytes, const char* kind, const char* file, int line) {
+  MemoryBarrier& b = find_barrier(block, at, kind, file, line);
   if (!b.pending)
     fail("%s: thread %u arrives, but all %d arrivals of this phase have come already, at %s:%d", kind, current->linear,
          b.arrivals, file, line);
@@ -40,10 +41,8 @@ void arrive(const void* at, int bytes, const char* kind, const char* file, int l
   settle(block, b, kind, file, line);
 }
 
-}  // namespace
-
-MemoryBarrier& find_barrier(const void* at, const char* kind, const char* file, int line) {
-  for (MemoryBarrier& b : running->asynchronous.barriers)
+MemoryBarrier& find_barrier(Block& block, const void* at, const char* kind, const char* file, int line) {
+  for (MemoryBarrier& b : block.asynchronous.barriers)
     if (b.at == at) return b;
   fail("%s: thread %u uses an mbarrier before its mbarrier_init, at %s:%d", kind, current->linear, file, line);
 }
@@ -68,13 +67,13 @@ void mbarrier_init_fence(const char* file, int line) {
 
 void mbarrier_arrive(uint64_t* bar, const char* file, int line) {
   if (left_out("mbarrier_arrive", file, line)) return;
-  arrive(bar, 0, "mbarrier_arrive", file, line);
+  arrive(*running, bar, 0, "mbarrier_arrive", file, line);
 }
 
 void mbarrier_expect(uint64_t* bar, int bytes, const char* file, int line) {
   if (left_out("mbarrier_expect", file, line)) return;
   if (bytes < 0) fail("mbarrier_expect: thread %u announces %d bytes at %s:%d", current->linear, bytes, file, line);
-  arrive(bar, bytes, "mbarrier_expect", file, line);
+  arrive(*running, bar, bytes, "mbarrier_expect", file, line);
 }
 
 void mbarrier_wait(uint64_t* bar, int parity, const char* file, int line) {
@@ -82,7 +81,7 @@ void mbarrier_wait(uint64_t* bar, int parity, const char* file, int line) {
   Block& block = *running;
   Lane* me = static_cast<Lane*>(current);
   if (parity & ~1) fail("mbarrier_wait: thread %u passes parity %d at %s:%d", me->linear, parity, file, line);
-  MemoryBarrier& b = find_barrier(bar, "mbarrier_wait", file, line);
+  MemoryBarrier& b = find_barrier(block, bar, "mbarrier_wait", file, line);
   // Asked anew when the thread runs again: one that is too slow for two phases waits on, as it may on a GPU.
   while (int(b.phase & 1) == parity) {
     b.waiting.push_back(me);
@@ -97,20 +96,30 @@ void bytes_arrive(Block& block, MemoryBarrier& b, int64_t bytes, const Box& box)
   settle(block, b, box.kind, box.file, box.line);
 }
 
-void tma_load(Box& box, void* to, uint64_t* bar, int rank, bool im2col) {
+void load(Box& box, void* to, uint64_t* bar, int rank, bool im2col, unsigned mask) {
   Block& block = *running;
   box.shared = static_cast<unsigned char*>(to);
   check_box(box, rank, im2col);
-  MemoryBarrier& b = find_barrier(bar, box.kind, box.file, box.line);
-  if (!b.fenced)
-    fail("%s: thread %u passes an mbarrier without mbarrier_init_fence since its initialisation, at %s:%d", box.kind,
-         current->linear, box.file, box.line);
-  if (block.schedule.late_copies) {
-    block.asynchronous.loads.push_back({box, &b});
-    return;
+  const ptrdiff_t place = box.shared - block.arena, bar_place = reinterpret_cast<unsigned char*>(bar) - block.arena;
+  for (unsigned r = 0; r < block.cluster.size(); r++) {
+    if (!(mask >> r & 1)) continue;
+    Block& target = *block.cluster[r];
+    MemoryBarrier& b = find_barrier(target, target.arena + bar_place, box.kind, box.file, box.line);
+    if (!b.fenced)
+      fail("%s: thread %u passes an mbarrier without mbarrier_init_fence since its initialisation, at %s:%d", box.kind,
+           current->linear, box.file, box.line);
+    box.shared = target.arena + place;
+    if (block.schedule.late_copies) {
+      block.asynchronous.loads.push_back({box, &target, &b});
+      continue;
+    }
+    load_box(box, target.arena);
+    bytes_arrive(target, b, int64_t(box_bytes(box.map)), box);
   }
-  load_box(box, block.arena);
-  bytes_arrive(block, b, int64_t(box_bytes(box.map)), box);
+}
+
+void tma_load(Box& box, void* to, uint64_t* bar, int rank, bool im2col) {
+  load(box, to, bar, rank, im2col, 1u << running->rank);
 }
 
 void tma_store(Box& box, const void* from, int rank) {

@@ -216,49 +216,60 @@ uint64_t pick(const Schedule& schedule, uint64_t i, uint64_t count) {
 }
 
 // What is wrong with the launch itself; null if nothing.
-const char* refuse(const uint32_t* grid, const uint32_t* block, size_t shared_bytes) {
+const char* refuse(const uint32_t* grid, const uint32_t* block, size_t shared_bytes, uint32_t cluster) {
   for (int d = 0; d < 3; d++)
     if (!grid[d] || !block[d]) return "an extent is zero";
   if (grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) return "the grid exceeds 2147483647 x 65535 x 65535";
   if (block[0] > 1024 || block[1] > 1024 || block[2] > 64) return "the block exceeds 1024 x 1024 x 64";
   if (uint64_t(block[0]) * block[1] * block[2] > 1024) return "the block has more than 1024 threads";
   if (shared_bytes > SHARED_LIMIT) return "more than 227 KiB of shared memory";
+  if (cluster < 1 || cluster > 8) return "a cluster has 1 to 8 blocks";
+  if (grid[0] % cluster) return "the grid is not made of whole clusters";
   return nullptr;
 }
 
 }  // namespace
 
-int launch(const uint32_t* grid, const uint32_t* extent, size_t shared_bytes, void (*body)(void*), void* argument,
-           const Schedule& schedule, char* error, size_t error_capacity) {
-  if (const char* why = refuse(grid, extent, shared_bytes)) {
-    snprintf(error, error_capacity, "bad launch: %s (grid %u,%u,%u; block %u,%u,%u; %zu bytes)", why, grid[0], grid[1],
-             grid[2], extent[0], extent[1], extent[2], shared_bytes);
+int launch(const Extent& extent, void (*body)(void*), void* argument, const Schedule& schedule, char* error,
+           size_t error_capacity) {
+  const uint32_t *grid = extent.grid, *block = extent.block, size = extent.cluster;
+  if (const char* why = refuse(grid, block, extent.shared_bytes, size)) {
+    snprintf(error, error_capacity, "bad launch: %s (grid %u,%u,%u; block %u,%u,%u; %u bytes; clusters of %u)", why, grid[0],
+             grid[1], grid[2], block[0], block[1], block[2], extent.shared_bytes, size);
     return 1;
   }
-  const uint64_t count = uint64_t(grid[0]) * grid[1] * grid[2];
+  const uint64_t count = uint64_t(grid[0]) * grid[1] * grid[2] / size;
   std::atomic<uint64_t> taken{0};
   std::atomic<bool> failed{false};
   std::mutex lock;
   uint64_t failed_at = UINT64_MAX;
   auto work = [&] {
-    auto block = pool().take();
-    if (!block->open(schedule, grid, extent, shared_bytes, body, argument)) {
+    std::vector<std::unique_ptr<Block>> blocks;
+    std::vector<Block*> cluster;
+    for (uint32_t rank = 0; rank < size; rank++) {
+      blocks.push_back(pool().take());
+      cluster.push_back(blocks[rank].get());
+      blocks[rank]->rank = rank;
+      if (blocks[rank]->open(schedule, extent, body, argument)) continue;
       std::lock_guard<std::mutex> guard(lock);
       failed = true;
-      snprintf(error, error_capacity, "out of memory for the stacks of %u threads", block->threads);
+      snprintf(error, error_capacity, "out of memory for the stacks of %u threads", blocks[rank]->threads);
       return;
     }
-    running = block.get();
+    for (Block* block : cluster) block->cluster = cluster;
     for (uint64_t i; !failed && (i = taken++) < count;) {
-      if (block->run(pick(schedule, i, count))) continue;
+      if (Block::run(cluster, pick(schedule, i, count))) continue;
       std::lock_guard<std::mutex> guard(lock);
-      if (i < failed_at) snprintf(error, error_capacity, "%s", block->error);
+      for (Block* block : cluster)
+        if (block->failed && i < failed_at) snprintf(error, error_capacity, "%s", block->error);
       failed_at = std::min(failed_at, i);
       failed = true;
     }
     running = nullptr;
-    block->close();
-    pool().give(std::move(block));
+    for (auto& block : blocks) {
+      block->close();
+      pool().give(std::move(block));
+    }
   };
   unsigned wanted = schedule.workers ? schedule.workers : std::max(1u, std::thread::hardware_concurrency());
   const uint64_t workers = std::min<uint64_t>(wanted, count);

@@ -30,6 +30,13 @@ struct Schedule {
   uint32_t count_banks;
 };
 
+// bicl::device::Launch.
+struct Extent {
+  uint32_t grid[3], block[3];
+  uint32_t shared_bytes;
+  uint32_t cluster;  // blocks along x that run at the same time
+};
+
 // A CUDA thread's built-in variables.
 struct Thread {
   uint3 thread_index, block_index;
@@ -64,8 +71,8 @@ void async_copy(void* to, const void* from, int bytes, int from_bytes, const cha
 void async_commit();
 void async_wait(int pending, const char* file, int line);
 
-int launch(const uint32_t* grid, const uint32_t* block, size_t shared_bytes, void (*body)(void*), void* argument,
-           const Schedule& schedule, char* error, size_t error_capacity);
+int launch(const Extent& extent, void (*body)(void*), void* argument, const Schedule& schedule, char* error,
+           size_t error_capacity);
 
 // Arguments as cuLaunchKernel takes them: a pointer to each parameter's value.
 template <class... A>
@@ -78,15 +85,14 @@ void call_packed(const Packed<A...>& packed, std::index_sequence<I...>) {
   packed.kernel(*static_cast<std::remove_reference_t<A>*>(packed.args[I])...);
 }
 template <class... A>
-int launch_packed(void (*kernel)(A...), const uint32_t* grid, const uint32_t* block, size_t shared_bytes, void** args,
-                  const Schedule& schedule, char* error, size_t error_capacity) {
+int launch_packed(void (*kernel)(A...), const Extent& extent, void** args, const Schedule& schedule, char* error,
+                  size_t error_capacity) {
   Packed<A...> packed{kernel, args};
   auto body = [](void* p) { call_packed(*static_cast<Packed<A...>*>(p), std::index_sequence_for<A...>{}); };
-  return launch(grid, block, shared_bytes, body, &packed, schedule, error, error_capacity);
+  return launch(extent, body, &packed, schedule, error, error_capacity);
 }
 
-using Entry = int (*)(const uint32_t* grid, const uint32_t* block, size_t shared_bytes, void** args,
-                      const Schedule* schedule, char* error, size_t error_capacity);
+using Entry = int (*)(const Extent* extent, void** args, const Schedule* schedule, char* error, size_t error_capacity);
 // An entry of the kernel table; KERNEL_EXPORT makes one, before main.
 struct Export {
   Export(const char* name, Entry entry) : name(name), entry(entry), next(first) { first = this; }

@@ -7,7 +7,7 @@ mod hopper;
 use bicl::device::Schedule;
 use bicl_emulator::{barriers_seen, check_barriers_with, schedules};
 use common::{from_bf16, to_bf16};
-use hopper::{Map, Memory, call};
+use hopper::{Map, Memory, NO_OUT, call, launch};
 
 const FILE: &str = "tools/emulator/tests/kernels/hopper.cu";
 
@@ -84,7 +84,7 @@ impl Gemm {
         ];
         let shape = [[1, m.div_ceil(self.consumers * 64) as u32, 2], [(1 + self.consumers as u32) * 128, 1, 1]];
         let shared = 3 * 8192 * (self.consumers + self.chunks) + self.consumers * self.chunks * 8192 + 6 * 8;
-        call(schedule, &self.name(), shape, shared, &mut maps, None, &[2, DEPTH.div_ceil(64) as i32])?;
+        call(schedule, &self.name(), launch(shape, shared), &mut maps, NO_OUT, &[2, DEPTH.div_ceil(64) as i32])?;
         Ok(c.to_vec())
     }
 }
@@ -149,7 +149,7 @@ impl Gather {
         let mut out = vec![0x7fff; self.taps * self.taps * self.pixels() * 64];
         let shape = [[self.pixels() as u32 / 64, 1, 1], [64, 1, 1]];
         let numbers = [p, q, self.taps, self.dilation, self.stride, self.pad].map(|number| number as i32);
-        call(schedule, "test_hopper_gather", shape, 8192 + 8, &mut maps, Some(&mut out), &numbers)?;
+        call(schedule, "test_hopper_gather", launch(shape, 8192 + 8), &mut maps, Some(&mut out), &numbers)?;
         Ok(out)
     }
 }

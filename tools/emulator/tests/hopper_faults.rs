@@ -7,7 +7,7 @@ mod hopper;
 use bicl::device::Schedule;
 use bicl_emulator::{DEFAULT, schedules};
 use common::{from_bf16, to_bf16};
-use hopper::{Map, Memory, call};
+use hopper::{Map, Memory, call, launch};
 
 const FILE: &str = "tools/emulator/tests/kernels/hopper_faults.cu";
 
@@ -26,7 +26,7 @@ fn run(kernel: &str, schedule: Schedule, planes: bool) -> Result<Vec<f32>, Strin
     let tiled = if planes { Map::tiled(&mut data, &[64, 256, 1], 64) } else { Map::tiled(&mut data, &[64, 256], 64) };
     let pixels = Map::im2col(&mut data, [64, 16, 16, 1], -1, -1, 1);
     let shape = [[1, 1, 1], [128, 1, 1]];
-    call(schedule, &format!("test_hopper_{kernel}"), shape, 36 << 10, &mut [tiled, pixels], Some(&mut out), &[])?;
+    call(schedule, &format!("test_hopper_{kernel}"), launch(shape, 36 << 10), &mut [tiled, pixels], Some(&mut out), &[])?;
     Ok(out.into_iter().map(from_bf16).collect())
 }
 

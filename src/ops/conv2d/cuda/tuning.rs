@@ -26,7 +26,7 @@ impl Way {
     fn of(Choice { algorithm, split }: Choice) -> Option<Self> {
         match algorithm {
             Algorithm::Mma(tile) => Some(Self::Warps(Tiling { tile, split })),
-            Algorithm::Wgmma(warpgroups) => Some(Self::Warpgroups(WgmmaTiling { warpgroups, split })),
+            Algorithm::Wgmma(tiling) => Some(Self::Warpgroups(tiling)),
             Algorithm::Simt(_) | Algorithm::Window(_) => None,
         }
     }

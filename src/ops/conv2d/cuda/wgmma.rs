@@ -17,7 +17,7 @@ use crate::{
             tiling::{MULTIPROCESSORS, cut},
             wgmma_tiling::{
                 PIECE, SLICE, WgmmaProduct,
-                WgmmaTile::{self, Narrow, Square, Tall, Wide},
+                WgmmaTile::{Narrow, Square, Tall, Wide},
                 WgmmaTiling,
             },
         },
@@ -33,6 +33,7 @@ pub(crate) struct Work {
     items: i32,
     whole: i32,
     parts: i32,
+    strips: i32,
     /// Tiles of a layer.
     rows: i32,
     columns: i32,
@@ -73,53 +74,61 @@ kernels! { "conv2d_sm90";
 const THREADS: u32 = 384;
 
 impl Work {
-    /// `layers` layers of `tile`s over `rows` x `columns`, each of `slices` slices, in rounds of `round` tiles. Where the last one is
-    /// not full, its tiles are cut into `parts`.
+    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in rounds of `round` tiles. Those of the last
+    /// one, if it is not full, are cut as the tiling says. All are counted by clusters.
     fn of_tiles(
-        tile: WgmmaTile,
+        tiling: WgmmaTiling,
         layers: usize,
         [rows, columns]: [usize; 2],
         slices: usize,
-        parts: usize,
-        round: usize,
+        blocks: usize,
     ) -> Self {
-        let (down, across) = tile.grid(rows, columns);
-        let tiles = layers * down * across;
-        let rest = if parts > 1 { tiles % round } else { 0 };
-        let items = tiles - rest + rest * parts;
-        let [items, whole, parts, rows, columns, slices, layers] =
-            [items, tiles - rest, parts, down, across, slices, layers].map(|count| count as i32);
-        Self { items, whole, parts, rows, columns, slices, last_slices: slices, layers }
+        let (down, across) = tiling.grid(rows, columns);
+        let (tiles, round) = (layers * down * across, (blocks / tiling.cluster).max(1));
+        let rest = if tiling.is_cut() { tiles % round } else { 0 };
+        let (parts, strips) = (tiling.split, tiling.strips());
+        let items = tiles - rest + rest * strips * parts;
+        let [items, whole, parts, strips, rows, columns, slices, layers] =
+            [items, tiles - rest, parts, strips, down, across, slices, layers].map(|count| count as i32);
+        Self { items, whole, parts, strips, rows, columns, slices, last_slices: slices, layers }
     }
 
-    /// Tiles that are cut.
-    fn rest(&self) -> usize {
-        (self.items - self.whole) as usize / self.parts as usize
+    /// Layers of whole tiles over `rows` x `columns`, each of `slices` slices, those of the last layer of `last_slices`.
+    fn of_layers(
+        tiling: WgmmaTiling,
+        layers: usize,
+        extents: [usize; 2],
+        [slices, last_slices]: [usize; 2],
+    ) -> Self {
+        let whole = WgmmaTiling { split: 1, strips: false, ..tiling };
+        Self { last_slices: last_slices as i32, ..Self::of_tiles(whole, layers, extents, slices, 1) }
     }
 
     /// One block for each multiprocessor, or for each item if those are fewer.
-    fn launch(&self, tile: WgmmaTile, all: usize) -> Launch {
-        let blocks = (self.items as u32).clamp(1, all as u32);
-        Launch { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: tile.shared_bytes() }
+    fn launch(&self, tiling: WgmmaTiling, blocks: usize) -> Launch {
+        let cluster = tiling.cluster as u32;
+        let clusters = (self.items as u32).min(blocks as u32 / cluster).max(1);
+        let shared_bytes = tiling.warpgroups.shared_bytes();
+        Launch { grid: [clusters * cluster, 1, 1], block: [THREADS, 1, 1], shared_bytes, cluster }
     }
 
     /// Tells a plan what the grid does not show.
     fn describe(&self, device: &Device, direction: Direction, params: &ConvParams, tiling: WgmmaTiling) {
         if let Some(plan) = device.as_plan() {
             let cycles = WgmmaProduct::new(direction, params).launch_cycles(tiling);
-            plan.describe(PlannedWork { items: self.items as usize, cycles });
+            plan.describe(PlannedWork { items: self.items as usize * tiling.cluster, cycles });
         }
     }
 
     /// Room where the parts of the cut tiles meet: their sums, and how many have come.
-    fn meeting(&self, tile: WgmmaTile, device: &Device) -> Result<[Option<Tensor>; 2]> {
-        let (rest, parts) = (self.rest(), self.parts as usize);
-        if rest == 0 {
+    fn meeting(&self, tiling: WgmmaTiling, device: &Device) -> Result<[Option<Tensor>; 2]> {
+        let (pieces, parts) = ((self.items - self.whole) as usize * tiling.cluster, self.parts as usize);
+        if pieces == 0 || parts == 1 {
             return Ok([None, None]);
         }
-        let partial = Tensor::empty(&[rest, parts, tile.part_elements()], DType::F32, device)?;
-        let warpgroups = if tile.is_own() { 1 } else { 2 };
-        Ok([Some(partial), Some(Tensor::zeros(&[rest, warpgroups], DType::U32, device)?)])
+        let partial = Tensor::empty(&[pieces, tiling.part_elements()], DType::F32, device)?;
+        let warpgroups = if tiling.warpgroups.is_own() { 1 } else { 2 };
+        Ok([Some(partial), Some(Tensor::zeros(&[pieces / parts, warpgroups], DType::U32, device)?)])
     }
 }
 
@@ -169,9 +178,9 @@ fn pixels_map(p: &ConvParams, backward: bool, pixels: usize) -> MapSpec {
     MapSpec { access, ..map(&[c, w, h, p.n], &[]) }
 }
 
-/// Of the filter, 64 channels and `filters` filters at a time.
-fn filter_map(p: &ConvParams, filters: usize) -> MapSpec {
-    map(&[p.c, p.r * p.s, p.k], &[64, 1, filters])
+/// Of the filter, 64 channels and 64 filters at a time.
+fn filter_map(p: &ConvParams) -> MapSpec {
+    map(&[p.c, p.r * p.s, p.k], &[64, 1, 64])
 }
 
 /// Of what is written, by groups of pixels.
@@ -188,7 +197,7 @@ pub(super) fn forward<T: Element>(
     groups: Option<usize>,
     norm: &NormAfter<'_>,
 ) -> Result<Output> {
-    let WgmmaTiling { warpgroups: tile, split } = tiling;
+    let tile = tiling.warpgroups;
     let (device, p, k) = (x.device(), *params, params.k as usize);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     // Tiles end with each group.
@@ -198,11 +207,11 @@ pub(super) fn forward<T: Element>(
     let m = moments.as_mut().map(|moments| &mut moments.partial);
     let (all, slices) =
         (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
-    let work = Work::of_tiles(tile, layers, [group, k], slices, split, round(device)?);
-    let [mut parts, mut arrived] = work.meeting(tile, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
-    let (rows, columns) = tile.extent();
-    let (xs, ws, ys) = (pixels_map(&p, false, rows), filter_map(&p, columns), result_map(p.k, group, layers));
+    let work = Work::of_tiles(tiling, layers, [group, k], slices, round(device)?);
+    let [mut parts, mut arrived] = work.meeting(tiling, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tiling, all));
+    let (xs, ws) = (pixels_map(&p, false, tile.extent().0), filter_map(&p));
+    let ys = result_map(p.k, group, layers);
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
     let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
     let (g, plain) = (group as i32, i32::from(is_plain(&p)));
@@ -241,7 +250,7 @@ pub(super) fn data_gradient<T: Element>(
     more: Option<&Tensor>,
     offer: Option<&Offer>,
 ) -> Result<Tensor> {
-    let WgmmaTiling { warpgroups: tile, split } = tiling;
+    let tile = tiling.warpgroups;
     let (device, p, [n, h, width, c]) = (dy.device(), *params, params.input());
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let norm = NormBefore::taken(offer, &dx);
@@ -250,10 +259,10 @@ pub(super) fn data_gradient<T: Element>(
     let mut norm = norm.with_room(group.div_ceil(PIECE))?;
     let (all, slices) =
         (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
-    let work = Work::of_tiles(tile, layers, [group, c], slices, split, round(device)?);
-    let [mut parts, mut arrived] = work.meeting(tile, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tile, all));
-    let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p, SLICE));
+    let work = Work::of_tiles(tiling, layers, [group, c], slices, round(device)?);
+    let [mut parts, mut arrived] = work.meeting(tiling, device)?;
+    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tiling, all));
+    let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p));
     let dxs = result_map(p.c, group, layers);
     let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
     let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
@@ -292,15 +301,14 @@ pub(super) fn weight_gradient<T: Element>(
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
-    let WgmmaTiling { warpgroups: tile, split } = tiling;
+    let tile = tiling.warpgroups;
     let (device, p, shape) = (dy.device(), *params, params.filter());
     let pixels = super::pixels(params);
-    let (layers, range) = cut(pixels, split, SLICE);
+    let (layers, range) = cut(pixels, tiling.split, SLICE);
     let columns = shape[1] * shape[2] * shape[3].next_multiple_of(64);
-    let all = device.multiprocessors()?;
-    let work = Work::of_tiles(tile, layers, [shape[0], columns], range / SLICE, 1, all);
-    let work = Work { last_slices: (pixels - (layers - 1) * range).div_ceil(SLICE) as i32, ..work };
-    let launch = work.launch(tile, all);
+    let slices = [range, pixels - (layers - 1) * range].map(|pixels| pixels.div_ceil(SLICE));
+    let work = Work::of_layers(tiling, layers, [shape[0], columns], slices);
+    let launch = work.launch(tiling, device.multiprocessors()?);
     let mut sums = partial(layers, &shape, dy)?;
     let (to, r, plain) = (&mut sums, range as i32, i32::from(is_plain(&p)));
     let (dys, xs) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE));

@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use bicl::device::Schedule;
+use bicl::device::{Launch, Schedule};
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -76,21 +76,28 @@ impl Memory {
     }
 }
 
+/// No buffer besides the maps.
+pub const NO_OUT: Option<&mut [u16]> = None;
+
 /// Launches a kernel of tensor maps, then a buffer if there is one, then numbers.
-pub fn call(
+pub fn call<T>(
     schedule: Schedule,
     kernel: &str,
-    [grid, block]: [[u32; 3]; 2],
-    shared_bytes: usize,
+    launch: Launch,
     maps: &mut [Map],
-    out: Option<&mut [u16]>,
+    out: Option<&mut [T]>,
     numbers: &[i32],
 ) -> Result<(), String> {
     let mut numbers = numbers.to_vec();
     let mut out = out.map(|out| out.as_mut_ptr());
     let mut args: Vec<*mut c_void> = maps.iter_mut().map(|map| (map as *mut Map).cast()).collect();
-    args.extend(out.as_mut().map(|out| (out as *mut *mut u16).cast::<c_void>()));
+    args.extend(out.as_mut().map(|out| (out as *mut *mut T).cast::<c_void>()));
     args.extend(numbers.iter_mut().map(|number| (number as *mut i32).cast::<c_void>()));
     // SAFETY: the tests pass what the fixture kernels declare, with buffers large enough for the launch.
-    unsafe { bicl_emulator::launch(kernel, grid, block, shared_bytes, &mut args, schedule) }
+    unsafe { bicl_emulator::launch(kernel, launch, &mut args, schedule) }
+}
+
+/// Blocks that are no clusters.
+pub fn launch([grid, block]: [[u32; 3]; 2], shared_bytes: usize) -> Launch {
+    Launch { grid, block, shared_bytes: shared_bytes as u32, cluster: 1 }
 }

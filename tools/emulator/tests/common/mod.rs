@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use bicl::device::Schedule;
+use bicl::device::{Launch, Schedule};
 
 /// Launches a kernel with buffers and scalars: `call!(schedule, "name", grid, block, shared, &mut buffer, ..)`.
 /// A `&mut Vec` or slice passes its address, anything else its value.
@@ -40,8 +40,9 @@ pub fn call(
 ) -> Result<(), String> {
     let mut words: Vec<Word> = args.iter_mut().map(|arg| Word(arg.word())).collect();
     let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| word.0.as_mut_ptr().cast()).collect();
+    let launch = Launch { grid, block, shared_bytes: shared_bytes as u32, cluster: 1 };
     // SAFETY: the tests pass what the fixture kernels declare, with buffers large enough for the launch.
-    unsafe { bicl_emulator::launch(kernel, grid, block, shared_bytes, &mut pointers, schedule) }
+    unsafe { bicl_emulator::launch(kernel, launch, &mut pointers, schedule) }
 }
 
 /// Reproducible numbers in [-1, 1), multiples of 1/128: exact in bf16, and their products and short sums in f32.
