@@ -99,24 +99,26 @@ struct Meeting {
   unsigned* arrived;
 };
 
-// Leaves the sums of a part, and returns whether they are now those of the whole tile: for the last warpgroup that comes. `turn`
-// counts the calls.
+// Leaves the sums of a part, and returns whether they are now those of the whole tile, of its first `rows` rows: for the last
+// warpgroup that comes. `turn` counts the calls.
 template <class Tile>
 __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int turn,
-                                           typename Tile::Sums& sums) {
+                                           int rows, typename Tile::Sums& sums) {
   constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
   int place = tile.rest * GROUPS + (Tile::OWN ? 0 : consumer());
   // Neighbouring threads' fours lie beside each other. A thread reads what the same thread left of other parts.
   auto fours = [&](int part) {
     return reinterpret_cast<float4*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
   };
+  // All a warp's rows at once: below the last one, few tiles have any.
   auto each = [&](auto visit) {
 #pragma unroll
     for (int block = 0; block < Tile::BLOCKS; block++)
+      if (block * 64 + ResultTile::row() < rows)
 #pragma unroll
-      for (int chunk = 0; chunk < Tile::CHUNKS; chunk++)
+        for (int chunk = 0; chunk < Tile::CHUNKS; chunk++)
 #pragma unroll
-        for (int j = 0; j < 8; j++) visit(((block * Tile::CHUNKS + chunk) * 8 + j) * WARPGROUP, sums[block][chunk][0][j]);
+          for (int j = 0; j < 8; j++) visit(((block * Tile::CHUNKS + chunk) * 8 + j) * WARPGROUP, sums[block][chunk][0][j]);
   };
   float4* mine = fours(tile.part);
   each([&](int at, float (&four)[4]) { mine[at] = make_float4(four[0], four[1], four[2], four[3]); });
@@ -166,7 +168,7 @@ __device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting
   int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
   // No row of this warpgroup's.
   if (first >= group) return;
-  if (tile.rest >= 0 && parts > 1 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, sums)) return;
+  if (tile.rest >= 0 && parts > 1 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, group - first, sums)) return;
 #pragma unroll
   for (int block = 0; block < Tile::BLOCKS; block++)
 #pragma unroll

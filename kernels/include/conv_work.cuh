@@ -5,6 +5,8 @@
 // memory; who comes last adds all up, in order, and has the tile or strip. So the bits depend neither on who that is nor on the
 // number of blocks.
 //
+// Cut tiles come first: where each warpgroup has tiles of its own, one adds up parts while the other one multiplies.
+//
 // The blocks of a cluster take tiles that lie below each other, at the same time: what is said of tiles holds of such stacks.
 #pragma once
 #include "hopper.cuh"
@@ -25,7 +27,8 @@ struct WorkItem {
   int part, rest;          // which part of it, and which of the cut tiles or strips it is; -1: whole
 };
 
-// Items are numbered: whole tiles first, columns fastest, then rows and layers, then the parts of the others.
+// Tiles are numbered columns fastest, then rows and layers, and the first `whole` ones are whole. Items: first the parts of the
+// others, then those.
 struct Work {
   int items, whole, parts, strips;
   int rows, columns;        // tiles of a layer
@@ -33,10 +36,10 @@ struct Work {
   int layers;
 
   __device__ __forceinline__ WorkItem item(int item, const Cluster& cluster) const {
-    int part = 0, tile = item, cut = 1, strip = -1, rest = -1;
-    if (item >= whole) {
-      int place = (item - whole) / parts;
-      part = (item - whole) - place * parts, cut = parts;
+    int part = 0, tile = item - (items - whole), cut = 1, strip = -1, rest = -1;
+    if (tile < 0) {
+      int place = item / parts;
+      part = item - place * parts, cut = parts;
       tile = whole + place / strips;
       if (strips > 1) strip = place % strips;
       rest = place * cluster.size + cluster.rank;

@@ -104,15 +104,7 @@ impl Emulated {
         let entry = (self.lookup)(kernel).ok_or(Error::MissingKernel { kernel, image })?;
         let mut text = [0u8; 1024];
         // SAFETY: the arguments are the caller's promise; `text` outlives the call and its size is passed along.
-        let code = unsafe {
-            entry(
-                &launch,
-                args.as_mut_ptr(),
-                &self.schedule,
-                text.as_mut_ptr().cast(),
-                text.len(),
-            )
-        };
+        let code = unsafe { entry(&launch, args.as_mut_ptr(), &self.schedule, text.as_mut_ptr().cast(), text.len()) };
         if code == 0 {
             return Ok(());
         }

@@ -112,7 +112,12 @@ impl Plan {
 
     /// One block for 32 channels of each of `layers` groups.
     fn finish(&self, layers: usize) -> Launch {
-        Launch { grid: [self.channels.div_ceil(32) as u32, 1, layers as u32], block: [32, 8, 1], shared_bytes: 0, cluster: 1 }
+        Launch {
+            grid: [self.channels.div_ceil(32) as u32, 1, layers as u32],
+            block: [32, 8, 1],
+            shared_bytes: 0,
+            cluster: 1,
+        }
     }
 
     fn elementwise(&self) -> Result<(Launch, Params)> {

@@ -98,7 +98,6 @@ impl WgmmaTile {
     pub fn shared_bytes(self) -> u32 {
         (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024 + 16) as u32
     }
-
 }
 
 impl WgmmaTiling {
@@ -146,12 +145,14 @@ impl WgmmaTiling {
         if self.warpgroups.is_own() { all / 4 } else { all / 2 }
     }
 
-    /// Cycles for what a cut tile's last part has to do besides its products. Its sums are written, all parts' read, and the
-    /// results stored.
-    fn join_cycles(self) -> usize {
-        let elements = self.part_elements();
-        let joined = if self.split > 1 { (self.split + 1) * elements * 4 / FETCHED + LAUNCH / 4 } else { 0 };
-        joined + elements / (64 * 64) * STORE / 2
+    /// Cycles for what follows a cut tile's last part: the sums of its `rows` are written, all parts' read, and the results
+    /// stored. Where other work hides it, only the bytes count.
+    fn join_cycles(self, rows: usize, hidden: bool) -> usize {
+        let (height, _) = self.warpgroups.extent();
+        let (elements, joins) = (self.part_elements() * rows.next_multiple_of(16) / height, self.split > 1);
+        let bytes = if joins { (self.split + 1) * elements * 4 / FETCHED } else { 0 };
+        let waits = if joins { LAUNCH / 4 } else { 0 } + elements.div_ceil(64 * 64) * STORE / 2;
+        if hidden { bytes } else { bytes + waits }
     }
 }
 
@@ -197,14 +198,20 @@ impl WgmmaProduct {
             let (layers, range) = cut(self.pixels, tiling.split, SLICE);
             return FILL + (tiles * layers).div_ceil(round) * main(range.div_ceil(SLICE));
         }
-        let last = match tiles % round {
-            0 => 0,
-            _ if tiling.is_cut() => {
-                self.slices.div_ceil(tiling.split) * tiling.part_slice_cycles() + tiling.join_cycles()
-            }
-            _ => main(self.slices),
+        let (rounds, rest) = (tiles / round, tiles % round);
+        let rest = if rest == 0 {
+            0
+        } else if tiling.is_cut() {
+            let ((down, across), (height, _)) = (tiling.grid(self.rows, self.columns), tiling.warpgroups.extent());
+            // Of a block. The tiles below all others may have few rows.
+            let rows = if rest <= across { self.rows - (down - 1) * height * tiling.cluster } else { height };
+            let products = self.slices.div_ceil(tiling.split) * tiling.part_slice_cycles();
+            // With tiles of its own, the other warpgroup multiplies its first one meanwhile.
+            products + tiling.join_cycles(rows.min(height), tiling.warpgroups.is_own() && rounds > 0)
+        } else {
+            main(self.slices)
         };
-        FILL + tiles / round * main(self.slices) + last
+        FILL + rounds * main(self.slices) + rest
     }
 
     /// Cycles of the launch, and of adding up the ranges of a weight gradient.
@@ -256,7 +263,8 @@ impl WgmmaProduct {
                     let items = rest * cut.strips() * cut.split;
                     (1..=round).contains(&items) && self.slices >= cut.split * DEEP
                 };
-                let cuts = cut.into_iter().filter(|cut| cut.is_cut() && cut.strips() > usize::from(strips) && fits(cut));
+                let cuts =
+                    cut.into_iter().filter(|cut| cut.is_cut() && cut.strips() > usize::from(strips) && fits(cut));
                 tilings.extend(cuts.min_by_key(|&cut| self.cycles(cut)));
             }
         }
@@ -299,7 +307,7 @@ mod tests {
         let whole = WgmmaTiling { warpgroups: WgmmaTile::Wide, cluster: 1, split: 1, strips: false };
         assert_eq!(product.tiles(whole), 265);
         let best = product.built_in();
-        assert!(best.split > 1 && best.strips && 10 * product.cycles(best) < 8 * product.cycles(whole), "{best:?}");
+        assert!(best.is_cut() && 10 * product.cycles(best) < 8 * product.cycles(whole), "{best:?}");
     }
 
     #[test]

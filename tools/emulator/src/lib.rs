@@ -177,12 +177,7 @@ pub fn check_barriers_with(file: &str, run: impl Fn(Schedule) -> Result<Vec<u8>,
 /// # Safety
 /// `args` point to values of the kernel's parameter types, in order, and the kernel stays inside the buffers behind
 /// its pointers.
-pub unsafe fn launch(
-    kernel: &str,
-    launch: Launch,
-    args: &mut [*mut c_void],
-    schedule: Schedule,
-) -> Result<(), String> {
+pub unsafe fn launch(kernel: &str, launch: Launch, args: &mut [*mut c_void], schedule: Schedule) -> Result<(), String> {
     let entry = find(kernel).ok_or_else(|| format!("no emulated kernel {kernel}"))?;
     let mut error = [0u8; 1024];
     let (text, capacity) = (error.as_mut_ptr().cast(), error.len());

@@ -26,7 +26,14 @@ fn run(kernel: &str, schedule: Schedule, planes: bool) -> Result<Vec<f32>, Strin
     let tiled = if planes { Map::tiled(&mut data, &[64, 256, 1], 64) } else { Map::tiled(&mut data, &[64, 256], 64) };
     let pixels = Map::im2col(&mut data, [64, 16, 16, 1], -1, -1, 1);
     let shape = [[1, 1, 1], [128, 1, 1]];
-    call(schedule, &format!("test_hopper_{kernel}"), launch(shape, 36 << 10), &mut [tiled, pixels], Some(&mut out), &[])?;
+    call(
+        schedule,
+        &format!("test_hopper_{kernel}"),
+        launch(shape, 36 << 10),
+        &mut [tiled, pixels],
+        Some(&mut out),
+        &[],
+    )?;
     Ok(out.into_iter().map(from_bf16).collect())
 }
 

@@ -76,13 +76,7 @@ const THREADS: u32 = 384;
 impl Work {
     /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in rounds of `round` tiles. Those of the last
     /// one, if it is not full, are cut as the tiling says. All are counted by clusters.
-    fn of_tiles(
-        tiling: WgmmaTiling,
-        layers: usize,
-        [rows, columns]: [usize; 2],
-        slices: usize,
-        blocks: usize,
-    ) -> Self {
+    fn of_tiles(tiling: WgmmaTiling, layers: usize, [rows, columns]: [usize; 2], slices: usize, blocks: usize) -> Self {
         let (down, across) = tiling.grid(rows, columns);
         let (tiles, round) = (layers * down * across, (blocks / tiling.cluster).max(1));
         let rest = if tiling.is_cut() { tiles % round } else { 0 };
@@ -94,12 +88,7 @@ impl Work {
     }
 
     /// Layers of whole tiles over `rows` x `columns`, each of `slices` slices, those of the last layer of `last_slices`.
-    fn of_layers(
-        tiling: WgmmaTiling,
-        layers: usize,
-        extents: [usize; 2],
-        [slices, last_slices]: [usize; 2],
-    ) -> Self {
+    fn of_layers(tiling: WgmmaTiling, layers: usize, extents: [usize; 2], [slices, last_slices]: [usize; 2]) -> Self {
         let whole = WgmmaTiling { split: 1, strips: false, ..tiling };
         Self { last_slices: last_slices as i32, ..Self::of_tiles(whole, layers, extents, slices, 1) }
     }
