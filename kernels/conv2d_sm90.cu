@@ -8,10 +8,11 @@
 //                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after
 //   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
 //                    [2][c] may be null, and then all of the batch norm is
-//   weight gradient: layers are ranges of `range` pixels, which 64 divides; rows are filters, columns blocks of 64 channels of
-//                    a tap, four to a tile of 256: to partial[layer][k, r s c], which conv2d_reduce adds up in order
-// Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written, in
-// [layers, group, channels] by 64 pixels x 64 channels.
+//   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
+// Of cut tiles, `partial` [segments + units][cluster][tile or strip] takes the parts' sums, and `arrived` [units][cluster][2],
+// which is zero before and after, who has come.
+// Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written: in
+// [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
 #include "conv_wgmma_results.cuh"
 #include "conv_wgmma_sources.cuh"
 
@@ -39,7 +40,7 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     buffers.store(y_map, results, at.column, at.row, at.layer);
   };
   run_tiles<Tile, 0, 0>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part)>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.k, store);
+    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.k, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -67,40 +68,29 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     buffers.store(dx_map, results, at.column, at.row, at.layer);
   };
   run_tiles<Tile, 0, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part)>(buffers.scratch(), meeting, tile, work.parts, joins, sums, group, p.c, store);
+    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.c, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
 
 template <class Tile>
-__device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const CUtensorMap* x_map, float* partial,
-                                                const ConvParams& p, const Work& work, int range, int plain) {
+__device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const CUtensorMap* x_map, const CUtensorMap* dw_map,
+                                                const Meeting& meeting, const ConvParams& p, const Work& work, int plain) {
   HOPPER_SMEM(char, shared);
-  PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p, range};
-  int depth = p.taps() * p.c, lane = threadIdx.x % 32;
-  auto store = [&](Tile, const WorkItem& tile, typename Tile::Sums& sums) {
-    int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS) + ResultTile::row() + lane / 4;
-    float* layer = partial + size_t(tile.layer) * p.k * depth;
-#pragma unroll
-    for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
-      TapBlock at = tap_block(p, tile.column * Tile::CHUNKS + chunk);
-      if (at.row >= p.r) break;
-      float* columns = layer + (at.row * p.s + at.column) * p.c + at.channel;
-      // Four lanes fill 32 bytes, which is what memory takes at once.
-#pragma unroll
-      for (int block = 0; block < Tile::BLOCKS; block++)
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            int k = first + block * 64 + half * 8, channel = j * 8 + lane % 4 * 2;
-            float* four = sums[block][chunk][0][j];
-            if (k < p.k && at.channel + channel < p.c)
-              store_pack(columns + k * depth + channel, Pack<float, 2>{four[half * 2], four[half * 2 + 1]});
-          }
-    }
+  PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p};
+  auto buffers = ResultBuffers::of<Tile>(shared);
+  int turn = 0, joins = 0;
+  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
+    char* results = buffers.next(true, turn++);
+    stage_results<bf16, ResultTile>(results, sums);
+    TapBlock block = tap_block(p, at.column / 64);
+    buffers.store(dw_map, results, block.channel, block.row * p.s + block.column, at.row);
   };
-  run_tiles<Tile, 1, 1>(shared, work, source, store);
+  int columns = p.taps() * ((p.c + 63) / 64) * 64;
+  run_tiles<Tile, 1, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
+    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, p.k, columns, store);
+  });
+  if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
 
 // clang-format off
@@ -126,9 +116,9 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
-      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, float* __restrict__ partial,          \
-      ConvParams p, Work work, int range, int plain) {                                                             \
-    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, partial, p, work, range, plain);                              \
+      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,   \
+      float* partial, unsigned* arrived, ConvParams p, Work work, int plain) {                                     \
+    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, &dw, {partial, arrived}, p, work, plain);                     \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
 CONV(wide, 128, 256, false, 4)

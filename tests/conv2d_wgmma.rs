@@ -24,9 +24,9 @@ const KINDS: [Case; 11] = [
     ([2, 9, 10, 64], [136, 1], [2, 0, 1]), // stride 2 without a neighbour
     ([1, 5, 4, 64], [64, 3], [1, 24, 24]), // dilation beyond the image
     ([1, 1, 1, 64], [64, 1], [1, 0, 1]),   // one pixel
-    ([1, 28, 27, 136], [128, 1], [1, 0, 1]), // more tiles than multiprocessors
-    ([3, 8, 9, 80], [96, 2], [1, 0, 3]),   // an even window, no padding
-    ([1, 6, 7, 64], [128, 1], [1, 2, 1]),  // 1 x 1 with padding
+    ([1, 26, 31, 136], [128, 1], [1, 0, 1]), // more tiles than multiprocessors; 13 slices of pixels, which no cut divides
+    ([3, 8, 9, 80], [96, 2], [1, 0, 3]),     // an even window, no padding
+    ([1, 6, 7, 64], [128, 1], [1, 2, 1]),    // 1 x 1 with padding
 ];
 
 /// As many ways as any of them has that go by warpgroups.
@@ -106,24 +106,18 @@ fn every_way_is_exact_on_small_integers() {
 fn every_kernel_is_among_the_ways() {
     let plan = plan();
     let cases = KINDS.map(|case| (case, draw(case, |shape| Tensor::zeros(shape, DType::Bf16, &plan).unwrap())));
-    let fills = || plan.as_plan().unwrap().counts().fills.launches;
     plan.as_plan().unwrap().start();
-    let (mut whole, mut cut) = (0, 0);
     for way in 0..=WAYS {
         plan.force_way(way);
         for (case, inputs) in &cases {
-            let before = fills();
             run(*case, inputs, &plan).unwrap();
-            // Where tiles are cut, and there alone, their meeting place is cleared before.
-            *(if fills() > before { &mut cut } else { &mut whole }) += 1;
         }
     }
-    assert!(whole > 0 && cut > 0, "{whole} with whole tiles alone, {cut} with cut ones");
     let counts = plan.as_plan().unwrap().counts();
     let wide = counts.launches.iter().filter(|launch| launch.kernel == "conv2d_wgmma_forward_wide_bf16");
     let works: BTreeSet<(u32, usize)> =
         wide.filter_map(|launch| Some((launch.launch.cluster, launch.work?.items))).collect();
-    // Two tiles, by single blocks or a pair: whole, in three parts each, and in four strips of three parts.
+    // Two tiles, by single blocks or a pair: whole, cut along their depth, and in four strips each, cut so.
     for cluster in [1, 2] {
         assert!([2, 6, 24].iter().all(|&items| works.contains(&(cluster, items))), "{works:?}");
     }

@@ -85,6 +85,7 @@ __device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const Work& 
   int at = 0;
   for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
     WorkItem tile = work.item(item, cluster);
+    if (tile.from >= tile.to) continue;
     source.begin(tile);
     int bytes = tile.strip < 0 ? Tile::A_BYTES + Tile::B_BYTES : Tile::A_BYTES + Tile::Strip::B_BYTES;
     for (int slice = tile.from; slice < tile.to; slice++, at++) {
@@ -137,8 +138,9 @@ template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
 __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
   const Cluster& cluster = ring.cluster;
   int at = 0, tiles = 0;
-  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size, tiles++) {
+  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
     WorkItem tile = work.item(item, cluster);
+    if (tile.from >= tile.to) continue;
     if (!Tile::OWN || tiles % CONSUMERS == consumer()) {
       // The other warpgroup has all slices before; the first one need not wait for it at first.
       if (Tile::OWN) mbarrier_wait(ring.turn + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
@@ -154,7 +156,7 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Wor
       }
       if (!STRIPS || tile.strip < 0) multiply(Tile{});
     }
-    at += tile.to - tile.from;
+    at += tile.to - tile.from, tiles++;
   }
 }
 

@@ -93,7 +93,8 @@ __device__ __forceinline__ void store_piece_moments(const char* results, char* s
   }
 }
 
-// Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs.
+// Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs, which is zero
+// again after a launch.
 struct Meeting {
   float* partial;
   unsigned* arrived;
@@ -102,13 +103,18 @@ struct Meeting {
 // Leaves the sums of a part, and returns whether they are now those of the whole tile, of its first `rows` rows: for the last
 // warpgroup that comes. `turn` counts the calls.
 template <class Tile>
-__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int turn,
-                                           int rows, typename Tile::Sums& sums) {
+__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
+                                           int turn, int rows, typename Tile::Sums& sums) {
   constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
-  int place = tile.rest * GROUPS + (Tile::OWN ? 0 : consumer());
-  // Neighbouring threads' fours lie beside each other. A thread reads what the same thread left of other parts.
+  Cluster cluster = Cluster::own();
+  int group = Tile::OWN ? 0 : consumer();
+  unsigned* arrived = meeting.arrived + (tile.unit * cluster.size + cluster.rank) * GROUPS + group;
+  // Segments and units are numbered along the same slices, so no two parts have the same sum of both. Neighbouring threads' fours
+  // lie beside each other. A thread reads what the same thread left of other parts.
+  int first = tile.unit * work.slices / work.length + tile.unit;
   auto fours = [&](int part) {
-    return reinterpret_cast<float4*>(meeting.partial) + (size_t(place) * parts + part) * FOURS * WARPGROUP + ResultTile::thread();
+    size_t place = (size_t(first + part) * cluster.size + cluster.rank) * GROUPS + group;
+    return reinterpret_cast<float4*>(meeting.partial) + place * FOURS * WARPGROUP + ResultTile::thread();
   };
   // All a warp's rows at once: below the last one, few tiles have any.
   auto each = [&](auto visit) {
@@ -124,7 +130,8 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   each([&](int at, float (&four)[4]) { mine[at] = make_float4(four[0], four[1], four[2], four[3]); });
   __threadfence();
   // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
-  bool last = atomicAdd(meeting.arrived + place, 1u) == unsigned(parts) * WARPGROUP - 1;
+  bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
+  if (last) *arrived = 0;
   unsigned* votes = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - VOTES_BYTES) + turn % 2 * 4;
   unsigned any = __any_sync(~0u, last);
   store_shared(votes + ResultTile::thread() / 32, any);
@@ -137,7 +144,7 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   each([&](int, float (&four)[4]) { four[0] = four[1] = four[2] = four[3] = 0; });
   // The sums of a whole tile have the registers; of a strip, two parts can travel at once.
 #pragma unroll (FOURS > 8 ? 1 : 2)
-  for (int part = 0; part < parts; part++) {
+  for (int part = 0; part < tile.parts; part++) {
     const float4* from = fours(part);
     each([&](int at, float (&four)[4]) {
       // Where all multiprocessors see it.
@@ -163,12 +170,12 @@ struct ResultPlace {
 // Calls store(place, sums) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
 // columns; of a cut tile once, when all its parts are there. `joins` counts those.
 template <class Tile, class Store>
-__device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting, const WorkItem& tile, int parts, int& joins,
-                                           typename Tile::Sums& sums, int group, int count, Store store) {
+__device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
+                                           int& joins, typename Tile::Sums& sums, int group, int count, Store store) {
   int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
   // No row of this warpgroup's.
   if (first >= group) return;
-  if (tile.rest >= 0 && parts > 1 && !join_parts<Tile>(scratch, meeting, tile, parts, joins++, group - first, sums)) return;
+  if (tile.parts > 1 && !join_parts<Tile>(scratch, meeting, work, tile, joins++, group - first, sums)) return;
 #pragma unroll
   for (int block = 0; block < Tile::BLOCKS; block++)
 #pragma unroll

@@ -115,23 +115,24 @@ __device__ __forceinline__ TapBlock tap_block(const ConvParams& p, int block) {
 // Slices of 64 pixels: the weight gradient, both factors with the depth across their lines.
 template <class Tile>
 struct PixelSource {
-  static constexpr bool STRIPS = false;
+  static constexpr bool STRIPS = Tile::CHUNKS > 1;
   Window window;
   const CUtensorMap* gradient;
   const ConvParams& p;
-  int range;
   Cluster cluster;
   int pixel, start_m;
+  bool strip;
   TapBlock blocks[Tile::CHUNKS];
 
   __device__ __forceinline__ void begin(const WorkItem& tile) {
-    pixel = tile.layer * range + tile.from * WGMMA_SLICE;
+    pixel = tile.from * WGMMA_SLICE;
     start_m = tile.row * Tile::BM;
+    strip = STRIPS && tile.strip >= 0;
     int last = p.r * p.s * ((p.c + 63) / 64) - 1;
     // Blocks beyond the last one are read like it, and not stored.
 #pragma unroll
     for (int block = 0; block < Tile::CHUNKS; block++)
-      blocks[block] = tap_block(p, min(tile.column * Tile::CHUNKS + block, last));
+      blocks[block] = tap_block(p, min(tile.column * Tile::CHUNKS + (strip ? tile.strip : block), last));
   }
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
 #pragma unroll
@@ -142,7 +143,8 @@ struct PixelSource {
     for (int block = 0; block < Tile::CHUNKS; block++) {
       char* at = to + Tile::A_BYTES + block * BLOCK_BYTES;
       const TapBlock& from = blocks[block];
-      if (cluster.size == 1)
+      if (strip && block > 0) break;
+      if (strip || cluster.size == 1)
         window.fetch(at, bar, place, from.channel, from.row, from.column);
       else if (cluster.copies(block, Tile::CHUNKS))
         window.share(at, bar, place, from.channel, from.row, from.column, cluster.all());

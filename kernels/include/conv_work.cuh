@@ -1,9 +1,9 @@
 // What each block of a launch that stays does: which tiles of a matrix product, one after the other, and which slices of them.
 //
 // Where tiles do not come out even with the multiprocessors, those of the last, partly empty round are cut, so that all have
-// work: along their depth into `parts`, and, where there are few of them, into `strips` of 64 columns besides. A part's sums go to
-// memory; who comes last adds all up, in order, and has the tile or strip. So the bits depend neither on who that is nor on the
-// number of blocks.
+// work: where there are few of them, into `strips` of 64 columns; and the slices of all of these, one tile or strip after the
+// other, into `segments` of the same length. A part's sums go to memory; who comes last adds all up, in order, and has the tile or
+// strip. So the bits depend neither on who that is nor on the number of blocks.
 //
 // Cut tiles come first: where each warpgroup has tiles of its own, one adds up parts while the other one multiplies.
 //
@@ -21,32 +21,36 @@ struct Cluster {
 };
 
 struct WorkItem {
-  int layer, row, column;  // the tile: of which group or range, and its place there
+  int layer, row, column;  // the tile: of which group, and its place there
   int strip;               // its columns: of this strip; -1: all
-  int from, to;            // slices
-  int part, rest;          // which part of it, and which of the cut tiles or strips it is; -1: whole
+  int from, to;            // slices; there may be none
+  int part, parts;         // which part of how many
+  int unit;                // which of the cut tiles or strips
 };
 
-// Tiles are numbered columns fastest, then rows and layers, and the first `whole` ones are whole. Items: first the parts of the
-// others, then those.
+// Tiles are numbered columns fastest, then rows and layers, and the first `whole` ones are whole. Items: first each segment's part
+// of the tile or strip in which it begins, then their parts of the next one, as none is longer than a tile; then whole tiles.
 struct Work {
-  int items, whole, parts, strips;
-  int rows, columns;        // tiles of a layer
-  int slices, last_slices;  // of a tile; of one of the last layer
-  int layers;
+  int items, whole;
+  int units, strips;  // cut tiles, or strips of them; of a tile
+  int segments, length;
+  int rows, columns;  // tiles of a layer
+  int slices;         // of a tile
 
   __device__ __forceinline__ WorkItem item(int item, const Cluster& cluster) const {
-    int part = 0, tile = item - (items - whole), cut = 1, strip = -1, rest = -1;
+    int cut = items - whole, tile = item - cut, strip = -1, from = 0, to = slices, part = 0, parts = 1, unit = -1;
     if (tile < 0) {
-      int place = item / parts;
-      part = item - place * parts, cut = parts;
-      tile = whole + place / strips;
-      if (strips > 1) strip = place % strips;
-      rest = place * cluster.size + cluster.rank;
+      int next = item / segments, segment = item - next * segments, begin = segment * length;
+      unit = begin / slices + next;
+      int first = unit * slices / length, last = ((unit + 1) * slices - 1) / length;
+      from = max(begin - unit * slices, 0), to = unit < units ? min(begin + length - unit * slices, slices) : 0;
+      part = segment - first, parts = last - first + 1;
+      tile = whole + unit / strips;
+      if (strips > 1) strip = unit % strips;
     }
-    int line = tile / columns, layer = line / rows, all = layer == layers - 1 ? last_slices : slices;
+    int line = tile / columns, layer = line / rows;
     int row = (line - layer * rows) * cluster.size + cluster.rank;
-    return {layer, row, tile - line * columns, strip, all * part / cut, all * (part + 1) / cut, part, rest};
+    return {layer, row, tile - line * columns, strip, from, to, part, parts, unit};
   }
 };
 static_assert(sizeof(Work) == 36, "src/ops/conv2d/cuda/wgmma.rs declares the same");

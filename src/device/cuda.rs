@@ -17,7 +17,7 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{Fill, IMAGES, Launch, capture::Captures, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
+use super::{Fill, IMAGES, Launch, arrivals, capture::Captures, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
@@ -43,6 +43,7 @@ pub struct CudaDevice {
     /// Which of the ways to compute a product is taken; 0 is the built-in or the fastest one.
     way: AtomicUsize,
     warpgroups: Warpgroups,
+    arrivals: usize,
     maps: maps::Maps,
 }
 
@@ -87,7 +88,6 @@ impl CudaDevice {
         Ok(Arc::new(Self {
             index,
             context,
-            stream,
             table: Mutex::default(),
             pool: Pool::default(),
             pinned: Pool::default(),
@@ -96,8 +96,21 @@ impl CudaDevice {
             tuner: OnceLock::new(),
             way: AtomicUsize::new(0),
             warpgroups: Warpgroups::of_capability(capability),
+            arrivals: Self::zeros(&stream, 4 * arrivals::COUNT)?,
+            stream,
             maps: maps::Maps::default(),
         }))
+    }
+
+    /// Memory that is zero for all work of the stream from now on.
+    fn zeros(stream: &CudaStream, bytes: usize) -> Result<usize> {
+        stream.context().bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
+        // SAFETY: plain allocation, which `Drop` frees, and has this size.
+        unsafe {
+            let address = result::malloc_sync(bytes).map_err(failed("cuMemAlloc"))?;
+            sys::cuMemsetD8Async(address, 0, bytes, stream.cu_stream()).result().map_err(failed("cuMemset"))?;
+            Ok(address as usize)
+        }
     }
 
     /// The GPU's number.
@@ -152,6 +165,11 @@ impl CudaDevice {
 
     pub(super) fn warpgroups(&self) -> &Warpgroups {
         &self.warpgroups
+    }
+
+    /// The address of `arrivals::COUNT` counters.
+    pub(super) fn arrivals(&self) -> usize {
+        self.arrivals
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
@@ -356,6 +374,8 @@ impl Drop for CudaDevice {
         if self.bind().is_ok() && self.synchronize().is_ok() {
             self.free_all();
             self.free_pinned();
+            // SAFETY: allocated by `open`, and all work is done. A failure here leaves nothing to do.
+            let _ = unsafe { result::free_sync(self.arrivals as sys::CUdeviceptr) };
         }
     }
 }

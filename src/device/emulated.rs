@@ -2,11 +2,12 @@
 
 use std::{
     ffi::{CStr, c_char, c_void},
-    sync::atomic::AtomicUsize,
+    sync::{Mutex, PoisonError, atomic::AtomicUsize},
 };
 
 use super::{
     Launch,
+    arrivals::HostArrivals,
     capture::{Captures, Step},
     warpgroup::Warpgroups,
 };
@@ -60,6 +61,9 @@ pub(super) struct Emulated {
     /// Which of the ways to compute a product is taken; 0 is the built-in one.
     pub way: AtomicUsize,
     pub warpgroups: Warpgroups,
+    pub arrivals: HostArrivals,
+    /// Held by a launch: as on a stream, one follows the other.
+    pub launching: Mutex<()>,
 }
 
 impl Emulated {
@@ -103,11 +107,13 @@ impl Emulated {
     ) -> Result<()> {
         let entry = (self.lookup)(kernel).ok_or(Error::MissingKernel { kernel, image })?;
         let mut text = [0u8; 1024];
+        let _turn = self.launching.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the arguments are the caller's promise; `text` outlives the call and its size is passed along.
         let code = unsafe { entry(&launch, args.as_mut_ptr(), &self.schedule, text.as_mut_ptr().cast(), text.len()) };
         if code == 0 {
             return Ok(());
         }
+        self.arrivals.reset();
         let message = CStr::from_bytes_until_nul(&text)
             .map_or_else(|_| "the message was not terminated".to_owned(), |line| line.to_string_lossy().into_owned());
         Err(Error::Emulator { kernel, message })

@@ -4,6 +4,7 @@
 //! launches kernels by name; everything above sees typed tensors and typed launches. [`Device::capture`] records a step
 //! as a [`Graph`]; an [`Uploader`] feeds it.
 
+mod arrivals;
 mod block;
 mod buffer;
 mod capture;
@@ -120,6 +121,8 @@ impl Device {
             captures: Default::default(),
             way: Default::default(),
             warpgroups: Default::default(),
+            arrivals: Default::default(),
+            launching: Default::default(),
         })))
     }
 

@@ -55,6 +55,9 @@ pub(crate) struct MapIn<T>(PhantomData<T>);
 /// The same for a tensor that the kernel writes by copies of this map; its old content is not read, and stays where none goes.
 pub(crate) struct MapOut<T>(PhantomData<T>);
 
+/// `unsigned*`: counters of the device, zero before the launch and after it; the host says how many.
+pub(crate) struct Arrivals;
+
 fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> Result<()> {
     tensor.expect_dtype::<T>(kernel)?;
     if tensor.device != *device {
@@ -129,6 +132,14 @@ impl<T: Element> Param for OptOut<T> {
     }
     fn pack(kernel: &'static str, device: &Device, host: Option<&mut Tensor>) -> Result<usize> {
         host.map_or(Ok(0), |tensor| Out::<T>::pack(kernel, device, tensor))
+    }
+}
+
+impl Param for Arrivals {
+    type Host<'a> = usize;
+    type Packed = usize;
+    fn pack(kernel: &'static str, device: &Device, count: usize) -> Result<usize> {
+        device.arrivals(kernel, count)
     }
 }
 

@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc};
 
 pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
+pub(crate) use launch::{Arrivals, MapIn, MapOut, address_of};
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
-pub(crate) use launch::{MapIn, MapOut, address_of};
 pub use replay::Pending;
 pub use rng::Rng;
 

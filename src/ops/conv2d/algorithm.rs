@@ -73,7 +73,7 @@ impl From<Tiling> for Choice {
 
 impl From<WgmmaTiling> for Choice {
     fn from(tiling: WgmmaTiling) -> Self {
-        Self { algorithm: Algorithm::Wgmma(tiling), split: tiling.split }
+        Self { algorithm: Algorithm::Wgmma(tiling), split: 1 }
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConvParams,
     algorithm::{Direction, extents},
-    tiling::{COPIED, LAUNCH, MULTIPROCESSORS, cut},
+    tiling::{LAUNCH, MULTIPROCESSORS},
 };
 
 /// Tiles of a product by warpgroups (kernels/conv2d_sm90.cu).
@@ -22,16 +22,16 @@ pub(super) enum WgmmaTile {
     Narrow,
 }
 
-/// A tile, how many blocks work together, and into how many parts sums are cut: those of a weight gradient all, into ranges of
-/// pixels; others in the last round of tiles, where that does not fill the card.
+/// A tile, how many blocks work together, and how the tiles of the last round are cut where they do not fill the card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WgmmaTiling {
     pub warpgroups: WgmmaTile,
     /// Blocks whose tiles lie below each other, and which copy the slices of their columns for each other: 1 or 2.
     pub cluster: usize,
-    pub split: usize,
-    /// Whether the last round's tiles are cut into strips of [`STRIP`] columns, too.
+    /// Into so many segments all their slices are cut, each for one cluster; 0: the tiles stay whole.
+    pub segments: usize,
+    /// Whether the tiles are first cut into strips of [`STRIP`] columns.
     pub strips: bool,
 }
 
@@ -43,7 +43,8 @@ pub(super) const PIECE: usize = 64;
 /// Columns of a strip of a tile.
 pub(super) const STRIP: usize = 64;
 
-/// Into how many parts the tiles of the last round may be cut, of at least so many slices.
+/// Into how many parts each tile of the last round may be cut, if not into as many segments as the card takes; these have at least
+/// so many slices.
 const PARTS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const DEEP: usize = 4;
 
@@ -102,9 +103,9 @@ impl WgmmaTile {
 }
 
 impl WgmmaTiling {
-    /// Whether the last round's tiles are cut.
-    pub fn is_cut(self) -> bool {
-        self.split > 1 || self.strips
+    /// With whole tiles only.
+    fn whole(warpgroups: WgmmaTile, cluster: usize) -> Self {
+        Self { warpgroups, cluster, segments: 0, strips: false }
     }
 
     /// Strips into which a tile of the last round is cut.
@@ -152,13 +153,13 @@ impl WgmmaTiling {
         if self.warpgroups.is_own() { all / 4 } else { all / 2 }
     }
 
-    /// Cycles for what follows a cut tile's last part: the sums of its `rows` are written, all parts' read, and the results
-    /// stored. Where other work hides it, only the bytes count.
-    fn join_cycles(self, rows: usize, hidden: bool) -> usize {
+    /// Cycles for what follows a cut tile's last part: the sums of its `rows` are written (and those of another part), all
+    /// `parts`' read, and the results stored. Where other work hides it, only the bytes count.
+    fn join_cycles(self, rows: usize, parts: usize, hidden: bool) -> usize {
         let (height, _) = self.warpgroups.extent();
-        let (elements, joins) = (self.part_elements() * rows.next_multiple_of(16) / height, self.split > 1);
-        let bytes = if joins { (self.split + 1) * elements * 4 / FETCHED } else { 0 };
-        let waits = if joins { LAUNCH / 4 } else { 0 } + elements.div_ceil(64 * 64) * STORE / 2;
+        let elements = self.part_elements() * rows.next_multiple_of(16) / height;
+        let bytes = if parts > 1 { (parts + 2) * elements * 4 / FETCHED } else { 0 };
+        let waits = if parts > 1 { LAUNCH / 4 } else { 0 } + elements.div_ceil(64 * 64) * STORE / 2;
         if hidden { bytes } else { bytes + waits }
     }
 }
@@ -170,12 +171,10 @@ fn cycles(down: usize, across: usize, lines: usize) -> usize {
 
 /// A product as far as these tilings matter.
 pub(super) struct WgmmaProduct {
-    direction: Direction,
     rows: usize,
     columns: usize,
     /// Slices of each sum.
     slices: usize,
-    pixels: usize,
 }
 
 impl WgmmaProduct {
@@ -188,7 +187,7 @@ impl WgmmaProduct {
             // In blocks of 64 channels of a tap.
             Direction::WeightGradient => (r * s * c.next_multiple_of(64), usize::div_ceil(pixels, SLICE)),
         };
-        Self { direction, rows, columns, slices, pixels }
+        Self { rows, columns, slices }
     }
 
     /// Tiles, counted by clusters.
@@ -198,36 +197,28 @@ impl WgmmaProduct {
     }
 
     /// Cycles of the launch.
-    pub fn launch_cycles(&self, tiling: WgmmaTiling) -> usize {
-        let (tiles, round) = (self.tiles(tiling), MULTIPROCESSORS / tiling.cluster);
-        let main = |slices: usize| slices * tiling.slice_cycles() + tiling.store_cycles();
-        if self.direction == Direction::WeightGradient {
-            let (layers, range) = cut(self.pixels, tiling.split, SLICE);
-            return FILL + (tiles * layers).div_ceil(round) * main(range.div_ceil(SLICE));
-        }
-        let (rounds, rest) = (tiles / round, tiles % round);
-        let rest = if rest == 0 {
-            0
-        } else if tiling.is_cut() {
-            let ((down, across), (height, _)) = (tiling.grid(self.rows, self.columns), tiling.warpgroups.extent());
-            // Of a block. The tiles below all others may have few rows.
-            let rows = if rest <= across { self.rows - (down - 1) * height * tiling.cluster } else { height };
-            let products = self.slices.div_ceil(tiling.split) * tiling.part_slice_cycles();
-            // With tiles of its own, the other warpgroup multiplies its first one meanwhile.
-            products + tiling.join_cycles(rows.min(height), tiling.warpgroups.is_own() && rounds > 0)
-        } else {
-            main(self.slices)
-        };
-        FILL + rounds * main(self.slices) + rest
-    }
-
-    /// Cycles of the launch, and of adding up the ranges of a weight gradient.
     pub fn cycles(&self, tiling: WgmmaTiling) -> usize {
-        let sums = match self.direction {
-            Direction::WeightGradient => LAUNCH + 8 * tiling.split * self.rows * self.columns / COPIED,
-            Direction::Forward | Direction::DataGradient => 0,
+        let (tiles, round) = (self.tiles(tiling), MULTIPROCESSORS / tiling.cluster);
+        let (rounds, rest) = (tiles / round, tiles % round);
+        let main = self.slices * tiling.slice_cycles() + tiling.store_cycles();
+        let rest = match (rest, tiling.segments) {
+            (0, _) => 0,
+            (_, 0) => main,
+            (_, segments) => {
+                let ((down, across), (height, _)) = (tiling.grid(self.rows, self.columns), tiling.warpgroups.extent());
+                // Of a block. The tiles below all others may have few rows.
+                let rows = if rest <= across { self.rows - (down - 1) * height * tiling.cluster } else { height };
+                let units = rest * tiling.strips();
+                let length = (units * self.slices).div_ceil(segments);
+                // Where segments do not end with tiles, one tile has parts of one more.
+                let even = segments % units == 0;
+                let parts = if even { segments / units } else { self.slices.div_ceil(length) + 1 };
+                // With tiles of its own, the other warpgroup multiplies its first one meanwhile.
+                let hidden = tiling.warpgroups.is_own() && rounds > 0;
+                length * tiling.part_slice_cycles() + tiling.join_cycles(rows.min(height), parts, hidden)
+            }
         };
-        self.launch_cycles(tiling) + sums
+        FILL + rounds * main + rest
     }
 
     /// The tiling where nothing is timed.
@@ -235,7 +226,7 @@ impl WgmmaProduct {
         let all = WgmmaTile::ALL.into_iter().flat_map(|tile| self.tilings(tile));
         // Of two alike the one that copies less.
         let least = all.min_by_key(|&tiling| (self.cycles(tiling), tiling.slice_lines()));
-        least.unwrap_or(WgmmaTiling { warpgroups: WgmmaTile::Square, cluster: 1, split: 1, strips: false })
+        least.unwrap_or(WgmmaTiling::whole(WgmmaTile::Square, 1))
     }
 
     /// All tilings that could be the fastest.
@@ -255,25 +246,21 @@ impl WgmmaProduct {
         // A pair has two tiles below each other, and halves of columns to copy.
         let pairs = tile.strips() > 1 && self.rows > tile.extent().0;
         for cluster in if pairs { 1..=2 } else { 1..=1 } {
-            let whole = WgmmaTiling { warpgroups: tile, cluster, split: 1, strips: false };
-            let (tiles, round) = (self.tiles(whole), MULTIPROCESSORS / cluster);
-            if self.direction == Direction::WeightGradient {
-                // As many ranges as fill the card once, twice or four times.
-                let fills = |rounds: usize| cut(self.pixels, (rounds * round / tiles).clamp(1, self.slices), SLICE).0;
-                tilings.extend([1, 2, 4].map(|rounds| WgmmaTiling { split: fills(rounds), ..whole }));
-                continue;
-            }
+            let whole = WgmmaTiling::whole(tile, cluster);
             tilings.push(whole);
-            let rest = tiles % round;
+            let round = MULTIPROCESSORS / cluster;
+            let rest = self.tiles(whole) % round;
             for strips in [false, true] {
-                let cut = PARTS.map(|split| WgmmaTiling { split, strips, ..whole });
-                let fits = |cut: &WgmmaTiling| {
-                    let items = rest * cut.strips() * cut.split;
-                    (1..=round).contains(&items) && self.slices >= cut.split * DEEP
+                let units = rest * WgmmaTiling { strips, ..whole }.strips();
+                let fits = |&segments: &usize| {
+                    let enough = (units.max(1)..=round).contains(&segments) && units * self.slices >= segments * DEEP;
+                    enough && (strips || segments > units)
                 };
-                let cuts =
-                    cut.into_iter().filter(|cut| cut.is_cut() && cut.strips() > usize::from(strips) && fits(cut));
-                tilings.extend(cuts.min_by_key(|&cut| self.cycles(cut)));
+                let segments = PARTS.map(|parts| units * parts).into_iter().chain([round]).filter(fits);
+                let cuts = segments.map(|segments| WgmmaTiling { segments, strips, ..whole });
+                tilings.extend(
+                    cuts.filter(|cut| rest > 0 && (!strips || cut.strips() > 1)).min_by_key(|&cut| self.cycles(cut)),
+                );
             }
         }
         tilings.dedup();
@@ -312,15 +299,15 @@ mod tests {
     fn the_last_round_is_cut_where_it_is_nearly_empty() {
         // 265 tiles of 128 x 256: two rounds and one tile.
         let product = WgmmaProduct::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
-        let whole = WgmmaTiling { warpgroups: WgmmaTile::Wide, cluster: 1, split: 1, strips: false };
+        let whole = WgmmaTiling::whole(WgmmaTile::Wide, 1);
         assert_eq!(product.tiles(whole), 265);
         let best = product.built_in();
-        assert!(best.is_cut() && 10 * product.cycles(best) < 8 * product.cycles(whole), "{best:?}");
+        assert!(best.segments > 1 && 10 * product.cycles(best) < 8 * product.cycles(whole), "{best:?}");
     }
 
     #[test]
     fn a_pair_copies_a_quarter_less_for_a_square_tile() {
-        let single = WgmmaTiling { warpgroups: WgmmaTile::Square, cluster: 1, split: 1, strips: false };
+        let single = WgmmaTiling::whole(WgmmaTile::Square, 1);
         let pair = WgmmaTiling { cluster: 2, ..single };
         // The L2 cache limits the one, products the other.
         assert_eq!(single.slice_cycles(), (128 + 128) * 128 / FETCHED);
@@ -339,19 +326,21 @@ mod tests {
                 assert!(!all[..i].contains(tiling), "{tiling:?}");
                 let round = MULTIPROCESSORS / tiling.cluster;
                 let rest = product.tiles(*tiling) % round;
-                let cut = direction != Direction::WeightGradient && tiling.is_cut();
-                assert!(!cut || (1..=round).contains(&(rest * tiling.split * tiling.strips())), "{tiling:?}");
+                assert!(tiling.segments == 0 || rest > 0 && tiling.segments >= rest * tiling.strips(), "{tiling:?}");
+                assert!(tiling.segments <= round, "{tiling:?}");
             }
             assert!(all.iter().any(|tiling| tiling.cluster == 2), "{direction:?}");
         }
     }
 
     #[test]
-    fn ranges_of_a_weight_gradient_fill_the_card() {
+    fn segments_of_a_weight_gradient_fill_the_card() {
         let product = WgmmaProduct::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
         let best = product.built_in();
-        let blocks = product.tiles(best) * best.split * best.cluster;
-        assert!(blocks <= 4 * MULTIPROCESSORS && blocks * 10 >= 9 * MULTIPROCESSORS, "{best:?}");
+        assert_eq!(best.segments * best.cluster, MULTIPROCESSORS, "{best:?}");
+        // At least 85 % of the time goes into products.
+        let products = 256 * 2304 * product.slices * SLICE * 100 / (PRODUCTS * EFFICIENCY * MULTIPROCESSORS);
+        assert!(100 * products > 85 * product.cycles(best), "{products} of {}", product.cycles(best));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-use super::{Output, partial, reduce};
+use super::Output;
 use crate::{
     DType, Device, Result, Tensor,
     autograd::Offer,
@@ -14,7 +14,7 @@ use crate::{
         conv2d::{
             ConvParams, PieceMoments,
             algorithm::Direction,
-            tiling::{MULTIPROCESSORS, cut},
+            tiling::MULTIPROCESSORS,
             wgmma_tiling::{
                 PIECE, SLICE, WgmmaProduct,
                 WgmmaTile::{Narrow, Square, Tall, Wide},
@@ -22,75 +22,75 @@ use crate::{
             },
         },
     },
-    tensor::{Element, MapIn, MapOut, OptIn, OptOut, Out, Val},
+    tensor::{Arrivals, Element, MapIn, MapOut, OptIn, OptOut, Val},
 };
 
 /// `Work` of kernels/include/conv_work.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(crate) struct Work {
-    /// Whole tiles, and parts of the others.
+    /// Two for each segment of the cut tiles, and whole tiles.
     items: i32,
     whole: i32,
-    parts: i32,
+    /// Cut tiles, or strips of them.
+    units: i32,
     strips: i32,
+    segments: i32,
+    length: i32,
     /// Tiles of a layer.
     rows: i32,
     columns: i32,
-    /// Of a tile; of one of the last layer.
+    /// Of a tile.
     slices: i32,
-    last_slices: i32,
-    layers: i32,
 }
 
 kernels! { "conv2d_sm90";
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 256.
-    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 256 x 128.
-    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 128.
-    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 64.
-    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 256.
-    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 256 x 128.
-    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 128.
-    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
-    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: OptOut<u32>, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 256.
-    fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 256 x 128.
-    fn conv2d_wgmma_weight_gradient_tall<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 128.
-    fn conv2d_wgmma_weight_gradient_square<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 64.
-    fn conv2d_wgmma_weight_gradient_narrow<T in bf16>(dy: MapIn<T>, x: MapIn<T>, partial: Out<f32>, params: Val<ConvParams>, work: Val<Work>, range: Val<i32>, plain: Val<i32>);
+    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    /// dw from dy and x; tiles of 128 x 256.
+    fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    /// dw from dy and x; tiles of 256 x 128.
+    fn conv2d_wgmma_weight_gradient_tall<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    /// dw from dy and x; tiles of 128 x 128.
+    fn conv2d_wgmma_weight_gradient_square<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    /// dw from dy and x; tiles of 128 x 64.
+    fn conv2d_wgmma_weight_gradient_narrow<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
 }
 
 /// Threads of a block (WGMMA_THREADS).
 const THREADS: u32 = 384;
 
 impl Work {
-    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in rounds of `round` tiles. Those of the last
+    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in rounds of `blocks` blocks. Those of the last
     /// one, if it is not full, are cut as the tiling says. All are counted by clusters.
     fn of_tiles(tiling: WgmmaTiling, layers: usize, [rows, columns]: [usize; 2], slices: usize, blocks: usize) -> Self {
         let (down, across) = tiling.grid(rows, columns);
         let (tiles, round) = (layers * down * across, (blocks / tiling.cluster).max(1));
-        let rest = if tiling.is_cut() { tiles % round } else { 0 };
-        let (parts, strips) = (tiling.split, tiling.strips());
-        let items = tiles - rest + rest * strips * parts;
-        let [items, whole, parts, strips, rows, columns, slices, layers] =
-            [items, tiles - rest, parts, strips, down, across, slices, layers].map(|count| count as i32);
-        Self { items, whole, parts, strips, rows, columns, slices, last_slices: slices, layers }
-    }
-
-    /// Layers of whole tiles over `rows` x `columns`, each of `slices` slices, those of the last layer of `last_slices`.
-    fn of_layers(tiling: WgmmaTiling, layers: usize, extents: [usize; 2], [slices, last_slices]: [usize; 2]) -> Self {
-        let whole = WgmmaTiling { split: 1, strips: false, ..tiling };
-        Self { last_slices: last_slices as i32, ..Self::of_tiles(whole, layers, extents, slices, 1) }
+        let rest = if tiling.segments > 0 { tiles % round } else { 0 };
+        let units = rest * tiling.strips();
+        // No segment is longer than a tile, or empty.
+        let wanted = tiling.segments.clamp(units.max(1), (units * slices).max(1));
+        let length = (units * slices).div_ceil(wanted);
+        let segments = if rest > 0 { (units * slices).div_ceil(length) } else { 0 };
+        let (whole, strips) = (tiles - rest, tiling.strips());
+        let [items, whole, units, strips, segments, length, rows, columns, slices] =
+            [whole + 2 * segments, whole, units, strips, segments, length, down, across, slices]
+                .map(|count| count as i32);
+        Self { items, whole, units, strips, segments, length, rows, columns, slices }
     }
 
     /// One block for each multiprocessor, or for each item if those are fewer.
@@ -104,20 +104,24 @@ impl Work {
     /// Tells a plan what the grid does not show.
     fn describe(&self, device: &Device, direction: Direction, params: &ConvParams, tiling: WgmmaTiling) {
         if let Some(plan) = device.as_plan() {
-            let cycles = WgmmaProduct::new(direction, params).launch_cycles(tiling);
-            plan.describe(PlannedWork { items: self.items as usize * tiling.cluster, cycles });
+            let cycles = WgmmaProduct::new(direction, params).cycles(tiling);
+            let items = (self.whole + self.segments) as usize * tiling.cluster;
+            plan.describe(PlannedWork { items, cycles });
         }
     }
 
-    /// Room where the parts of the cut tiles meet: their sums, and how many have come.
-    fn meeting(&self, tiling: WgmmaTiling, device: &Device) -> Result<[Option<Tensor>; 2]> {
-        let (pieces, parts) = ((self.items - self.whole) as usize * tiling.cluster, self.parts as usize);
-        if pieces == 0 || parts == 1 {
-            return Ok([None, None]);
+    /// Room where the parts of the cut tiles meet.
+    fn partial(&self, tiling: WgmmaTiling, device: &Device) -> Result<Option<Tensor>> {
+        if self.segments == 0 {
+            return Ok(None);
         }
-        let partial = Tensor::empty(&[pieces, tiling.part_elements()], DType::F32, device)?;
-        let warpgroups = if tiling.warpgroups.is_own() { 1 } else { 2 };
-        Ok([Some(partial), Some(Tensor::zeros(&[pieces / parts, warpgroups], DType::U32, device)?)])
+        let parts = (self.segments + self.units) as usize * tiling.cluster;
+        Tensor::empty(&[parts, tiling.part_elements()], DType::F32, device).map(Some)
+    }
+
+    /// The counters of those who have come: of each warpgroup of each block.
+    fn arrivals(&self, tiling: WgmmaTiling) -> usize {
+        self.units as usize * tiling.cluster * 2
     }
 }
 
@@ -197,15 +201,15 @@ pub(super) fn forward<T: Element>(
     let (all, slices) =
         (device.multiprocessors()?, params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tiling, layers, [group, k], slices, round(device)?);
-    let [mut parts, mut arrived] = work.meeting(tiling, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tiling, all));
+    let (mut parts, arrived, launch) = (work.partial(tiling, device)?, work.arrivals(tiling), work.launch(tiling, all));
+    let parts = parts.as_mut();
     let (xs, ws) = (pixels_map(&p, false, tile.extent().0), filter_map(&p));
     let ys = result_map(p.k, group, layers);
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
     let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
     let (g, plain) = (group as i32, i32::from(is_plain(&p)));
     // SAFETY: the maps stay within their tensors, which have the extents of `params`, and have the boxes of the tile; `work` covers
-    // y in tiles, group by group, `m` has room for each group's pieces, and `parts` and `arrived` for the cut tiles; the shared
+    // y in tiles, group by group, `m` has room for each group's pieces, and `parts` for the cut tiles; the shared
     // memory is the tile's; the residual has y's shape, and the vectors a value for each channel.
     unsafe {
         match tile {
@@ -249,8 +253,8 @@ pub(super) fn data_gradient<T: Element>(
     let (all, slices) =
         (device.multiprocessors()?, params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE));
     let work = Work::of_tiles(tiling, layers, [group, c], slices, round(device)?);
-    let [mut parts, mut arrived] = work.meeting(tiling, device)?;
-    let (parts, arrived, launch) = (parts.as_mut(), arrived.as_mut(), work.launch(tiling, all));
+    let (mut parts, arrived, launch) = (work.partial(tiling, device)?, work.arrivals(tiling), work.launch(tiling, all));
+    let parts = parts.as_mut();
     let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p));
     let dxs = result_map(p.c, group, layers);
     let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
@@ -290,27 +294,32 @@ pub(super) fn weight_gradient<T: Element>(
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
-    let tile = tiling.warpgroups;
     let (device, p, shape) = (dy.device(), *params, params.filter());
-    let pixels = super::pixels(params);
-    let (layers, range) = cut(pixels, tiling.split, SLICE);
-    let columns = shape[1] * shape[2] * shape[3].next_multiple_of(64);
-    let slices = [range, pixels - (layers - 1) * range].map(|pixels| pixels.div_ceil(SLICE));
-    let work = Work::of_layers(tiling, layers, [shape[0], columns], slices);
+    let mut dw = Tensor::empty(&shape, T::DTYPE, device)?;
+    let (pixels, columns) = (super::pixels(params), shape[1] * shape[2] * shape[3].next_multiple_of(SLICE));
+    let work = Work::of_tiles(tiling, 1, [shape[0], columns], pixels.div_ceil(SLICE), round(device)?);
     let launch = work.launch(tiling, device.multiprocessors()?);
-    let mut sums = partial(layers, &shape, dy)?;
-    let (to, r, plain) = (&mut sums, range as i32, i32::from(is_plain(&p)));
-    let (dys, xs) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE));
-    let (dys, xs) = ((dy, &dys), (x, &xs));
-    // SAFETY: as above; `work` covers the filter in tiles and the pixels in ranges, one layer of `sums` each.
+    let (mut parts, arrived, plain) = (work.partial(tiling, device)?, work.arrivals(tiling), i32::from(is_plain(&p)));
+    let parts = parts.as_mut();
+    let (dys, xs, dws) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE), filter_map(&p));
+    let (dys, xs, dws) = ((dy, &dys), (x, &xs), (&mut dw, &dws));
+    // SAFETY: as above; `work` covers the filter in tiles.
     unsafe {
-        match tile {
-            Wide => conv2d_wgmma_weight_gradient_wide::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
-            Tall => conv2d_wgmma_weight_gradient_tall::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
-            Square => conv2d_wgmma_weight_gradient_square::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
-            Narrow => conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, to, p, work, r, plain)?,
+        match tiling.warpgroups {
+            Wide => {
+                conv2d_wgmma_weight_gradient_wide::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
+            }
+            Tall => {
+                conv2d_wgmma_weight_gradient_tall::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
+            }
+            Square => {
+                conv2d_wgmma_weight_gradient_square::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
+            }
+            Narrow => {
+                conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
+            }
         }
     }
     work.describe(device, Direction::WeightGradient, params, tiling);
-    reduce::<T>(&sums, &shape, layers)
+    Ok(dw)
 }
