@@ -9,8 +9,8 @@
 //   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
 //                    [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
-// Of cut tiles, `partial` [segments + units][cluster][tile or strip] takes the parts' sums, and `arrived` [units][cluster][2],
-// which is zero before and after, who has come.
+// Of cut tiles, `partial` [segments + units][cluster][tile or strip] takes the parts' sums, and `arrived`, a counter for each
+// 64 x 64 of them, which is zero before and after, who has come.
 // Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written: in
 // [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
 #include "conv_wgmma_results.cuh"
@@ -40,7 +40,7 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     buffers.store(y_map, results, at.column, at.row, at.layer);
   };
   run_tiles<Tile, 0, 0>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.k, store);
+    each_block<decltype(part), false>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.k, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -68,7 +68,7 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     buffers.store(dx_map, results, at.column, at.row, at.layer);
   };
   run_tiles<Tile, 0, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.c, store);
+    each_block<decltype(part), false>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.c, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -88,7 +88,7 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
   };
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
   run_tiles<Tile, 1, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part)>(buffers.scratch(), meeting, work, tile, joins, sums, p.k, columns, store);
+    each_block<decltype(part), true>(buffers.scratch(), meeting, work, tile, joins, sums, p.k, columns, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }

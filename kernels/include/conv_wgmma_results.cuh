@@ -100,36 +100,33 @@ struct Meeting {
   unsigned* arrived;
 };
 
-// Leaves the sums of a part, and returns whether they are now those of the whole tile, of its first `rows` rows: for the last
-// warpgroup that comes. `turn` counts the calls.
+// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of a Tile, and returns whether they are now those of all
+// parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
 template <class Tile>
 __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
-                                           int turn, int rows, typename Tile::Sums& sums) {
-  constexpr int FOURS = Tile::BLOCKS * Tile::CHUNKS * 8, GROUPS = Tile::OWN ? 1 : CONSUMERS;
+                                           int turn, int block, int rows, WgmmaChunk& sums) {
+  constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS, COUNT = Tile::BLOCKS * Tile::CHUNKS;
   Cluster cluster = Cluster::own();
-  int group = Tile::OWN ? 0 : consumer();
-  unsigned* arrived = meeting.arrived + (tile.unit * cluster.size + cluster.rank) * GROUPS + group;
+  auto place = [&](int i) {
+    return ((i * cluster.size + cluster.rank) * GROUPS + (Tile::OWN ? 0 : consumer())) * COUNT + block;
+  };
   // Segments and units are numbered along the same slices, so no two parts have the same sum of both. Neighbouring threads' fours
   // lie beside each other. A thread reads what the same thread left of other parts.
   int first = tile.unit * work.slices / work.length + tile.unit;
   auto fours = [&](int part) {
-    size_t place = (size_t(first + part) * cluster.size + cluster.rank) * GROUPS + group;
-    return reinterpret_cast<float4*>(meeting.partial) + place * FOURS * WARPGROUP + ResultTile::thread();
+    return reinterpret_cast<float4*>(meeting.partial) + size_t(place(first + part)) * 8 * WARPGROUP + ResultTile::thread();
   };
   // All a warp's rows at once: below the last one, few tiles have any.
-  auto each = [&](auto visit) {
-#pragma unroll
-    for (int block = 0; block < Tile::BLOCKS; block++)
-      if (block * 64 + ResultTile::row() < rows)
-#pragma unroll
-        for (int chunk = 0; chunk < Tile::CHUNKS; chunk++)
-#pragma unroll
-          for (int j = 0; j < 8; j++) visit(((block * Tile::CHUNKS + chunk) * 8 + j) * WARPGROUP, sums[block][chunk][0][j]);
-  };
+  bool some = ResultTile::row() < rows;
   float4* mine = fours(tile.part);
-  each([&](int at, float (&four)[4]) { mine[at] = make_float4(four[0], four[1], four[2], four[3]); });
+#pragma unroll
+  for (int j = 0; j < 8; j++) {
+    float(&four)[4] = sums[0][j];
+    if (some) mine[j * WARPGROUP] = make_float4(four[0], four[1], four[2], four[3]);
+  }
   __threadfence();
   // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
+  unsigned* arrived = meeting.arrived + place(tile.unit);
   bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
   if (last) *arrived = 0;
   unsigned* votes = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - VOTES_BYTES) + turn % 2 * 4;
@@ -141,16 +138,19 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   for (int warp = 0; warp < 4; warp++) joined |= load_shared(votes + warp) != 0;
   if (!joined) return false;
   __threadfence();
-  each([&](int, float (&four)[4]) { four[0] = four[1] = four[2] = four[3] = 0; });
-  // The sums of a whole tile have the registers; of a strip, two parts can travel at once.
-#pragma unroll (FOURS > 8 ? 1 : 2)
+#pragma unroll
+  for (int j = 0; j < 8; j++) sums[0][j][0] = sums[0][j][1] = sums[0][j][2] = sums[0][j][3] = 0;
+  if (!some) return true;
+#pragma unroll 2
   for (int part = 0; part < tile.parts; part++) {
     const float4* from = fours(part);
-    each([&](int at, float (&four)[4]) {
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
       // Where all multiprocessors see it.
-      float4 more = __ldcg(from + at);
+      float4 more = __ldcg(from + j * WARPGROUP);
+      float(&four)[4] = sums[0][j];
       four[0] += more.x, four[1] += more.y, four[2] += more.z, four[3] += more.w;
-    });
+    }
   }
   return true;
 }
@@ -168,19 +168,29 @@ struct ResultPlace {
 };
 
 // Calls store(place, sums) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
-// columns; of a cut tile once, when all its parts are there. `joins` counts those.
-template <class Tile, class Store>
+// columns; of a cut tile once, when all parts are there. `joins` counts those. SPREAD: for many parts, which tend to end
+// together, each begins with another block, so that not one of them comes last to all.
+template <class Tile, bool SPREAD, class Store>
 __device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
                                            int& joins, typename Tile::Sums& sums, int group, int count, Store store) {
+  constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
   int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
-  // No row of this warpgroup's.
-  if (first >= group) return;
-  if (tile.parts > 1 && !join_parts<Tile>(scratch, meeting, work, tile, joins++, group - first, sums)) return;
+  // Visits the blocks with `wanted` of a number; registers have no index, so each is named.
+  auto visit = [&](auto wanted) {
 #pragma unroll
-  for (int block = 0; block < Tile::BLOCKS; block++)
-#pragma unroll
-    for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
-      int row = first + block * 64, column = tile.column * Tile::SPAN + (tile.strip < 0 ? chunk : tile.strip) * 64;
-      if (row < group && column < count) store(ResultPlace{tile.layer, row, group - row, column}, sums[block][chunk]);
+    for (int i = 0; i < COUNT; i++) {
+      int block = i / Tile::CHUNKS, chunk = i % Tile::CHUNKS, row = first + block * 64;
+      int column = tile.column * Tile::SPAN + (tile.strip < 0 ? chunk : tile.strip) * 64;
+      WgmmaChunk& own = sums[block][chunk];
+      if (!wanted(i) || row >= group || column >= count) continue;
+      if (tile.parts > 1 && !join_parts<Tile>(scratch, meeting, work, tile, joins++, i, group - row, own)) continue;
+      store(ResultPlace{tile.layer, row, group - row, column}, own);
     }
+  };
+  if constexpr (SPREAD) {
+#pragma unroll 1
+    for (int step = 0; step < COUNT; step++) visit([&](int i) { return i == (tile.part + step) % COUNT; });
+  } else {
+    visit([](int) { return true; });
+  }
 }

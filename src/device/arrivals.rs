@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Device, Place};
 use crate::{Error, Result};
 
-/// How many a device has: more than two for each multiprocessor of any GPU.
-pub(super) const COUNT: usize = 1024;
+/// How many a device has: more than eight for each multiprocessor of any GPU.
+pub(super) const COUNT: usize = 4096;
 
 /// Those of a device whose memory is the host's.
 pub(super) struct HostArrivals(Box<[AtomicU32]>);

@@ -153,15 +153,34 @@ impl WgmmaTiling {
         if self.warpgroups.is_own() { all / 4 } else { all / 2 }
     }
 
-    /// Cycles for what follows a cut tile's last part: the sums of its `rows` are written (and those of another part), all
-    /// `parts`' read, and the results stored. Where other work hides it, only the bytes count.
-    fn join_cycles(self, rows: usize, parts: usize, hidden: bool) -> usize {
+    /// Cycles for what follows a cut tile's last part: the sums of its `rows` are written (and those of another part), those of
+    /// all parts read, 64 x 64 at a time, and the results stored.
+    fn join_cycles(self, rows: usize, join: Join) -> usize {
         let (height, _) = self.warpgroups.extent();
         let elements = self.part_elements() * rows.next_multiple_of(16) / height;
-        let bytes = if parts > 1 { (parts + 2) * elements * 4 / FETCHED } else { 0 };
-        let waits = if parts > 1 { LAUNCH / 4 } else { 0 } + elements.div_ceil(64 * 64) * STORE / 2;
-        if hidden { bytes } else { bytes + waits }
+        let blocks = elements.div_ceil(64 * 64);
+        let joiners = if join.spread { join.parts.min(blocks) } else { 1 };
+        let stored = blocks.div_ceil(joiners) * STORE / 2;
+        let (bytes, waits) = match join.parts {
+            1 => (0, stored),
+            // A warpgroup waits for its own blocks, one after the other.
+            parts => {
+                let bytes = (2 * elements + parts * elements.div_ceil(joiners)) * 4;
+                (bytes, stored + blocks.div_ceil(2) * LAUNCH / 4)
+            }
+        };
+        bytes / FETCHED + if join.hidden { 0 } else { waits }
     }
+}
+
+/// How the parts of a cut tile are joined.
+#[derive(Clone, Copy)]
+struct Join {
+    parts: usize,
+    /// By several of its blocks, each 64 x 64 by one (SPREAD).
+    spread: bool,
+    /// While another warpgroup multiplies: only the bytes count.
+    hidden: bool,
 }
 
 /// Cycles for a slice of `down` x `across` products, for which so many lines are copied.
@@ -171,6 +190,7 @@ fn cycles(down: usize, across: usize, lines: usize) -> usize {
 
 /// A product as far as these tilings matter.
 pub(super) struct WgmmaProduct {
+    direction: Direction,
     rows: usize,
     columns: usize,
     /// Slices of each sum.
@@ -187,7 +207,7 @@ impl WgmmaProduct {
             // In blocks of 64 channels of a tap.
             Direction::WeightGradient => (r * s * c.next_multiple_of(64), usize::div_ceil(pixels, SLICE)),
         };
-        Self { rows, columns, slices }
+        Self { direction, rows, columns, slices }
     }
 
     /// Tiles, counted by clusters.
@@ -215,7 +235,8 @@ impl WgmmaProduct {
                 let parts = if even { segments / units } else { self.slices.div_ceil(length) + 1 };
                 // With tiles of its own, the other warpgroup multiplies its first one meanwhile.
                 let hidden = tiling.warpgroups.is_own() && rounds > 0;
-                length * tiling.part_slice_cycles() + tiling.join_cycles(rows.min(height), parts, hidden)
+                let join = Join { parts, spread: self.direction == Direction::WeightGradient, hidden };
+                length * tiling.part_slice_cycles() + tiling.join_cycles(rows.min(height), join)
             }
         };
         FILL + rounds * main + rest

@@ -119,9 +119,9 @@ impl Work {
         Tensor::empty(&[parts, tiling.part_elements()], DType::F32, device).map(Some)
     }
 
-    /// The counters of those who have come: of each warpgroup of each block.
+    /// The counters of those who have come: for each 64 x 64 results of each block.
     fn arrivals(&self, tiling: WgmmaTiling) -> usize {
-        self.units as usize * tiling.cluster * 2
+        self.units as usize * tiling.cluster * tiling.part_elements() / (64 * 64)
     }
 }
 
