@@ -6,6 +6,7 @@
 //   layout_tma_share         the same for two boxes of 16 lines below each other, of which each of two blocks copies one for both:
 //                            lines[block][32][64]
 //   layout_cluster_arrive    places[block] = 10 * the cluster's size + the block's rank, once the other one has arrived: of two
+//   layout_cluster_of_one    the same in a launch that says nothing of clusters
 //   layout_tma_store_clips   stores `source`, 64 lines of 64 bf16, from line y of layer 0 on
 //   layout_wgmma_*           sums = A B, row-major f32 of 64 rows, by the warpgroup's fragments
 // Maps: boxes of 64 bf16 by as many lines as the factor has, swizzled. `KEPT` factors have a line for each row of A (column of
@@ -100,6 +101,11 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP) layout_cluster_arrive(un
   if (threadIdx.x == 0) places[blockIdx.x] = 10 * cluster_size() + rank;
 }
 KERNEL_EXPORT(layout_cluster_arrive)
+
+extern "C" __global__ void __launch_bounds__(WARPGROUP) layout_cluster_of_one(unsigned* __restrict__ places) {
+  if (threadIdx.x == 0) places[blockIdx.x] = 10 * cluster_size() + cluster_rank();
+}
+KERNEL_EXPORT(layout_cluster_of_one)
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     layout_tma_store_clips(const bf16* __restrict__ source, const GRID_CONSTANT CUtensorMap map, int y) {

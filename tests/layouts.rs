@@ -216,6 +216,7 @@ fn a_block_copies_into_the_memory_of_its_whole_cluster() {
 fn a_block_arrives_at_the_barriers_of_its_cluster() {
     for device in devices() {
         assert_eq!(wide(&layouts::cluster_arrive(&device).unwrap()), [20.0, 21.0], "{device}");
+        assert_eq!(wide(&layouts::cluster_of_one(&device).unwrap()), [10.0], "{device}");
     }
 }
 

@@ -13,8 +13,8 @@
 // Clusters: blocks along x that the launch puts on neighbouring multiprocessors, so that they can reach each other's shared
 // memory. Each block is one of its own unless the launch says otherwise.
 //   cluster_size(), cluster_rank()
-//   cluster_sync()                       a barrier of all their threads, in full warps: before the first use of another block's memory, and after
-//                                        the last, as a block's memory ends with it
+//   cluster_sync()                       a barrier of all their threads, in full warps: before the first use of another block's
+//                                        memory, and after the last, as a block's memory ends with it
 //   mbarrier_arrive_at(bar, rank)        at the barrier that lies in that block where `bar` lies in this one
 //   tma_share_2d/3d/im2col(.., mask)     as tma_load_*, into the memory of all blocks whose rank's bit is set: at `to` in each,
 //                                        complete on `bar` in each

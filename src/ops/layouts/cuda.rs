@@ -22,6 +22,8 @@ kernels! { "layouts_sm90";
     fn layout_tma_share(map: MapIn<bf16>, lines: Out<bf16>);
     /// Each of two blocks arrives at the other's barrier.
     fn layout_cluster_arrive(places: Out<u32>);
+    /// What a block is told of clusters where there are none.
+    fn layout_cluster_of_one(places: Out<u32>);
     /// A box of 64 lines into layer 0, from line y on.
     fn layout_tma_store_clips(source: In<bf16>, map: MapOut<bf16>, y: Val<i32>);
     /// 64 columns, depth 16.
@@ -118,6 +120,13 @@ pub(super) fn cluster_arrive(device: &Device) -> Result<Tensor> {
     let mut out = Tensor::empty(&[2], DType::U32, device)?;
     // SAFETY: the output holds a number for each block.
     unsafe { layout_cluster_arrive(device, pair()?, &mut out)? };
+    Ok(out)
+}
+
+pub(super) fn cluster_of_one(device: &Device) -> Result<Tensor> {
+    let mut out = Tensor::empty(&[1], DType::U32, device)?;
+    // SAFETY: the output holds a number for the block.
+    unsafe { layout_cluster_of_one(device, launch()?, &mut out)? };
     Ok(out)
 }
 

@@ -64,6 +64,12 @@ pub fn cluster_arrive(device: &Device) -> Result<Tensor> {
     cuda::cluster_arrive(device)
 }
 
+/// The same of a block that is launched without a cluster: [1], u32.
+pub fn cluster_of_one(device: &Device) -> Result<Tensor> {
+    expect_support(device)?;
+    cuda::cluster_of_one(device)
+}
+
 /// Stores `source` [64,64] into `y` [layers,lines,64] from line `line` of layer 0 on.
 pub fn tma_store_clips(source: &Tensor, y: &mut Tensor, line: i32) -> Result<()> {
     expect_support(source.device())?;
