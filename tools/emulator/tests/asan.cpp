@@ -9,12 +9,14 @@
 
 extern "C" emu::Entry emu_find(const char* name);
 
-static bool run(const std::string& kernel, dim3 grid, dim3 block, size_t shared_bytes, std::vector<void*> args) {
+static bool run(const std::string& kernel, dim3 grid, dim3 block, uint32_t shared_bytes, std::vector<void*> args,
+                uint32_t cluster = 1) {
+  const emu::Extent extent{{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, cluster};
   for (auto order : {emu::FORWARD, emu::REVERSE, emu::RANDOM, emu::AHEAD}) {
     char error[512] = "";
     emu::Schedule schedule{order, order != emu::REVERSE, 7, 2, 0};
     emu::Entry entry = emu_find(kernel.c_str());
-    if (!entry || entry(&grid.x, &block.x, shared_bytes, args.data(), &schedule, error, sizeof error)) {
+    if (!entry || entry(&extent, args.data(), &schedule, error, sizeof error)) {
       fprintf(stderr, "%s: %s\n", kernel.c_str(), entry ? error : "no such kernel");
       return false;
     }
@@ -51,6 +53,25 @@ static bool hopper(uint32_t rows) {
   return true;
 }
 
+// Two clusters of two blocks, three turns of ones: each thread reads some 85 of 8192 for its share.
+static bool cluster() {
+  const uint32_t turns = 3, blocks = 4, readers = 96;
+  std::vector<uint16_t> data(turns * blocks * 4096, 0x3f80);
+  std::vector<float> out(turns * blocks * readers);
+  CUtensorMap map{};
+  map.base = reinterpret_cast<uint64_t>(data.data());
+  map.stride[0] = 128;
+  map.extent[0] = 64, map.extent[1] = turns * blocks * 64;
+  map.box[0] = map.box[1] = 64;
+  map.rank = 2, map.element = 2;
+  float* to = out.data();
+  int count = turns;
+  if (!run("test_cluster_share", blocks, 128, 2 * 4 * 8192 + 4 * 8, {&map, &to, &count}, 2)) return false;
+  float sum = 0;
+  for (float x : out) sum += x;
+  return sum == turns * blocks * 8192;
+}
+
 static bool sound() {
   int m = 64, n = 32, k = 64;
   std::vector<float> x(m * k, 1.0f), w(k * n, 1.0f), c(m * n);
@@ -63,13 +84,13 @@ static bool sound() {
   for (float v : c) ok = ok && v == 64;
   // An error abandons stacks and poisoned memory: both must serve again.
   char error[512] = "";
-  uint32_t grid[3] = {2, 1, 1}, block[3] = {64, 1, 1};
+  const emu::Extent extent{{2, 1, 1}, {64, 1, 1}, 0, 1};
   emu::Schedule schedule{emu::FORWARD, 1, 1, 1, 0};
   int* trap_out = reinterpret_cast<int*>(pc);
   void* args[] = {&trap_out};
-  ok = ok && emu_find("test_trap")(grid, block, 0, args, &schedule, error, sizeof error) == 1;
+  ok = ok && emu_find("test_trap")(&extent, args, &schedule, error, sizeof error) == 1;
   return ok && overrun("buffer", 0) && overrun("dynamic", 0) && overrun("variable", 0) &&
-         hopper(64);
+         hopper(64) && cluster();
 }
 
 int main(int, char** argv) {
