@@ -1,6 +1,7 @@
 //! Compiles `kernels/*.cu` with nvcc, where there is one, and lists the kernels that the operations declare.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -79,10 +80,14 @@ fn compile_all(nvcc: &Path, out: &Path) {
     // Six times smaller than by default; what binaries weigh is mostly their kernels' debug lines. Needs nvcc 12.8.
     let help = Command::new(nvcc).arg("--help").output();
     let small = help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--compress-mode"));
+    // What a build makes depends on the sources and on the compiler alone, which its version names.
+    let version = Command::new(nvcc).arg("--version").output().map(|run| run.stdout).unwrap_or_default();
+    let version = format!("{}\n{}", nvcc.display(), String::from_utf8_lossy(&version));
     for batch in sources.chunks(jobs.max(1)) {
         std::thread::scope(|scope| {
             for source in batch {
-                scope.spawn(move || compile(nvcc, source, out, small));
+                let version = &version;
+                scope.spawn(move || compile(nvcc, version, source, out, small));
             }
         });
     }
@@ -95,7 +100,24 @@ fn compile_all(nvcc: &Path, out: &Path) {
     write(&out.join("images.rs"), &(table + "];\n"));
 }
 
-fn compile(nvcc: &Path, source: &Path, out: &Path, small: bool) {
+/// The text of a source and of all that it includes of ours, each once.
+fn with_includes(source: &Path, seen: &mut BTreeMap<PathBuf, String>) {
+    if seen.contains_key(source) {
+        return;
+    }
+    let text = fs::read_to_string(source).unwrap_or_else(|error| fail(&format!("{}: {error}", source.display())));
+    let names: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("#include \"")?.split_once('"'))
+        .map(|(name, _)| Path::new("kernels/include").join(name))
+        .collect();
+    seen.insert(source.to_owned(), text);
+    for include in names.iter().filter(|path| path.is_file()) {
+        with_includes(include, seen);
+    }
+}
+
+fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
     let name = stem(source);
     let targets: &[&str] = if name.ends_with("_sm90") {
         &["arch=compute_90a,code=sm_90a"]
@@ -107,6 +129,15 @@ fn compile(nvcc: &Path, source: &Path, out: &Path, small: bool) {
     command.args(targets.iter().map(|target| format!("-gencode={target}")));
     command.args(small.then_some("-compress-mode=size"));
     command.arg("-o").arg(out.join(format!("{name}.fatbin"))).arg(source);
+    // What was made from the same text with the same arguments is good still: a change of one kernel does not compile them all.
+    let mut texts = BTreeMap::new();
+    with_includes(source, &mut texts);
+    let made_of = format!("{version}\n{command:?}\n{texts:?}");
+    let stamp = out.join(format!("{name}.made-of"));
+    if fs::read_to_string(&stamp).is_ok_and(|known| known == made_of) {
+        return;
+    }
+    let _ = fs::remove_file(&stamp);
     // The PTX is on the way to the fatbin anyway; tests/abi.rs reads the kernels' parameters from it.
     let kept = out.join(format!("{name}.keep"));
     fs::create_dir_all(&kept).unwrap_or_else(|error| fail(&format!("{}: {error}", kept.display())));
@@ -125,4 +156,5 @@ fn compile(nvcc: &Path, source: &Path, out: &Path, small: bool) {
     let _ = fs::remove_dir_all(&kept);
     // Registers, spills and shared memory of every kernel, for tools/ptxas-table.sh.
     write(&out.join(format!("{name}.ptxas")), &log);
+    write(&stamp, &made_of);
 }

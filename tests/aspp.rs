@@ -136,6 +136,9 @@ fn only_wanted_gradients_are_made() {
 
 #[test]
 fn every_barrier_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     let mut rng = Rng(41);
     let problems = [DType::Bf16, DType::F32].map(|dtype| {
         problem(&([1, 12, 12, 40], [19, 3, 3], &[1, 2, 3, 4]), |shape| rng.reals(shape, dtype, &Device::cpu()))
@@ -152,6 +155,9 @@ fn every_barrier_is_needed() {
 
 #[test]
 fn shared_memory_has_no_bank_conflicts() {
+    if common::gpu_alone() {
+        return;
+    }
     let used = bicl_emulator::bank_use(|schedule| {
         let device = bicl_emulator::device_with(schedule);
         for (case, dtype) in CASES.iter().flat_map(|case| [(case, DType::Bf16), (case, DType::F32)]) {

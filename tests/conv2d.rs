@@ -211,6 +211,9 @@ fn wide_kernels_match_the_cpu() {
 
 #[test]
 fn every_barrier_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     let case = case([1, 12, 12, 20], [36, 3, 3], 1, 1, 1, true);
     let run = |device: &Device| {
         let mut rng = Rng(13);

@@ -145,6 +145,9 @@ fn every_way_is_exact_on_small_integers() {
 /// The ways are those that are meant: each tile, whole and in parts, in both directions.
 #[test]
 fn every_kernel_of_parts_is_among_the_ways() {
+    if common::gpu_alone() {
+        return;
+    }
     let plan = Device::plan();
     for way in 0..=WAYS_OF_LONG_SUMS {
         plan.force_way(way);
@@ -288,6 +291,9 @@ fn f32_stays_f32_without_leave() {
 /// Every tile shape, in every direction.
 #[test]
 fn shared_memory_has_no_bank_conflicts() {
+    if common::gpu_alone() {
+        return;
+    }
     let cases = [
         case([2, 12, 12, 40], [72, 3, 3], 1, 1, 1),
         case([1, 9, 9, 16], [24, 1, 1], 1, 0, 1),
@@ -314,6 +320,9 @@ fn shared_memory_has_no_bank_conflicts() {
 
 #[test]
 fn every_barrier_and_wait_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     let problems = DTYPES.map(|dtype| {
         let mut rng = Rng(23);
         Problem::new(&case([1, 12, 12, 40], [72, 3, 3], 1, 1, 1), dtype, |shape, dtype| {

@@ -10,6 +10,7 @@ use bicl::{
     ops::{self, BatchNormMode, BatchNormSpec, Conv2dSpec, conv2d_batch_norm},
 };
 use common::{Rng, Tolerance, assert_close, assert_same_bits, bytes_of, kernel_devices, wide};
+use half::bf16;
 
 /// N, H, W, C; K, R; stride, padding, dilation.
 type Case = ([usize; 4], [usize; 2], [usize; 3]);
@@ -95,6 +96,46 @@ fn every_way_is_exact_on_small_integers() {
                 let got = run(case, &inputs, device).unwrap();
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                     assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// So many tiles that each block of a real GPU has several: turns of the warpgroups over rounds of the ring, cut tiles before
+/// whole ones, clusters that go on. Integers, so every way has the bits of the products by warps on the same GPU, each time.
+#[test]
+fn every_way_is_exact_over_many_tiles_of_a_block() {
+    let Some(device) = common::gpu() else { return };
+    if device.as_cuda().unwrap().compute_capability().unwrap() != (9, 0) {
+        println!("skipped: {device} has no products by warpgroups");
+        return;
+    }
+    let cases: [Case; 3] = [
+        ([4, 92, 92, 256], [256, 3], [1, 2, 2]),
+        ([4, 92, 92, 256], [1024, 1], [1, 0, 1]),
+        ([2, 92, 92, 512], [512, 3], [1, 4, 4]),
+    ];
+    const REPEATS: usize = 6;
+    let bits = |tensors: Vec<Tensor>| tensors.iter().map(|t| t.to_vec::<bf16>().unwrap()).collect::<Vec<_>>();
+    for case in cases {
+        let mut rng = Rng(41);
+        let inputs = draw(case, |shape| rng.integers(shape, DType::Bf16, &device));
+        device.set_warpgroup_products(false);
+        device.force_way(0);
+        let want = bits(run(case, &inputs, &device).unwrap());
+        device.set_warpgroup_products(true);
+        for way in 1..=WAYS {
+            device.force_way(way);
+            for repeat in 0..REPEATS {
+                let got = bits(run(case, &inputs, &device).unwrap());
+                for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
+                    let wrong = got.iter().zip(want).filter(|(got, want)| got != want).count();
+                    let first = got.iter().zip(want).position(|(got, want)| got != want);
+                    assert_eq!(
+                        wrong, 0,
+                        "{case:?} way {way}, repeat {repeat}: {what}, {wrong} differ, first {first:?}"
+                    );
                 }
             }
         }
@@ -382,11 +423,17 @@ fn every_ending(device: &Device) -> Result<Vec<u8>> {
 
 #[test]
 fn every_wait_and_fence_of_the_main_loop_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     bicl_emulator::check_barriers("kernels/include/conv_wgmma.cuh", everything).unwrap();
 }
 
 #[test]
 fn every_wait_and_fence_of_the_results_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
     bicl_emulator::check_barriers("kernels/include/conv_results.cuh", every_ending).unwrap();
 }
@@ -394,6 +441,9 @@ fn every_wait_and_fence_of_the_results_is_needed() {
 /// Products by warps share them, and need one more.
 #[test]
 fn every_barrier_of_the_sums_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     let (case, groups) = GROUPED[0];
     let run = |device: &Device| {
         device.set_warpgroup_products(true);
@@ -409,11 +459,17 @@ fn every_barrier_of_the_sums_is_needed() {
 
 #[test]
 fn every_barrier_around_changed_results_is_needed() {
+    if common::gpu_alone() {
+        return;
+    }
     bicl_emulator::check_barriers("kernels/conv2d_sm90.cu", every_ending).unwrap();
 }
 
 #[test]
 fn shared_memory_has_no_bank_conflicts() {
+    if common::gpu_alone() {
+        return;
+    }
     let used = bicl_emulator::bank_use(|schedule| {
         every_ending(&bicl_emulator::device_with(schedule)).unwrap();
     });

@@ -83,6 +83,10 @@ impl CudaDevice {
             return Err(Error::NoKernels);
         }
         let context = CudaContext::new(index).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        // cudarc's own buffers would be tracked by events, and its first stream would wait for all of the context: there are no
+        // such buffers here, and another device of this process may be capturing.
+        // SAFETY: only `CudaSlice` needs the events, and none is made.
+        unsafe { context.disable_event_tracking() };
         let capability = context.compute_capability().map_err(failed("cuDeviceGetAttribute"))?;
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         Ok(Arc::new(Self {

@@ -1,6 +1,8 @@
 //! What the tests of the operations share: the devices present, comparison, gradient checks, random data.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+use std::sync::OnceLock;
+
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
@@ -8,24 +10,46 @@ use bicl::{
 };
 use half::bf16;
 
-/// Every device that runs kernels here: the emulator under each schedule, and the GPU where there is one.
-///
-/// Without a GPU this prints `skipped: no GPU`; with REQUIRE_GPU=1 that is a failure.
-pub fn kernel_devices() -> Vec<Device> {
-    let mut devices: Vec<_> = bicl_emulator::schedules().into_iter().map(bicl_emulator::device_with).collect();
+/// Whether only the GPU is tested: BICL_TEST_DEVICES=gpu, for hosts whose time on a card is short. Tests of the emulator and of
+/// plans, which every machine can run, then return at once.
+pub fn gpu_alone() -> bool {
+    let alone = std::env::var_os("BICL_TEST_DEVICES").is_some_and(|value| value == "gpu");
+    if alone {
+        println!("BICL_TEST_DEVICES=gpu: no emulator");
+    }
+    alone
+}
+
+/// The GPU, where there is one. Without one this prints `skipped: no GPU`; with REQUIRE_GPU=1 that is a failure.
+pub fn gpu() -> Option<Device> {
+    // The last device that is dropped would take the context with it, and the next one make it anew: a third of a second.
+    static KEPT: OnceLock<Option<Device>> = OnceLock::new();
+    KEPT.get_or_init(|| Device::cuda(0).ok());
     match Device::cuda(0) {
         Ok(device) => {
             // The tests mean the built-in kernels, and there is no time for hundreds of shapes; tests/autotune.rs has the others.
             device.set_autotune(false);
             // Those that every GPU has; the tests of Hopper's own ask for them.
             device.set_warpgroup_products(false);
-            devices.push(device);
+            Some(device)
         }
         Err(error) if std::env::var_os("REQUIRE_GPU").is_some_and(|value| value == "1") => {
             panic!("REQUIRE_GPU=1: {error}")
         }
-        Err(_) => println!("skipped: no GPU"),
+        Err(_) => {
+            println!("skipped: no GPU");
+            None
+        }
     }
+}
+
+/// Every device that runs kernels here: the emulator under each schedule, and the GPU where there is one.
+pub fn kernel_devices() -> Vec<Device> {
+    let mut devices = Vec::new();
+    if !gpu_alone() {
+        devices.extend(bicl_emulator::schedules().into_iter().map(bicl_emulator::device_with));
+    }
+    devices.extend(gpu());
     devices
 }
 
