@@ -5,7 +5,7 @@
 // each. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
 // multiprocessor. `work` covers the product in tiles (conv_work.cuh):
 //   forward:         layers are groups of `group` pixels each; rows are pixels of a group, columns filters. `moments`
-//                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after
+//                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after: one of them is
 //   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
 //                    [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
@@ -22,25 +22,23 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
                                         const Work& work, int group, int plain, const NormParams& n) {
   HOPPER_SMEM(char, shared);
   TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
-  auto buffers = ResultBuffers::of<Tile>(shared);
+  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
   int turn = 0, joins = 0;
-  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
-    char* results = buffers.next(!moments, turn++);
+  auto prepare = [&](const ResultPlace& at, ResultTile::Sums& sums) {
     if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
-    stage_results<bf16, ResultTile>(results, sums);
-    if (moments)
-      store_piece_moments(results, buffers.scratch(), moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
-    if (norm.vectors.mean) {
-      normalize_results<bf16, ResultTile>(
-          results, norm, n, at.column, p.k, [&](int r) { return at.offset(r, group, p.k); },
-          [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
-      ResultTile::publish();
-      sync<ResultTile>();
-    }
-    buffers.store(y_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 0>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part), false>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.k, store);
+  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
+    char* results = buffers.next(turn++);
+    stage_rounded(results, rounded);
+    if (norm.vectors.mean)
+      normalize_results<bf16, ResultTile>(
+          results, buffers.norms(), norm, n, at.column, p.k, [&](int r) { return at.offset(r, group, p.k); },
+          [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
+    buffers.store<false>(y_map, results, at.column, at.row, at.layer);
+    if (moments) store_piece_moments(results, moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
+  };
+  run_tiles<Tile, 0, 0>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+    each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.k, bias, prepare, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -51,24 +49,23 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
                                               const ConvParams& p, const Work& work, int group, int plain, const NormParams& n) {
   HOPPER_SMEM(char, shared);
   TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
-  auto buffers = ResultBuffers::of<Tile>(shared);
+  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
   bool changed = so_far || norm.vectors.mean;
   int turn = 0, joins = 0;
-  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
-    char* results = buffers.next(!norm.sums, turn++);
-    stage_results<bf16, ResultTile>(results, sums);
-    if (changed) {
+  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
+    char *results = buffers.next(turn++), *other = buffers.buffer(turn);
+    stage_rounded(results, rounded);
+    if (changed)
       finish_gradient<bf16, ResultTile>(
-          results, buffers.scratch(), so_far, norm, n, at.layer, at.piece(group), at.column, p.c,
+          results, other, buffers.norms(), so_far, norm, n, at.layer, at.piece(group), at.column, p.c,
           [&](int r) { return at.offset(r, group, p.c); },
-          [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); });
-      ResultTile::publish();
-      sync<ResultTile>();
-    }
-    buffers.store(dx_map, results, at.column, at.row, at.layer);
+          [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); },
+          [&] { buffers.store<true>(dx_map, results, at.column, at.row, at.layer); });
+    else
+      buffers.store<false>(dx_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part), false>(buffers.scratch(), meeting, work, tile, joins, sums, group, p.c, store);
+  run_tiles<Tile, 0, 1>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+    each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.c, false, Unprepared{}, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
@@ -78,17 +75,17 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
                                                 const Meeting& meeting, const ConvParams& p, const Work& work, int plain) {
   HOPPER_SMEM(char, shared);
   PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p};
-  auto buffers = ResultBuffers::of<Tile>(shared);
+  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
   int turn = 0, joins = 0;
-  auto store = [&](const ResultPlace& at, ResultTile::Sums& sums) {
-    char* results = buffers.next(true, turn++);
-    stage_results<bf16, ResultTile>(results, sums);
+  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
+    char* results = buffers.next(turn++);
+    stage_rounded(results, rounded);
     TapBlock block = tap_block(p, at.column / 64);
-    buffers.store(dw_map, results, block.channel, block.row * p.s + block.column, at.row);
+    buffers.store<false>(dw_map, results, block.channel, block.row * p.s + block.column, at.row);
   };
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
-  run_tiles<Tile, 1, 1>(shared, work, source, [&](auto part, const WorkItem& tile, auto& sums) {
-    each_block<decltype(part), true>(buffers.scratch(), meeting, work, tile, joins, sums, p.k, columns, store);
+  run_tiles<Tile, 1, 1>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+    each_block<Tile, true>(buffers.votes(), meeting, work, tile, joins, sums, p.k, columns, false, Unprepared{}, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }

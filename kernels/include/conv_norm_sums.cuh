@@ -19,48 +19,60 @@ struct NormBefore {
   float* sums;
 };
 
+// What a chunk of the gradient needs besides: what it is added to, the batch norm's input and output. `at` is where it lies in
+// the images, negative for nowhere.
+template <class T>
+struct GradientInputs {
+  int at;
+  Vector<T> so_far, x, y;
+};
+
 // What a thread of each_result() adds up for its columns.
 template <class T, class Tile>
 struct NormSums {
   static constexpr int WIDTH = CHUNK<T>, CHUNKS = Tile::BN / WIDTH, ROWS = Tile::THREADS / CHUNKS;
-  // Four sums lie together; the threads' fours lie one after the other, and those of other columns or sums half a row of banks on.
-  static constexpr int FOURS = 2 * WIDTH / 4, STEP = Tile::THREADS + 4, BYTES = FOURS * STEP * 16;
+  // Four sums lie together, and those of the threads one after the other.
+  static constexpr int FOURS = 2 * WIDTH / 4, BYTES = FOURS * Tile::THREADS * 16;
   static_assert(BYTES <= Tile::RESULT_BYTES, "the sums have room");
   struct alignas(16) Four {
     float at[4];
   };
 
-  const NormBefore<T>& norm;
-  bool relu;
+  bool relu, scaled, by_y;
   ColumnNorms<T, Tile> columns;
   float sum[2][WIDTH] = {};
 
-  __device__ __forceinline__ NormSums(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count)
-      : norm(norm), relu(p.relu != 0), columns(norm.vectors, p, group, start, count) {}
+  __device__ __forceinline__ NormSums(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count,
+                                      char* norms)
+      : relu(p.relu != 0), scaled(p.scaled != 0), by_y(norm.y != nullptr),
+        columns(norm.vectors, p, group, start, count, !norm.y || p.scaled, norms) {}
 
-  // g for a chunk of the gradient, whole, at `at` of the images.
-  __device__ __forceinline__ Vector<T> operator()(int at, Vector<T> g) {
-    Vector<T> in = load_pack<CHUNK<T>>(norm.x + at), out = {};
-    if (norm.y) out = load_pack<CHUNK<T>>(norm.y + at);
+  // What is left of a chunk of the gradient: where the ReLU passed, and scaled where nothing else wants it as it is.
+  __device__ __forceinline__ Vector<T> operator()(const GradientInputs<T>& in, Vector<T> g) {
 #pragma unroll
     for (int e = 0; e < WIDTH; e++) {
-      float x = to_acc(in.at[e]), z = norm.y ? to_acc(out.at[e]) : columns(e, x);
+      float x = to_acc(in.x.at[e]), z = by_y ? to_acc(in.y.at[e]) : columns(e, x);
       float masked = !relu || z > 0 ? to_acc(g.at[e]) : 0.0f;
-      g.at[e] = from_acc<T>(masked);
+      g.at[e] = from_acc<T>(scaled ? masked * columns.slope[e] : masked);
       sum[0][e] += masked;
       sum[1][e] += masked * (x - columns.mean[e]);
     }
     return g;
   }
 
-  // The sums of the tile's rows: `piece` of norm.sums. Nobody reads `shared` any more.
-  __device__ __forceinline__ void finish(char* shared, size_t piece, int start, int count) const {
+  // Where a thread's four lie. Threads whose columns are one chunk read two fours side by side: half a row of banks apart.
+  __device__ __forceinline__ static int place(int four, int thread) {
+    return four * Tile::THREADS + (WIDTH == 8 ? thread ^ (four & 1) << 2 : thread);
+  }
+
+  // The sums of the tile's rows: `piece` of `sums`. Nobody uses `shared` any more.
+  __device__ __forceinline__ void finish(char* shared, float* sums, size_t piece, int start, int count) const {
 #pragma unroll
     for (int four = 0; four < FOURS; four++) {
       Four part;
 #pragma unroll
       for (int e = 0; e < 4; e++) part.at[e] = sum[four * 4 / WIDTH][four * 4 % WIDTH + e];
-      store_shared(reinterpret_cast<Four*>(shared) + four * STEP + Tile::thread(), part);
+      store_shared(reinterpret_cast<Four*>(shared) + place(four, Tile::thread()), part);
     }
     sync<Tile>();
     for (int i = Tile::thread(); i < 2 * Tile::BN; i += Tile::THREADS) {
@@ -69,9 +81,9 @@ struct NormSums {
 #pragma unroll
       for (int row = 0; row < ROWS; row++) {
         int thread = row * CHUNKS + column / WIDTH;
-        total += load_shared(reinterpret_cast<const float*>(shared) + (four * STEP + thread) * 4 + column % 4);
+        total += load_shared(reinterpret_cast<const float*>(shared) + place(four, thread) * 4 + column % 4);
       }
-      if (start + column < count) norm.sums[(piece * 2 + which) * count + start + column] = total;
+      if (start + column < count) sums[(piece * 2 + which) * count + start + column] = total;
     }
   }
 
@@ -84,58 +96,42 @@ struct NormSums {
   }
 };
 
-// By given statistics: what is left of a chunk of the gradient, and scaled where nothing else wants it as it is.
-template <class T, class Tile>
-struct GivenNorm {
-  const T* y;
-  bool relu, scaled;
-  ColumnNorms<T, Tile> columns;
-
-  __device__ __forceinline__ GivenNorm(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count)
-      : y(norm.y), relu(p.relu != 0), scaled(p.scaled != 0), columns(norm.vectors, p, group, start, count) {}
-
-  __device__ __forceinline__ Vector<T> operator()(int at, Vector<T> g) const {
-    Vector<T> out = {};
-    if (y) out = load_pack<CHUNK<T>>(y + at);
-#pragma unroll
-    for (int e = 0; e < CHUNK<T>; e++) {
-      float masked = !relu || to_acc(out.at[e]) > 0 ? to_acc(g.at[e]) : 0.0f;
-      g.at[e] = from_acc<T>(scaled ? masked * columns.slope[e] : masked);
-    }
-    return g;
-  }
-};
-
 // Calls put(at, chunk, g) for each chunk of a staged tile of a gradient of `count` channels, in whole chunks, from `start` on:
 // plus `so_far` where that is not null, and with what the batch norm before wants of it; `at` is negative where the chunk lies
-// beyond dx, and it is then as it was. offset_of(row) is where a row of the tile begins in dx, or negative for none. The sums take `scratch`, which may be `shared`.
-template <class T, class Tile, class Offset, class Put>
-__device__ __forceinline__ void finish_gradient(char* shared, char* scratch, const T* so_far, const NormBefore<T>& norm,
+// beyond dx, and it is then as it was. offset_of(row) is where a row of the tile begins in dx, or negative for none. Then ready(),
+// and only then the sums take `scratch`. `norms` is for ColumnNorms.
+template <class T, class Tile, class Offset, class Put, class Ready>
+__device__ __forceinline__ void finish_gradient(char* shared, char* scratch, char* norms, const T* so_far, const NormBefore<T>& norm,
                                                 const NormParams& p, int group, size_t piece, int start, int count,
-                                                Offset offset_of, Put put) {
-  auto each = [&](auto& change) {
-    each_result<T, Tile>(shared, [&](int row, int column, char* chunk) {
-      Vector<T> g = load_chunk<T>(chunk);
-      int offset = offset_of(row), at = offset >= 0 && start + column < count ? offset + start + column : -1;
-      if (at >= 0) {
-        if (so_far) add(g, load_pack<CHUNK<T>>(so_far + at));
-        g = change(at, g);
-      }
-      put(at, chunk, g);
-    });
+                                                Offset offset_of, Put put, Ready ready) {
+  auto load = [&](int row, int column) {
+    int offset = offset_of(row);
+    GradientInputs<T> in = {offset >= 0 && start + column < count ? offset + start + column : -1, {}, {}, {}};
+    if (in.at >= 0) {
+      if (so_far) in.so_far = load_pack<CHUNK<T>>(so_far + in.at);
+      if (norm.x) in.x = load_pack<CHUNK<T>>(norm.x + in.at);
+      if (norm.y) in.y = load_pack<CHUNK<T>>(norm.y + in.at);
+    }
+    return in;
   };
-  if (norm.sums) {
-    NormSums<T, Tile> sums(norm, p, group, start, count);
-    each(sums);
-    // All have read the results before their place is taken.
-    if (scratch == shared) sync<Tile>();
-    sums.finish(scratch, piece, start, count);
-  } else if (norm.vectors.mean) {
-    GivenNorm<T, Tile> given(norm, p, group, start, count);
-    each(given);
+  auto each = [&](auto begin, auto& change) {
+    each_result<T, Tile>(shared, load, begin, [&](char* chunk, const GradientInputs<T>& in) {
+      Vector<T> g = load_chunk<T>(chunk);
+      if (in.at >= 0) {
+        if (so_far) add(g, in.so_far);
+        g = change(in, g);
+      }
+      put(in.at, chunk, g);
+    });
+    ready();
+  };
+  if (norm.vectors.mean) {
+    NormSums<T, Tile> sums(norm, p, group, start, count, norms);
+    each([&] { sums.columns.ready(norms); }, sums);
+    if (norm.sums) sums.finish(scratch, norm.sums, piece, start, count);
   } else {
-    auto same = [](int, const Vector<T>& g) { return g; };
-    each(same);
+    auto same = [](const GradientInputs<T>&, const Vector<T>& g) { return g; };
+    each([] {}, same);
   }
 }
 
@@ -146,8 +142,13 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
                                                int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   // What follows comes after the results have left their registers.
-  finish_gradient<T, Tile>(shared, shared, so_far, norm, p, group, piece, start, count, offset_of,
-                           [&](int at, char*, const Vector<T>& g) {
-                             if (at >= 0) store_pack(dx + at, g);
-                           });
+  finish_gradient<T, Tile>(
+      shared, shared, nullptr, so_far, norm, p, group, piece, start, count, offset_of,
+      [&](int at, char*, const Vector<T>& g) {
+        if (at >= 0) store_pack(dx + at, g);
+      },
+      // All have read the results before the sums take their place.
+      [&] {
+        if (norm.sums) sync<Tile>();
+      });
 }

@@ -16,16 +16,13 @@ struct NormAfter {
 // Turns a thread's chunks of z into those of y, in whole chunks.
 template <class T, class Tile>
 struct Normalized {
-  const T* residual;
-  bool relu;
+  bool residual, relu;
   ColumnNorms<T, Tile> columns;
 
-  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count)
-      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count) {}
+  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count, char* norms)
+      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count, true, norms) {}
 
-  __device__ __forceinline__ Vector<T> operator()(int at, Vector<T> z) const {
-    Vector<T> more = {};
-    if (residual) more = load_pack<CHUNK<T>>(residual + at);
+  __device__ __forceinline__ Vector<T> operator()(const Vector<T>& more, Vector<T> z) const {
 #pragma unroll
     for (int e = 0; e < CHUNK<T>; e++) {
       float value = columns(e, to_acc(z.at[e]));
@@ -39,16 +36,26 @@ struct Normalized {
 };
 
 // Calls put(at, chunk, y) for each chunk of a staged tile of z, of `count` columns from `start` on; `at` is negative where it lies
-// beyond y, and the chunk then as it was. offset_of(row) is where a row of the tile begins in y, or negative for none.
+// beyond y, and the chunk then as it was. offset_of(row) is where a row of the tile begins in y, or negative for none. `norms` is for
+// ColumnNorms.
 template <class T, class Tile, class Offset, class Put>
-__device__ __forceinline__ void normalize_results(char* shared, const NormAfter<T>& norm, const NormParams& p, int start,
-                                                  int count, Offset offset_of, Put put) {
-  Normalized<T, Tile> normalized(norm, p, start, count);
-  each_result<T, Tile>(shared, [&](int row, int column, char* chunk) {
+__device__ __forceinline__ void normalize_results(char* shared, char* norms, const NormAfter<T>& norm, const NormParams& p,
+                                                  int start, int count, Offset offset_of, Put put) {
+  struct Input {
+    int at;
+    Vector<T> more;
+  };
+  Normalized<T, Tile> normalized(norm, p, start, count, norms);
+  auto load = [&](int row, int column) {
+    int offset = offset_of(row);
+    Input in = {offset >= 0 && start + column < count ? offset + start + column : -1, {}};
+    if (in.at >= 0 && norm.residual) in.more = load_pack<CHUNK<T>>(norm.residual + in.at);
+    return in;
+  };
+  each_result<T, Tile>(shared, load, [&] { normalized.columns.ready(norms); }, [&](char* chunk, const Input& in) {
     Vector<T> z = load_chunk<T>(chunk);
-    int offset = offset_of(row), at = offset >= 0 && start + column < count ? offset + start + column : -1;
-    if (at >= 0) z = normalized(at, z);
-    put(at, chunk, z);
+    if (in.at >= 0) z = normalized(in.more, z);
+    put(in.at, chunk, z);
   });
 }
 
@@ -59,7 +66,7 @@ __device__ __forceinline__ void store_output(char* shared, const typename Tile::
   stage_results<T, Tile>(shared, sums);
   if (norm.vectors.mean) {
     // After the sums have left their registers.
-    normalize_results<T, Tile>(shared, norm, p, start, count, offset_of, [&](int at, char*, const Vector<T>& chunk) {
+    normalize_results<T, Tile>(shared, nullptr, norm, p, start, count, offset_of, [&](int at, char*, const Vector<T>& chunk) {
       if (at >= 0) store_pack(y + at, chunk);
     });
     return;

@@ -7,7 +7,8 @@
 //   Sums, DOWN_16, ACROSS_8                a warp's part, in 16 x 8 tiles of mma.cuh's fragments
 //   row(), column()                        where that part begins
 //   RESULT_BYTES                           the shared memory that the results may take
-//   publish()                              called by each thread before the barrier behind which its results are read
+//   AHEAD                                  chunks of a thread for which each_result() loads before it uses the first
+//   SHARED_NORMS, NORMS_BYTES              whether there is shared memory besides, for conv_norm.cuh, and how much
 #pragma once
 #include "pack.cuh"
 
@@ -71,7 +72,7 @@ __device__ __forceinline__ char* result(char* shared, int row, int chunk) {
   return shared + place<LINE, sizeof(T) == 4>(row, chunk);
 }
 
-// Rounds the sums to T and puts them there.
+// Rounds the sums to T and puts them there. A barrier must follow.
 template <class T, class Tile>
 __device__ __forceinline__ void stage_results(char* shared, const typename Tile::Sums& sums) {
   int lane = threadIdx.x & 31;
@@ -91,19 +92,41 @@ __device__ __forceinline__ void stage_results(char* shared, const typename Tile:
         char* to = result<T, Tile>(shared, row, column / CHUNK<T>) + column % CHUNK<T> * sizeof(T);
         store_shared(reinterpret_cast<Pair*>(to), pair);
       }
-  Tile::publish();
-  sync<Tile>();
 }
 
-// Calls store(row, column, chunk) for each 16 bytes of them; a thread's column is always the same.
+// For each 16 bytes of staged results, use(chunk, load(row, column)), behind the barrier that they need, and behind begin(); a
+// thread's column is always the same. What is loaded from global memory is on its way AHEAD chunks at a time, the first lot before the barrier.
+template <class T, class Tile, class Load, class Begin, class Use>
+__device__ __forceinline__ void each_result(char* shared, Load load, Begin begin, Use use) {
+  constexpr int CHUNKS = Tile::BN / CHUNK<T>, ROWS = Tile::THREADS / CHUNKS, COUNT = Tile::BM / ROWS, AHEAD = Tile::AHEAD;
+  static_assert(Tile::THREADS % CHUNKS == 0 && Tile::BM % ROWS == 0, "a thread keeps its column");
+  static_assert(COUNT % AHEAD == 0, "lots are whole");
+  int first = Tile::thread() / CHUNKS, chunk = Tile::thread() % CHUNKS;
+  decltype(load(0, 0)) loaded[AHEAD];
+  auto load_lot = [&](int lot) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) loaded[i] = load(first + (lot + i) * ROWS, chunk * CHUNK<T>);
+  };
+  load_lot(0);
+  sync<Tile>();
+  begin();
+#pragma unroll 1
+  for (int lot = 0; lot < COUNT; lot += AHEAD) {
+    if (lot > 0) load_lot(lot);
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) use(result<T, Tile>(shared, first + (lot + i) * ROWS, chunk), loaded[i]);
+  }
+}
+
+// The same where nothing is loaded: store(row, column, chunk).
 template <class T, class Tile, class Store>
 __device__ __forceinline__ void each_result(char* shared, Store store) {
-  constexpr int CHUNKS = Tile::BN / CHUNK<T>;
-  static_assert(Tile::THREADS % CHUNKS == 0, "a thread keeps its column");
-  for (int i = Tile::thread(); i < Tile::BM * CHUNKS; i += Tile::THREADS) {
-    int row = i / CHUNKS, chunk = i % CHUNKS;
-    store(row, chunk * CHUNK<T>, result<T, Tile>(shared, row, chunk));
-  }
+  struct Place {
+    int row, column;
+  };
+  each_result<T, Tile>(
+      shared, [](int row, int column) { return Place{row, column}; }, [] {},
+      [&](char* chunk, const Place& at) { store(at.row, at.column, chunk); });
 }
 
 template <class T, class Tile, class Store>

@@ -28,8 +28,8 @@ constexpr int WGMMA_SLICE = 64, WGMMA_DEPTH = 16;
 constexpr int ASKING_REGISTERS = 40, MULTIPLYING_REGISTERS = 232;
 static_assert(WARPGROUP * (ASKING_REGISTERS + CONSUMERS * MULTIPLYING_REGISTERS) <= 65536, "registers of a multiprocessor");
 
-// Shared memory of a warpgroup for its results: 64 x 64 of them twice, or once beside NormSums.
-constexpr int RESULTS_BYTES = BLOCK_BYTES, SCRATCH_BYTES = 9 * ATOM_BYTES;
+// Shared memory of a warpgroup for its results: 64 x 64 of them twice, and a little more.
+constexpr int RESULTS_BYTES = 2 * BLOCK_BYTES + ATOM_BYTES;
 
 // A tile of BM x BN, of each warpgroup or (not OWN) of both together, one below the other; in slices with room for SPAN columns.
 template <int BM_, int BN_, bool OWN_, int STAGES_, int SPAN_ = BN_>
@@ -39,7 +39,7 @@ struct WgmmaTile {
   // A warpgroup's rows, in blocks of 64.
   static constexpr int ROWS = OWN ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
   static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + SPAN * LINE_BYTES;
-  static constexpr int RESULTS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = RESULTS_AT + CONSUMERS * (RESULTS_BYTES + SCRATCH_BYTES);
+  static constexpr int RESULTS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = RESULTS_AT + CONSUMERS * RESULTS_BYTES;
   static constexpr int SHARED_BYTES = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
   static_assert(ROWS % 64 == 0 && BN % 64 == 0 && SHARED_BYTES <= 227 * 1024, "a block's shared memory");
   static_assert(BLOCKS * BN <= 256, "the sums take half of the registers");
@@ -97,10 +97,10 @@ __device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const Work& 
   }
 }
 
-// Adds the products of `slices` slices, from the at-th on, to `sums`. All of them have come when it calls come().
-template <class Tile, int A_MN, int B_MN, class Come>
-__device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, int slices, typename Tile::Sums& sums,
-                                                Come come) {
+// Adds the products of `slices` slices, from the at-th on, to `sums`; of a strip to the first 64 columns of them. All of them have
+// come when it calls come().
+template <class Tile, int A_MN, int B_MN, class Sums, class Come>
+__device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, int slices, Sums& sums, Come come) {
   // A warpgroup's rows begin so far into the slice; the depth goes on so far on.
   constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2, B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
   int first = Tile::OWN ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
@@ -121,7 +121,7 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
     for (int step = 0; step < WGMMA_SLICE / WGMMA_DEPTH; step++)
 #pragma unroll
       for (int block = 0; block < Tile::BLOCKS; block++)
-        wgmma<A_MN, B_MN>(sums[block], wgmma_operand(a + block * BLOCK_BYTES + step * A_STEP, BLOCK_BYTES),
+        wgmma<A_MN, B_MN>(reinterpret_cast<WgmmaChunk(&)[Tile::CHUNKS]>(sums[block]), wgmma_operand(a + block * BLOCK_BYTES + step * A_STEP, BLOCK_BYTES),
                           wgmma_operand(b + step * B_STEP, BLOCK_BYTES));
     wgmma_commit();
     // While these run, the slice before is done.
@@ -133,7 +133,7 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
   if (slices > 0) release(at - 1);
 }
 
-// Multiplies the block's tiles; store(Tile{} or Strip{}, tile, sums) has each of them, of the rows of this warpgroup.
+// Multiplies the block's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
 template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
 __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
   const Cluster& cluster = ring.cluster;
@@ -144,17 +144,17 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Wor
     if (!Tile::OWN || tiles % CONSUMERS == consumer()) {
       // The other warpgroup has all slices before; the first one need not wait for it at first.
       if (Tile::OWN) mbarrier_wait(ring.turn + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
+      typename Tile::Sums sums = {};
       auto multiply = [&](auto part) {
-        typename decltype(part)::Sums sums = {};
         multiply_slices<decltype(part), A_MN, B_MN>({cluster, ring.shared}, at, tile.to - tile.from, sums, [&] {
           if (Tile::OWN && threadIdx.x % 32 == 0) mbarrier_arrive(ring.turn + (1 - consumer()));
         });
-        store(part, tile, sums);
       };
       if constexpr (STRIPS) {
         if (tile.strip >= 0) multiply(typename Tile::Strip{});
       }
       if (!STRIPS || tile.strip < 0) multiply(Tile{});
+      store(tile, sums);
     }
     at += tile.to - tile.from, tiles++;
   }

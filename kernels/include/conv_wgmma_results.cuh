@@ -5,40 +5,42 @@
 #include "conv_normalize.cuh"
 #include "conv_wgmma.cuh"
 
-// Behind the rest of the scratch: four votes of warps, twice.
+// Behind the second tile of results: four votes of warps, twice, and what a batch norm needs of the columns.
 constexpr int VOTES_BYTES = 32;
 
 // 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
 struct ResultTile : WarpgroupTeam {
-  static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = SCRATCH_BYTES - VOTES_BYTES;
+  static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = BLOCK_BYTES;
+  static constexpr int AHEAD = 2, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
+  static constexpr bool SHARED_NORMS = true;
   using Sums = WgmmaChunk;
 
   __device__ static int row() { return thread() / 32 * 16; }
   __device__ static int column() { return 0; }
-  // To the copy that takes them away.
-  __device__ __forceinline__ static void publish() { proxy_fence(); }
 };
 
-// A warpgroup's shared memory for results. Two tiles of them take turns, so that one is stored while the next one is made; the
-// second one is also what the batch norms work in.
+// A warpgroup's shared memory for results: two tiles of them take turns, so that one is copied away while the next one is made.
 struct ResultBuffers {
   char* first;
 
   template <class Tile>
   __device__ __forceinline__ static ResultBuffers of(char* shared) {
-    return {shared + Tile::RESULTS_AT + consumer() * (RESULTS_BYTES + SCRATCH_BYTES)};
+    return {shared + Tile::RESULTS_AT + consumer() * RESULTS_BYTES};
   }
-  __device__ __forceinline__ char* scratch() const { return first + RESULTS_BYTES; }
-  // The turn-th results' place, if both are free to take turns; the store that last read it is done with it.
-  __device__ __forceinline__ char* next(bool turns, int turn) const {
-    if (!turns) {
-      if (ResultTile::thread() == 0) tma_store_wait_read<0>();
-      return first;
-    }
+  __device__ __forceinline__ char* buffer(int turn) const { return first + turn % 2 * BLOCK_BYTES; }
+  __device__ __forceinline__ char* votes() const { return first + 2 * BLOCK_BYTES; }
+  __device__ __forceinline__ char* norms() const { return votes() + VOTES_BYTES; }
+  // The turn-th results' place. The copy that last read it is done, for who comes behind a barrier.
+  __device__ __forceinline__ char* next(int turn) const {
     if (ResultTile::thread() == 0) tma_store_wait_read<1>();
-    return turn % 2 ? scratch() : first;
+    return buffer(turn);
   }
+  // Copies away what all threads have put there. REST: all copies before are done then, for who comes behind the barrier.
+  template <bool REST>
   __device__ __forceinline__ static void store(const CUtensorMap* map, const char* results, int column, int row, int layer) {
+    if (REST && ResultTile::thread() == 0) tma_store_wait_read<0>();
+    proxy_fence();
+    sync<ResultTile>();
     if (ResultTile::thread() == 0) {
       tma_store_3d(map, results, column, row, layer);
       tma_store_commit();
@@ -51,45 +53,34 @@ struct ResultBuffers {
 };
 
 // Mean and squared deviations of the columns of 64 x 64 staged results, as conv_moments.cuh has them, for pieces of 64 rows: of
-// `rows` of them, and of columns below `count`, which is even, from `start` on.
-__device__ __forceinline__ void store_piece_moments(const char* results, char* scratch, float* moments, int rows, int start,
-                                                    int count) {
-  struct alignas(8) Pair {
-    float at[2];
-  };
-  // A thread has two columns of 16 rows.
-  int pair = ResultTile::thread() % 32, quarter = ResultTile::thread() / 32;
-  Pack<bf16, 2> values[16];
-#pragma unroll
-  for (int i = 0; i < 16; i++)
-    values[i] = load_shared(reinterpret_cast<const Pack<bf16, 2>*>(
-        results + place<LINE_BYTES, false>(quarter * 16 + i, pair / 4) + pair % 4 * 4));
-  auto over_rows = [&](int buffer, auto value) {
-    Pair sum = {};
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-#pragma unroll
-      for (int e = 0; e < 2; e++) sum.at[e] += quarter * 16 + i < rows ? value(e, to_acc(values[i].at[e])) : 0.0f;
-    auto* parts = reinterpret_cast<Pair*>(scratch) + buffer * WARPGROUP;
-    store_shared(parts + ResultTile::thread(), sum);
-    sync<ResultTile>();
-    Pair total = load_shared(parts + pair);
-#pragma unroll
-    for (int q = 1; q < 4; q++) {
-      Pair part = load_shared(parts + q * 32 + pair);
-      for (int e = 0; e < 2; e++) total.at[e] += part.at[e];
-    }
-    return total;
-  };
+// `rows` of them, and of columns below `count` from `start` on. A warp has 16 columns, which it reads turned: two chunks of eight,
+// a column for four lanes, which have 16 rows each.
+__device__ __forceinline__ void store_piece_moments(const char* results, float* moments, int rows, int start, int count) {
+  int warp = ResultTile::thread() / 32, lane = ResultTile::thread() % 32;
   float size = min(rows, 64);
-  Pair mean = over_rows(0, [](int, float x) { return x; });
+  auto counts = [&](int pair, int e) { return pair * 8 + lane % 4 * 2 + e < rows; };
+  auto over_rows = [&](const Pack<bf16, 2>(&pairs)[8], auto value) {
+    float sum = 0;
 #pragma unroll
-  for (int e = 0; e < 2; e++) mean.at[e] /= size;
-  Pair squares = over_rows(1, [&](int e, float x) { return (x - mean.at[e]) * (x - mean.at[e]); });
-  int column = start + pair * 2;
-  if (quarter == 0 && rows > 0 && column < count) {
-    *reinterpret_cast<Pair*>(moments + column) = mean;
-    *reinterpret_cast<Pair*>(moments + count + column) = squares;
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) sum += rows >= 64 || counts(i, e) ? value(to_acc(pairs[i].at[e])) : 0.0f;
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    return sum + __shfl_xor_sync(~0u, sum, 2);
+  };
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int chunk = warp * 2 + half;
+    union {
+      uint32_t words[2][4];
+      Pack<bf16, 2> pairs[8];
+    } column;
+#pragma unroll
+    for (int i = 0; i < 2; i++) ldmatrix_x4_trans(column.words[i], results + place<LINE_BYTES, false>(i * 32 + lane, chunk));
+    float mean = over_rows(column.pairs, [](float x) { return x; }) / size;
+    float squares = over_rows(column.pairs, [&](float x) { return (x - mean) * (x - mean); });
+    int at = start + chunk * 8 + lane / 4;
+    if (lane % 4 == 0 && rows > 0 && at < count) moments[at] = mean, moments[count + at] = squares;
   }
 }
 
@@ -100,15 +91,15 @@ struct Meeting {
   unsigned* arrived;
 };
 
-// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of a Tile, and returns whether they are now those of all
+// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of `count` of a tile, and returns whether they are now those of all
 // parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
 template <class Tile>
-__device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
-                                           int turn, int block, int rows, WgmmaChunk& sums) {
-  constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS, COUNT = Tile::BLOCKS * Tile::CHUNKS;
+__device__ __forceinline__ bool join_parts(char* votes_at, const Meeting& meeting, const Work& work, const WorkItem& tile,
+                                           int turn, int block, int count, int rows, WgmmaChunk& sums) {
+  constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS;
   Cluster cluster = Cluster::own();
   auto place = [&](int i) {
-    return ((i * cluster.size + cluster.rank) * GROUPS + (Tile::OWN ? 0 : consumer())) * COUNT + block;
+    return ((i * cluster.size + cluster.rank) * GROUPS + (Tile::OWN ? 0 : consumer())) * count + block;
   };
   // Segments and units are numbered along the same slices, so no two parts have the same sum of both. Neighbouring threads' fours
   // lie beside each other. A thread reads what the same thread left of other parts.
@@ -129,7 +120,7 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
   unsigned* arrived = meeting.arrived + place(tile.unit);
   bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
   if (last) *arrived = 0;
-  unsigned* votes = reinterpret_cast<unsigned*>(scratch + SCRATCH_BYTES - VOTES_BYTES) + turn % 2 * 4;
+  unsigned* votes = reinterpret_cast<unsigned*>(votes_at) + turn % 2 * 4;
   unsigned any = __any_sync(~0u, last);
   store_shared(votes + ResultTile::thread() / 32, any);
   sync<ResultTile>();
@@ -141,7 +132,7 @@ __device__ __forceinline__ bool join_parts(char* scratch, const Meeting& meeting
 #pragma unroll
   for (int j = 0; j < 8; j++) sums[0][j][0] = sums[0][j][1] = sums[0][j][2] = sums[0][j][3] = 0;
   if (!some) return true;
-#pragma unroll 2
+#pragma unroll 1
   for (int part = 0; part < tile.parts; part++) {
     const float4* from = fours(part);
 #pragma unroll
@@ -167,30 +158,105 @@ struct ResultPlace {
   }
 };
 
-// Calls store(place, sums) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
-// columns; of a cut tile once, when all parts are there. `joins` counts those. SPREAD: for many parts, which tend to end
-// together, each begins with another block, so that not one of them comes last to all.
-template <class Tile, bool SPREAD, class Store>
-__device__ __forceinline__ void each_block(char* scratch, const Meeting& meeting, const Work& work, const WorkItem& tile,
-                                           int& joins, typename Tile::Sums& sums, int group, int count, Store store) {
+// Two values in the order of memory.
+__device__ __forceinline__ uint32_t round_pair(float first, float second) {
+  Pack<bf16, 2> pair = {{from_acc<bf16>(first), from_acc<bf16>(second)}};
+  uint32_t word;
+  memcpy(&word, &pair, 4);
+  return word;
+}
+
+// 64 x 64 results of a warpgroup, rounded: of the fragments (hopper.cuh) a row's neighbours in one word.
+using WgmmaRounded = uint32_t[8][2];
+
+// Sums that are stored as they are.
+struct Unprepared {
+  __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
+};
+
+// Calls store(place, results) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
+// columns; of a cut tile once, when all parts are there. `joins` counts those. prepare(place, sums) may change sums, where it
+// `prepares`. SPREAD: for many parts, which tend to end together, each begins with another block, so that not one of them comes
+// last to all.
+//
+// Registers have no index, so that a loop over blocks must move each to where one text finds it; a text for each would not fit
+// the instruction cache. What is left of the sums meanwhile is rounded: it takes half of the registers.
+template <class Tile, bool SPREAD, class Prepare, class Store>
+__device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, const Work& work, const WorkItem& tile,
+                                           int& joins, typename Tile::Sums& sums, int group, int count, bool prepares,
+                                           Prepare prepare, Store store) {
   constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
   int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
-  // Visits the blocks with `wanted` of a number; registers have no index, so each is named.
-  auto visit = [&](auto wanted) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      int block = i / Tile::CHUNKS, chunk = i % Tile::CHUNKS, row = first + block * 64;
-      int column = tile.column * Tile::SPAN + (tile.strip < 0 ? chunk : tile.strip) * 64;
-      WgmmaChunk& own = sums[block][chunk];
-      if (!wanted(i) || row >= group || column >= count) continue;
-      if (tile.parts > 1 && !join_parts<Tile>(scratch, meeting, work, tile, joins++, i, group - row, own)) continue;
-      store(ResultPlace{tile.layer, row, group - row, column}, own);
-    }
+  // Of a strip each row of blocks has one.
+  int across = tile.strip < 0 ? Tile::CHUNKS : 1, blocks = Tile::BLOCKS * across;
+  auto place = [&](int i) {
+    int row = first + i / across * 64, column = tile.column * Tile::SPAN + (tile.strip < 0 ? i % across : tile.strip) * 64;
+    return ResultPlace{tile.layer, row, group - row, column};
   };
-  if constexpr (SPREAD) {
-#pragma unroll 1
-    for (int step = 0; step < COUNT; step++) visit([&](int i) { return i == (tile.part + step) % COUNT; });
-  } else {
-    visit([](int) { return true; });
+  // Calls each(k, block) with the registers of the i-th block.
+  auto with = [&](auto& all, int i, auto each) {
+    int at = tile.strip < 0 ? i : i * Tile::CHUNKS;
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+      if (k == at) each(all[k / Tile::CHUNKS][k % Tile::CHUNKS]);
+  };
+  unsigned stored = 0;
+  for (int i = 0; i < blocks; i++) {
+    ResultPlace at = place(i);
+    if (at.rows > 0 && at.column < count) stored |= 1u << i;
   }
+  if (tile.parts > 1 || prepares) {
+#pragma unroll 1
+    for (int step = 0; step < blocks; step++) {
+      int i = SPREAD ? (tile.part + step) % blocks : step;
+      if (!(stored >> i & 1)) continue;
+      WgmmaChunk own;
+      with(sums, i, [&](WgmmaChunk& block) {
+#pragma unroll
+        for (int j = 0; j < 32; j++) own[0][j / 4][j % 4] = block[0][j / 4][j % 4];
+      });
+      ResultPlace at = place(i);
+      if (tile.parts > 1 && !join_parts<Tile>(votes, meeting, work, tile, joins++, i, blocks, at.rows, own)) {
+        stored &= ~(1u << i);
+        continue;
+      }
+      prepare(at, own);
+      with(sums, i, [&](WgmmaChunk& block) {
+#pragma unroll
+        for (int j = 0; j < 32; j++) block[0][j / 4][j % 4] = own[0][j / 4][j % 4];
+      });
+    }
+  }
+  WgmmaRounded rounded[Tile::BLOCKS][Tile::CHUNKS];
+#pragma unroll
+  for (int k = 0; k < COUNT; k++)
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+      const float(&four)[4] = sums[k / Tile::CHUNKS][k % Tile::CHUNKS][0][j / 2];
+      rounded[k / Tile::CHUNKS][k % Tile::CHUNKS][j / 2][j % 2] = round_pair(four[j % 2 * 2], four[j % 2 * 2 + 1]);
+    }
+#pragma unroll 1
+  for (int i = 0; i < blocks; i++) {
+    if (!(stored >> i & 1)) continue;
+    WgmmaRounded own;
+    with(rounded, i, [&](const WgmmaRounded& block) {
+#pragma unroll
+      for (int j = 0; j < 16; j++) own[j / 2][j % 2] = block[j / 2][j % 2];
+    });
+    store(place(i), own);
+  }
+}
+
+// Puts rounded results where a tensor map takes them from. A barrier must follow.
+__device__ __forceinline__ void stage_rounded(char* results, const WgmmaRounded& rounded) {
+  int lane = threadIdx.x % 32;
+  // All have read what lay there.
+  sync<ResultTile>();
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+#pragma unroll
+    for (int down = 0; down < 2; down++) {
+      char* to = result<bf16, ResultTile>(results, ResultTile::row() + lane / 4 + down * 8, j) + lane % 4 * 4;
+      store_shared(reinterpret_cast<uint32_t*>(to), rounded[j][down]);
+    }
 }

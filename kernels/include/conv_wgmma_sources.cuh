@@ -13,22 +13,33 @@ struct Window {
   int images, rows, columns;
   int step[2], origin[2], distance[2];
 
-  // Where the windows from pixel `first` on begin.
+  // Of a pixel: its number, and where it lies.
   struct Place {
-    int pixel, image, y, x;
+    int pixel, image, row, column;
   };
   __device__ __forceinline__ Place place(int first) const {
     // A tile below the last one of a cluster has no pixel: any other one may be read for it.
     first = min(first, images * rows * columns - 1);
     int line = first / columns, image = line / rows;
-    return {first, image, (line - image * rows) * step[0] + origin[0], (first - line * columns) * step[1] + origin[1]};
+    return {first, image, line - image * rows, first - line * columns};
   }
+  // So many pixels on. Without a division, which would take the one thread that asks for slices as long as a product.
+  __device__ __forceinline__ void advance(Place& at, int by) const {
+    at.pixel += by, at.column += by;
+    while (at.column >= columns) {
+      at.column -= columns;
+      if (++at.row == rows) at.row = 0, at.image++;
+    }
+  }
+  // Where the window of a pixel begins.
+  __device__ __forceinline__ int y(const Place& at) const { return at.row * step[0] + origin[0]; }
+  __device__ __forceinline__ int x(const Place& at) const { return at.column * step[1] + origin[1]; }
   // The pixels from `at` on under one tap, as many as the map says.
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar, const Place& at, int channel, int row, int column) const {
     if (plain)
       tma_load_2d(to, map, bar, channel, at.pixel);
     else
-      tma_load_im2col(to, map, bar, channel, at.x, at.y, at.image, column * distance[1], row * distance[0]);
+      tma_load_im2col(to, map, bar, channel, x(at), y(at), at.image, column * distance[1], row * distance[0]);
   }
   // The same for all blocks in the mask.
   __device__ __forceinline__ void share(char* to, uint64_t* bar, const Place& at, int channel, int row, int column,
@@ -36,7 +47,7 @@ struct Window {
     if (plain)
       tma_share_2d(to, map, bar, channel, at.pixel, mask);
     else
-      tma_share_im2col(to, map, bar, channel, at.x, at.y, at.image, column * distance[1], row * distance[0], mask);
+      tma_share_im2col(to, map, bar, channel, x(at), y(at), at.image, column * distance[1], row * distance[0], mask);
   }
 };
 
@@ -120,12 +131,13 @@ struct PixelSource {
   const CUtensorMap* gradient;
   const ConvParams& p;
   Cluster cluster;
-  int pixel, start_m;
+  Window::Place place;
+  int start_m;
   bool strip;
   TapBlock blocks[Tile::CHUNKS];
 
   __device__ __forceinline__ void begin(const WorkItem& tile) {
-    pixel = tile.from * WGMMA_SLICE;
+    place = window.place(tile.from * WGMMA_SLICE);
     start_m = tile.row * Tile::BM;
     strip = STRIPS && tile.strip >= 0;
     int last = p.r * p.s * ((p.c + 63) / 64) - 1;
@@ -137,8 +149,7 @@ struct PixelSource {
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
 #pragma unroll
     for (int block = 0; block < Tile::BM / 64; block++)
-      tma_load_2d(to + block * BLOCK_BYTES, gradient, bar, start_m + block * 64, pixel);
-    Window::Place place = window.place(pixel);
+      tma_load_2d(to + block * BLOCK_BYTES, gradient, bar, start_m + block * 64, place.pixel);
 #pragma unroll
     for (int block = 0; block < Tile::CHUNKS; block++) {
       char* at = to + Tile::A_BYTES + block * BLOCK_BYTES;
@@ -149,6 +160,6 @@ struct PixelSource {
       else if (cluster.copies(block, Tile::CHUNKS))
         window.share(at, bar, place, from.channel, from.row, from.column, cluster.all());
     }
-    pixel += WGMMA_SLICE;
+    window.advance(place, WGMMA_SLICE);
   }
 };
