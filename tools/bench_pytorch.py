@@ -123,6 +123,7 @@ class Gate:
     def __init__(self, path):
         self.path = path
         self.closed = path is not None
+        self.begun = time.perf_counter()
 
         def backend(graph, inputs):
             compiled = compile_fx(graph, inputs)
@@ -149,6 +150,8 @@ class Gate:
                 pass
 
     def wait(self):
+        if self.closed:
+            print(f"gate: ready after {time.perf_counter() - self.begun:.1f} s", flush=True)
         while self.closed:
             self.closed = not Path(self.path).exists()
             time.sleep(0.02)
@@ -446,7 +449,7 @@ def training_steps(bench):
                     x = bench.randn(batch, channels, *low).contiguous(memory_format=torch.channels_last)
                     return x.requires_grad_()
 
-                low = [-(-extent // 8) for extent in crop]
+                low = [peer.feature_extent(extent) for extent in crop]
                 both = [outputs(channels) for channels in (method.classes, 4 * method.classes) * 2]
                 bench.gate.ahead(lambda: losses(both, method, *labels, bias, peer.contrastive_operators))
 

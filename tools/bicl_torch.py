@@ -93,6 +93,13 @@ class DeepLab(nn.Module):
         return logits, torch.cat(branches, 1) if self.feature == "aspp" else x
 
 
+def feature_extent(x):
+    """Rows or columns of the features of an image that has x: three halvings, of which the pool rounds up."""
+    x = (x - 1) // 2 + 1
+    x = -(-(x - 1) // 2) + 1
+    return (x - 1) // 2 + 1
+
+
 # --- labels, prototypes, similarity ------------------------------------------------------------------------------
 
 
