@@ -15,10 +15,12 @@
 #   LIMITS="step=30 ncu=10"    other limits, in seconds: of a part, of one test that is repeated (one), of all that are (again)
 #   TOTAL_SECONDS=100          another limit of the whole; a part gets what is left of it, or is left out
 #   PYTHON=python3.12          the Python with torch (python3)
-# Exits 0 if every part that could run passed, 1 if one failed, none ran, or there is no GPU, 2 if OUT cannot be written or the
+# Exits 0 if every part that could run passed, 1 if one failed or had no time, none ran, or there is no GPU, 2 if OUT cannot be written or the
 # arguments are wrong.
 set -uo pipefail
+# Bytes, and `&` is a letter in replacements.
 LC_ALL=C
+shopt -u patsub_replacement 2>/dev/null
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 call=${1-}
@@ -65,6 +67,8 @@ for file in .partial correctness.json figures.json rows.jsonl join.md logs.tgz c
 cd "$here" || exit 2
 work=$(mktemp -d) || exit 2
 mkdir "$work/logs" "$work/rows" "$work/cache" "$work/inductor"
+: >"$work/rows/none.jsonl"
+host=$(uname -srm)
 commit=$(cat commit)
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 card=
@@ -77,17 +81,21 @@ declare -A background=() log_of=()
 passed=0
 failed=0
 skipped=0
+late=0
 
 # --- what is kept --------------------------------------------------------------------------------------------------
 
-# A JSON string of stdin.
+# quote TEXT: a JSON string, of what is ASCII.
 quote() {
-  tr -d '\000-\010\013-\037\177-\377' | sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' |
-    awk 'BEGIN { printf "\"" } NR > 1 { printf "\\n" } { printf "%s", $0 } END { printf "\"" }'
+  local text=${1//[$'\001'-$'\010'$'\013'-$'\037'$'\177'-$'\377']/}
+  text=${text//\\/\\\\}
+  text=${text//\"/\\\"}
+  text=${text//$'\t'/\\t}
+  printf '"%s"' "${text//$'\n'/\\n}"
 }
 
-# The lines of stdin that are whole JSON objects: what a killed program left half written is dropped. Strings aside, brackets
-# must match and nothing but numbers, punctuation and the three words may stand.
+# whole FILE...: the lines that are whole JSON objects; what a killed program left half written is dropped. Strings aside,
+# brackets must match and nothing but numbers, punctuation and the three words may stand.
 whole() {
   awk '/^[{].*[}][ \r]*$/ {
     rest = $0
@@ -96,10 +104,8 @@ whole() {
     if (rest ~ /[^-+0-9.eE,: \t\r{}\[\]]/) next
     if (gsub(/[{]/, "", rest) != gsub(/[}]/, "", rest) || gsub(/\[/, "", rest) != gsub(/\]/, "", rest)) next
     print
-  }'
+  }' "$@"
 }
-
-rows() { cat "$work"/rows/*.jsonl 2>/dev/null | whole; }
 
 # Lines as the elements of a JSON array.
 elements() { awk '{ printf "%s\n    %s", (n++ ? "," : ""), $0 }'; }
@@ -114,23 +120,24 @@ keep() {
 save() {
   local doctor=
   if [ "$call" = figures ]; then
-    rows >"$work/all.jsonl"
+    # Not through `cat`, which would join a file's half last line and the next one's first.
+    whole "$work"/rows/*.jsonl >"$work/all.jsonl"
     keep rows.jsonl <"$work/all.jsonl"
   fi
-  [ -s "$work/doctor.json" ] && doctor=$(tr '\n' ' ' <"$work/doctor.json" | whole)
+  [ -s "$work/doctor.json" ] && doctor=$(tr '\n' ' ' <"$work/doctor.json" | whole -)
   {
     cat <<JSON
 {
   "call": "$call",
-  "card": $(quote <<<"${card:-unknown}"),
-  "driver": $(quote <<<"${driver:-unknown}"),
-  "torch": $(quote <<<"${torch:-none}"),
+  "card": $(quote "${card:-unknown}"),
+  "driver": $(quote "${driver:-unknown}"),
+  "torch": $(quote "${torch:-none}"),
   "date": "$date",
-  "commit": $(quote <<<"$commit"),
-  "host": $(uname -srm | quote),
+  "commit": $(quote "$commit"),
+  "host": $(quote "$host"),
   "warpgroups": "${BICL_WARPGROUPS:-on}",
   "passed": $passed, "failed": $failed, "skipped": $skipped, "seconds": $SECONDS,
-  "running": $([ -n "$running" ] && quote <<<"$running" || echo null),
+  "running": $([ -n "$running" ] && quote "$running" || echo null),
   "parts": [$(cat "$work/parts" 2>/dev/null | elements)
   ],
 JSON
@@ -176,9 +183,9 @@ now() { echo $((${EPOCHREALTIME/./} / 1000)); }
 record() {
   local seconds
   printf -v seconds '%d.%01d' $(($3 / 1000)) $(($3 % 1000 / 100))
-  printf '{"name": %s, "limit": %s, "seconds": %s, "status": %s, "log": %s, "message": %s}\n' "$(quote <<<"$1")" "$2" "$seconds" \
-    "$4" "$([ -n "${log_of[$1]-}" ] && quote <<<"logs/${log_of[$1]##*/}" || echo null)" \
-    "$([ -n "$5" ] && quote <<<"$5" || echo null)" >>"$work/parts"
+  printf '{"name": %s, "limit": %s, "seconds": %s, "status": %s, "log": %s, "message": %s}\n' "$(quote "$1")" "$2" "$seconds" \
+    "$4" "$([ -n "${log_of[$1]-}" ] && quote "logs/${log_of[$1]##*/}" || echo null)" \
+    "$([ -n "$5" ] && quote "$5" || echo null)" >>"$work/parts"
   printf '%-44s %5s %7s  %s\n' "$1" "$2" "$seconds" "${4/null/left out}" >>"$work/table"
   if [ "$4" != 0 ]; then head -n 4 <<<"$5" | cut -c1-180 | sed 's/^/    /' >>"$work/table"; fi
   running=
@@ -255,6 +262,7 @@ part() {
   local name=$1 limit
   limit=$(allowed "$2")
   if [ "$limit" -lt 1 ]; then
+    late=1
     skip "$name" "no time left"
     return 1
   fi
@@ -279,6 +287,7 @@ finish() {
   local name=$1 limit
   limit=$(allowed "$name")
   if [ "$limit" -lt 1 ]; then
+    late=1
     skip "$name" "no time left"
     return 1
   fi
@@ -474,4 +483,5 @@ save_logs
 printf '\n%-44s %5s %7s  %s\n' part limit seconds "exit status"
 cat "$work/table"
 echo "run: $passed passed, $failed failed, $skipped left out, $SECONDS s; $out/$call.json"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+# The host itself is no result.
+[ "$failed" = 0 ] && [ "$late" = 0 ] && [ "$passed" -gt 1 ]
