@@ -47,7 +47,7 @@ esac
 
 const TRAINER: &str = r#"
 case $arguments in
-  *--version*) echo "trainer 0.1.0" ;;
+  *--version*) echo "trainer 0.1.0"; sleep "${VERSION_TAKES-0}" ;;
   *doctor*--json*) printf '{\n  "verdict": "well"\n}\n' ;;
 esac
 "#;
@@ -129,7 +129,9 @@ fn rehearsal(name: &str, call: &str, limits: &str) -> Rehearsal {
         fs::write(folder.join(path), format!("{COMMON}{text}")).unwrap();
         fs::set_permissions(folder.join(path), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    fs::copy(tools.join("gpu-bundle-run.sh"), folder.join("run.sh")).unwrap();
+    for script in ["run.sh", "parts.sh"] {
+        fs::copy(tools.join(format!("gpu-bundle-{script}")), folder.join(script)).unwrap();
+    }
     fs::copy(tools.join("join_bench.py"), folder.join("tools/join_bench.py")).unwrap();
     fs::write(folder.join("commit"), "0123456789abcdef\n").unwrap();
     let path = format!("{}:{}", folder.join("path").display(), std::env::var("PATH").unwrap());
@@ -288,8 +290,8 @@ fn a_call_that_is_told_to_end_takes_its_processes_along() {
 #[test]
 fn a_call_without_time_says_what_was_left_out() {
     let mut rehearsal = rehearsal("late", "correctness", "");
-    // Five seconds are kept for the end.
-    rehearsal.run.env("TOTAL_SECONDS", "6").env("LIMITS", "host=1").env("PARTS", "layouts wgmma graph");
+    // Five seconds are kept for the end; the host takes the other four.
+    rehearsal.run.env("TOTAL_SECONDS", "9").env("VERSION_TAKES", "20").env("PARTS", "layouts wgmma graph");
     rehearsal.finish(30, 1);
     let last = rehearsal.json("correctness.json", "(status['graph'], message['graph'])");
     assert_eq!(last, "(None, 'skipped: no time left')");

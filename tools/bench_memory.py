@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.optim.sgd import sgd
 
 import bicl_torch as peer
+from bench_harness import by
 
 CLASSES = 19
 # Images of batch norm and what stands around it: benches/kernels/norm.rs.
@@ -27,10 +28,6 @@ HEADS = {"cuda": (2, 92, 92, 2048), "cpu": (4, 13, 17, 128)}
 FILTER = (512, 3, 3, 512)
 BOTH = ("forward", "backward")
 FORWARD = ("forward",)
-
-
-def by(numbers):
-    return "x".join(str(n) for n in numbers)
 
 
 def operation(bench, op, shape, function, make, directions=BOTH, dtype=None):

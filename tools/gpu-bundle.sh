@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs everything that a GPU host without Rust needs to test and measure the kernels into target/gpu-bundle/:
 # the kernel tests (one binary, tests/gpu.rs), the benchmarks and the trainer as stripped release binaries, the goldens, the
-# peer scripts, and run.sh.
+# peer scripts, and run.sh with its parts.sh.
 # Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh correctness and ./run.sh figures there, and take
 # their JSON files home. target/ is not in git: what copies the repository's files alone must be told of the folder.
 #
@@ -53,7 +53,8 @@ for module in layouts conv2d_wgmma graph graph_step; do
 done
 
 cp -r tests/golden "$bundle/tests/golden"
-for script in bench_memory.py bench_pytorch.py bicl_torch.py join_bench.py; do cp "tools/$script" "$bundle/tools/"; done
+for script in bench_harness.py bench_memory.py bench_pytorch.py bicl_torch.py join_bench.py; do cp "tools/$script" "$bundle/tools/"; done
+cp tools/gpu-bundle-parts.sh "$bundle/parts.sh"
 cp tools/gpu-bundle-run.sh "$bundle/run.sh"
 chmod +x "$bundle/run.sh"
 commit=$(git rev-parse HEAD)
