@@ -94,6 +94,8 @@ class Bench:
         self.gate = Gate(arguments.gate)
         self.file = open(arguments.json, "a") if arguments.json else None
         self.failed = 0
+        # Rows are compiled and not timed.
+        self.compiling = False
 
     # --- times ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class Bench:
             if event is not events[-1]:
                 graph.replay()
         torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 / calls for start, end in zip(events, events[1:])]
+        return [start.elapsed_time(end) / 1e3 / calls for start, end in itertools.pairwise(events)]
 
     def graphed(self, run):
         """Seconds a call of each replay, for at least --seconds and 5 replays."""
@@ -179,6 +181,10 @@ class Bench:
     def row(self, op, shape, direction, prepare, name="eager", dtype=None, graph=True, **more):
         """Times what `prepare` gives after warming up, and writes the row, or why there is none."""
         if not self.wants(op, shape, direction, dtype):
+            return
+        if self.compiling:
+            if VARIANTS.get(name) == VARIANTS["compile"]:
+                self.gate.ahead(prepare())
             return
         row = {
             "op": op, "shape": shape, "direction": direction, "dtype": dtype or self.arguments.dtype,
@@ -231,8 +237,9 @@ class Bench:
             compiled, graphed = VARIANTS[name]
             if graphed:
                 continue
-            # What was compiled for another shape must not lead to a kernel for any shape.
-            torch._dynamo.reset()
+            # What was compiled for another shape must not lead to a kernel for any shape. What was compiled ahead is kept.
+            if self.gate.path is None:
+                torch._dynamo.reset()
             yield name, self.gate.compile(function) if compiled else function
 
     def image(self, n, h, w, c):

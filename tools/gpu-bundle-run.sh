@@ -171,7 +171,7 @@ figures() {
   # process has for itself cannot be shared even so.
   local compiled_step=("${peer[@]}" --seconds 2 --variants compile compile_graph --only step --json "$work/rows/compiled-step.jsonl")
   local compiled_losses=("${peer[@]}" --seconds 0.2 --variants compile --only contrastive segmentation_loss)
-  compiled_losses+=(--json "$work/rows/compiled-losses.jsonl")
+  compiled_losses+=(--json "$work/rows/compiled-losses.jsonl" --filter contrastive_labels --filter segmentation_loss)
   if [[ ${compute_mode:-Default} == Default ]]; then
     if wants compiled-step; then begin compiled-step "${compiled_step[@]}"; fi
     if wants compiled-losses; then begin compiled-losses "${compiled_losses[@]}"; fi
