@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo
-from torch._inductor.compile_fx import compile_fx
 
 import bicl_torch as peer
 
@@ -45,6 +43,9 @@ class Gate:
         self.begun = time.perf_counter()
 
         def backend(graph, inputs):
+            # Takes seconds, which those that compile nothing need not spend.
+            from torch._inductor.compile_fx import compile_fx
+
             compiled = compile_fx(graph, inputs)
 
             def run(*arguments):
@@ -238,8 +239,8 @@ class Bench:
             if graphed:
                 continue
             # What was compiled for another shape must not lead to a kernel for any shape. What was compiled ahead is kept.
-            if self.gate.path is None:
-                torch._dynamo.reset()
+            if compiled and self.gate.path is None:
+                torch.compiler.reset()
             yield name, self.gate.compile(function) if compiled else function
 
     def image(self, n, h, w, c):
