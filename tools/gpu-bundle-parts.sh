@@ -125,9 +125,10 @@ telling() {
     tail -n 8 "$1"; } | head -n 12 | cut -c1-300
 }
 
-# allowed NAME: its limit, or what is left of the whole.
+# allowed NAME: its limit, or what is left of the whole; the join at the end keeps its share.
 allowed() {
   local own=${limits[$1]} left=$((deadline - SECONDS))
+  if [ "$1" != join ] && [ "$call" = figures ] && wants join; then left=$((left - limits[join])); fi
   echo $((own < left ? own : left))
 }
 
