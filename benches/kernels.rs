@@ -1,20 +1,28 @@
 //! Every operation, by shape: forward and each gradient, verified before it is timed.
 //!
-//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT] [--json FILE] [--no-autotune]
-//!                                    [--warpgroups on|off]
+//!     cargo bench --bench kernels -- [--device cpu|cuda[:N]|plan] [--filter TEXT]... [--dtype bf16|f32] [--seconds S]
+//!                                    [--json FILE] [--no-autotune] [--warpgroups on|off]
 //!
-//! On `plan` nothing is computed: the launches of every row are counted, with their blocks and bytes. `--warpgroups off` keeps
-//! a Hopper GPU, and a plan, to the kernels of older ones.
+//! A row runs if its name contains any of the texts, and has the dtype. On `plan` nothing is computed: the launches of every row
+//! are counted, with their blocks and bytes. `--warpgroups off` keeps a Hopper GPU, and a plan, to the kernels of older ones.
 //!
-//! An operation adds its rows with one line in `main` and a file in benches/kernels/. On a GPU times come from events,
-//! on the CPU from the clock; inputs rotate through more memory than the last-level cache holds; the median is
-//! printed, with the rate and its share of the ceiling: the rate of a copy or of one large matrix product of the same dtype,
-//! whichever share is larger; both are measured at the start, and are rows of the JSON file.
+//! A row that fails, because it differs from the CPU or for any other reason, becomes a JSON line with its key, `error` and no
+//! times, and the bench goes on; it then ends with status 1. Only a GPU that no longer works ends it at once.
+//!
+//! An operation adds its rows with one line in `main` and a file in benches/kernels/. Inputs rotate through more memory than the
+//! last-level cache holds. A row is measured for S seconds (0.3): on a GPU by events around replays of a graph of many calls, on
+//! the CPU by the clock; `timed` in the JSON line tells (benches/kernels/clock.rs). The median is printed, with the rate and its
+//! share of the ceiling: the rate of a copy or of one large matrix product of the same dtype, whichever share is larger; both are
+//! measured at the start, and are rows of the JSON file.
 
 #[path = "kernels/aspp.rs"]
 mod aspp;
+#[path = "kernels/case.rs"]
+mod case;
 #[path = "kernels/ceilings.rs"]
 mod ceilings;
+#[path = "kernels/clock.rs"]
+mod clock;
 #[path = "kernels/conv2d.rs"]
 mod conv2d;
 #[path = "kernels/harness.rs"]
@@ -25,11 +33,13 @@ mod labels;
 mod losses;
 #[path = "kernels/norm.rs"]
 mod norm;
+#[path = "kernels/rows.rs"]
+mod rows;
 #[path = "kernels/update.rs"]
 mod update;
 
 fn main() -> std::process::ExitCode {
-    let run = || {
+    let run = || -> bicl::Result<()> {
         let mut bench = harness::Bench::from_arguments()?;
         conv2d::rows(&mut bench)?;
         aspp::rows(&mut bench)?;
@@ -37,7 +47,7 @@ fn main() -> std::process::ExitCode {
         losses::rows(&mut bench)?;
         labels::rows(&mut bench)?;
         update::rows(&mut bench)?;
-        Ok::<(), bicl::Error>(())
+        bench.finish()
     };
     match run() {
         Ok(()) => std::process::ExitCode::SUCCESS,

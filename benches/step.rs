@@ -3,24 +3,31 @@
 //! ```text
 //! cargo bench --bench step                      the CPU
 //! cargo bench --bench step -- --device cuda     a GPU: the published step, fp32 and bf16
-//! ... --threads 2 --filter contrastive --json figures.jsonl
+//! ... --threads 2 --filter contrastive --filter segmentation_loss --dtype bf16 --json figures.jsonl
 //! ```
+//!
+//! A row that fails becomes a JSON line with its key, `error` and no times, and the bench goes on; it then ends with status 1.
+//! Only a GPU that no longer works ends it at once.
 //!
 //! Every row is first verified (finite losses; the same bits from the same start twice), warmed up, then timed.
 //! A JSON line holds op, shape, direction, dtype, device (the key that tools/bench_pytorch.py shares, so that
-//! tools/join_bench.py can set both side by side), and ms (the median), least_ms, reps, threads, peak_mib; a training step also
-//! its floating-point operations and, on a GPU, what each kernel launches and moves, of which join_bench.py makes the breakdown
-//! by operation.
+//! tools/join_bench.py can set both side by side), and ms (the median), least_ms, timed, reps, threads, peak_mib; a training
+//! step also its floating-point operations and, on a GPU, what each kernel launches and moves, of which join_bench.py makes the
+//! breakdown by operation.
 //! Inputs come from a seeded generator: normal pixels and features; labels in 9 x 9 regions of a random class, one in ten
 //! of them 255. Steps are timed by the wall clock around the synchronised device, uploads of the batch included; on a GPU
-//! the losses are timed by events.
+//! the losses are timed as a graph of calls (benches/kernels/clock.rs).
 
+#[path = "kernels/clock.rs"]
+mod clock;
+#[path = "kernels/rows.rs"]
+mod rows;
 #[path = "step/work.rs"]
 mod work;
 
-use std::{io::Write, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bicl::{
     DType, Device, Tensor,
     autograd::Tape,
@@ -32,6 +39,8 @@ use bicl::{
     train::{Config, Network, Preset, Stepper},
 };
 use clap::Parser;
+use clock::{By, Call, Timing, Work};
+use rows::{Filters, Rows};
 use serde_json::{Value, json};
 
 /// Regions of labels along each side of an image.
@@ -52,9 +61,12 @@ struct Args {
     /// Take the built-in kernels instead of timing what suits each shape.
     #[arg(long)]
     no_autotune: bool,
-    /// Only rows whose name (op, shape, direction, dtype) contains this text.
-    #[arg(long, default_value = "")]
-    filter: String,
+    /// Only rows whose name (op, shape, direction, dtype) contains this text, or another that is given so.
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// Only rows of this dtype: bf16 or f32.
+    #[arg(long, value_parser = rows::dtype)]
+    dtype: Option<DType>,
     /// Threads on the CPU; by default as many as there are cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -87,28 +99,45 @@ impl Row {
 
 struct Bench {
     args: Args,
+    filters: Filters,
     threads: usize,
-    json: Option<std::fs::File>,
-    rows: usize,
+    rows: Rows,
 }
 
-/// Milliseconds of one call.
+/// Seconds of one call.
 type Timed<'a> = dyn FnMut() -> Result<f64> + 'a;
 
+/// A device of its own for each row: its peak of memory is then the row's.
+fn open(args: &Args) -> bicl::Result<Device> {
+    let device: Device = args.device.parse()?;
+    device.set_autotune(!args.no_autotune);
+    Ok(device)
+}
+
 impl Bench {
-    fn device(&self) -> Result<Device> {
-        // A device of its own for each row: its peak of memory is then the row's.
-        let device: Device = self.args.device.parse()?;
-        device.set_autotune(!self.args.no_autotune);
-        Ok(device)
+    /// Runs `body`, if the row is asked for.
+    ///
+    /// Errors: as [`Rows::settle`]; a row that fails is recorded.
+    fn row(&mut self, mut row: Row, body: impl FnOnce(&mut Self, &mut Row, &Device) -> Result<()>) -> Result<()> {
+        if !self.filters.pass(&row.name(), row.dtype) {
+            return Ok(());
+        }
+        let device = open(&self.args)?;
+        let outcome = body(self, &mut row, &device);
+        let key = self.key(&row);
+        self.rows.settle(&key, outcome, || rows::alive(&open(&self.args)?))?;
+        Ok(())
     }
 
-    fn wants(&self, row: &Row) -> bool {
-        row.name().contains(&self.args.filter)
+    fn key(&self, row: &Row) -> Value {
+        json!({
+            "op": row.op, "shape": row.shape, "direction": row.direction, "dtype": row.dtype.to_string(),
+            "device": if self.args.device.starts_with("cuda") { "cuda" } else { "cpu" },
+        })
     }
 
-    /// Warms `run` up, measures it, prints and writes the row.
-    fn measure(&mut self, row: &Row, device: &Device, run: &mut Timed) -> Result<()> {
+    /// Warms `run` up and measures it.
+    fn by_clock(&self, run: &mut Timed) -> Result<Timing> {
         let start = Instant::now();
         let mut warm = 0;
         while warm < 2 || (warm < 20 && start.elapsed().as_secs_f64() < 0.2 * self.args.seconds) {
@@ -119,22 +148,40 @@ impl Bench {
         while times.len() < 5 || (times.len() < 200 && start.elapsed().as_secs_f64() < self.args.seconds) {
             times.push(run()?);
         }
-        times.sort_by(f64::total_cmp);
-        let median = times[times.len() / 2];
+        Ok(Timing::of(times, By::Clock)?)
+    }
+
+    /// Measures a loss alone, whose results `run` gives.
+    fn loss(&self, device: &Device, run: &dyn Fn() -> bicl::Result<Vec<Tensor>>) -> Result<Timing> {
+        if device.is_cuda() {
+            let prepare = |_| Ok(Box::new(run) as Call);
+            // Calls are prepared with nothing.
+            let work = Work { sets: 1, bytes: 1, seconds: self.args.seconds, prepare: &prepare };
+            return Ok(clock::measure(device, &work)?);
+        }
+        self.by_clock(&mut || {
+            let start = Instant::now();
+            run()?;
+            Ok(start.elapsed().as_secs_f64())
+        })
+    }
+
+    /// Prints and writes the row.
+    fn report(&mut self, row: &Row, device: &Device, timing: &Timing) -> Result<()> {
+        let (median, least, reps) = (1e3 * timing.median, 1e3 * timing.least, timing.runs);
         let peak = device.as_cuda().map(|cuda| cuda.peak_bytes() >> 20);
         let memory = peak.map(|mib| format!("  peak {mib} MiB")).unwrap_or_default();
-        println!("{:<84} {median:>10.3} ms  (best {:.3}, {} runs){memory}", row.name(), times[0], times.len());
-        self.rows += 1;
-        if let Some(file) = &mut self.json {
-            let line = json!({
-                "op": row.op, "shape": row.shape, "direction": row.direction, "dtype": row.dtype.to_string(),
-                "device": if device.is_cuda() { "cuda" } else { "cpu" }, "ms": median, "least_ms": times[0],
-                "reps": times.len(), "threads": self.threads, "peak_mib": peak,
-                "operations": row.work["operations"], "kernels": row.work["kernels"],
-            });
-            writeln!(file, "{line}")?;
+        let remark = timing.by.remark();
+        println!("{:<84} {median:>10.3} ms  (best {least:.3}, {reps} runs){memory}{remark}", row.name());
+        let mut line = self.key(row);
+        let more = json!({
+            "ms": median, "least_ms": least, "timed": timing.by.name(), "reps": reps, "threads": self.threads,
+            "peak_mib": peak, "operations": row.work["operations"], "kernels": row.work["kernels"],
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            line[field] = value.clone();
         }
-        Ok(())
+        Ok(self.rows.write(&line)?)
     }
 
     /// Steps of the trainer: `target` tells adaptation (pairs) from warm-up (source alone).
@@ -143,15 +190,23 @@ impl Bench {
         let count = if adapt { format!("{images}+{images}") } else { images.to_string() };
         let model = &config.model;
         let shape = format!("{} w{} C{} {count}x{height}x{width}", model.backbone, model.width, model.classes);
-        let mut row = Row { op, shape, direction: "step", dtype: config.precision.dtype(), work: Value::Null };
-        if !self.wants(&row) {
-            return Ok(());
-        }
-        let device = self.device()?;
+        let row = Row { op, shape, direction: "step", dtype: config.precision.dtype(), work: Value::Null };
+        self.row(row, |bench, row, device| bench.time_step(row, device, config, [height, width], adapt))
+    }
+
+    fn time_step(
+        &mut self,
+        row: &mut Row,
+        device: &Device,
+        config: &Config,
+        [height, width]: [usize; 2],
+        adapt: bool,
+    ) -> Result<()> {
+        let images = if adapt { config.data.batch } else { config.warmup.batch };
         let rng = &mut Rng::new(1);
         let source = batch(rng, [images, height, width], config.model.classes);
         let target = batch(rng, [images, height, width], config.model.classes);
-        let start = || Network::new(&config.model, config.precision, config.seed, &device);
+        let start = || Network::new(&config.model, config.precision, config.seed, device);
         let once = |network: &mut Network, stepper: &mut Stepper| -> Result<Vec<(&'static str, f64)>> {
             // A small rate: the weights stay near their start for as long as the measurement takes.
             let rate = 1e-6;
@@ -165,12 +220,12 @@ impl Bench {
         let domains = if adapt { 2 } else { 1 };
         row.work = json!({
             "operations": work::operations(&network.parameters, domains * images, [height, width]),
-            "kernels": if adapt && device.is_cuda() { work::kernels(config, &device)? } else { Value::Null },
+            "kernels": if adapt && device.is_cuda() { work::kernels(config, device)? } else { Value::Null },
         });
         let again = once(&mut network, &mut stepper)?;
         ensure!(first.iter().all(|(_, loss)| loss.is_finite()), "{}: losses {first:?}", row.name());
         ensure!(first == again, "{}: {first:?} and {again:?} from the same start", row.name());
-        self.measure(&row, &device, &mut || {
+        let timing = self.by_clock(&mut || {
             // Copies of the batch are the harness's, not the step's.
             let (source, target) = (source.clone(), target.clone());
             device.synchronize()?;
@@ -180,93 +235,76 @@ impl Bench {
                 false => stepper.warmup(&mut network, config, source, 1e-6)?,
             };
             device.synchronize()?;
-            Ok(1e3 * start.elapsed().as_secs_f64())
-        })
+            Ok(start.elapsed().as_secs_f64())
+        })?;
+        self.report(row, device, &timing)
     }
 
     /// Prototypes of both domains, label transfer where `labels`, both contrastive terms, and the gradients of all features.
     fn contrastive(&mut self, [n, h, w, d]: [usize; 4], full: usize, dtype: DType, labels: bool) -> Result<()> {
         let op = if labels { "contrastive_labels" } else { "contrastive" };
-        let row = Row {
-            op,
-            shape: format!("{n}x{h}x{w}x{d} {full}x{full} C{CLASSES}"),
-            direction: "both",
-            dtype,
-            work: Value::Null,
-        };
-        if !self.wants(&row) {
-            return Ok(());
-        }
-        let device = self.device()?;
-        let (rng, classes) = (&mut Rng::new(2), CLASSES);
-        let features = [floats(rng, &[n, h, w, d], dtype, &device)?, floats(rng, &[n, h, w, d], dtype, &device)?];
-        let [ys, yt] = [(); 2].map(|()| labels_of(rng, [n, full, full], classes));
-        let ys = Tensor::from_vec(ys, &[n, full, full], &device)?;
-        let yt = Tensor::from_vec(yt, &[n, full, full], &device)?;
-        let bias = Tensor::zeros(&[classes, d], DType::F32, &device)?;
-        let spec = ContrastSpec {
-            classes,
-            forward_weight: 0.1,
-            backward_weight: 0.1,
-            temperature: 0.1,
-            transfer_threshold: labels.then_some(0.8),
-            scope: PrototypeScope::Pair,
-            places: LabelPlaces::Nearest,
-        };
-        let run = || -> Result<[Tensor; 3]> {
-            let tape = Tape::new(&device);
-            let [source, target] = features.each_ref().map(|features| tape.variable(features.clone()));
-            let pair = DomainPair::Apart([source.clone(), target.clone()]);
-            let contrast = ops::bidirectional_contrast(&pair, [&ys, &yt], labels.then_some(&bias), &spec)?;
-            let loss = contrast.total.context("both weights are 0")?;
-            if labels {
-                contrast.prototypes.update_calibration(&mut bias.clone(), 0.99, None)?;
-            }
-            let mut gradients = tape.backward(&loss)?;
-            let mut gradient = |var| gradients.take(var).context("a gradient is missing");
-            Ok([loss.value().clone(), gradient(&source)?, gradient(&target)?])
-        };
-        verify(&row, &run()?, &run()?)?;
-        self.measure(&row, &device, &mut || time(&device, || run().map(drop)))
+        let shape = format!("{n}x{h}x{w}x{d} {full}x{full} C{CLASSES}");
+        let row = Row { op, shape, direction: "both", dtype, work: Value::Null };
+        self.row(row, |bench, row, device| {
+            let (rng, classes) = (&mut Rng::new(2), CLASSES);
+            let features = [floats(rng, &[n, h, w, d], dtype, device)?, floats(rng, &[n, h, w, d], dtype, device)?];
+            let [ys, yt] = [(); 2].map(|()| labels_of(rng, [n, full, full], classes));
+            let ys = Tensor::from_vec(ys, &[n, full, full], device)?;
+            let yt = Tensor::from_vec(yt, &[n, full, full], device)?;
+            let bias = Tensor::zeros(&[classes, d], DType::F32, device)?;
+            let spec = ContrastSpec {
+                classes,
+                forward_weight: 0.1,
+                backward_weight: 0.1,
+                temperature: 0.1,
+                transfer_threshold: labels.then_some(0.8),
+                scope: PrototypeScope::Pair,
+                places: LabelPlaces::Nearest,
+            };
+            let run = || -> bicl::Result<Vec<Tensor>> {
+                let tape = Tape::new(device);
+                let [source, target] = features.each_ref().map(|features| tape.variable(features.clone()));
+                let pair = DomainPair::Apart([source.clone(), target.clone()]);
+                let contrast = ops::bidirectional_contrast(&pair, [&ys, &yt], labels.then_some(&bias), &spec)?;
+                let loss = contrast.total.ok_or_else(|| missing("loss: both weights are 0"))?;
+                if labels {
+                    contrast.prototypes.update_calibration(&mut bias.duplicate()?, 0.99, None)?;
+                }
+                let mut gradients = tape.backward(&loss)?;
+                let mut gradient = |var| gradients.take(var).ok_or_else(|| missing("gradient"));
+                Ok(vec![loss.value().clone(), gradient(&source)?, gradient(&target)?])
+            };
+            verify(row, &run()?, &run()?)?;
+            let timing = bench.loss(device, &run)?;
+            bench.report(row, device, &timing)
+        })
     }
 
     /// Upsampling, cross entropy, entropy and the gradient of the logits, of one domain.
     fn segmentation(&mut self, [n, h, w, c]: [usize; 4], full: usize, dtype: DType) -> Result<()> {
         let shape = format!("{n}x{h}x{w}x{c} {full}x{full}");
         let row = Row { op: "segmentation_loss", shape, direction: "both", dtype, work: Value::Null };
-        if !self.wants(&row) {
-            return Ok(());
-        }
-        let device = self.device()?;
-        let rng = &mut Rng::new(3);
-        let logits = floats(rng, &[n, h, w, c], dtype, &device)?;
-        let labels = Tensor::from_vec(labels_of(rng, [n, full, full], c), &[n, full, full], &device)?;
-        let run = || -> Result<[Tensor; 2]> {
-            let tape = Tape::new(&device);
-            let logits = tape.variable(logits.clone());
-            let weights = SegmentationWeights { cross_entropy: 1.0, entropy: 0.4 };
-            let loss = ops::segmentation_loss(&logits, &labels, weights)?.total;
-            let mut gradients = tape.backward(&loss)?;
-            Ok([loss.value().clone(), gradients.take(&logits).context("the gradient is missing")?])
-        };
-        verify(&row, &run()?, &run()?)?;
-        self.measure(&row, &device, &mut || time(&device, || run().map(drop)))
+        self.row(row, |bench, row, device| {
+            let rng = &mut Rng::new(3);
+            let logits = floats(rng, &[n, h, w, c], dtype, device)?;
+            let labels = Tensor::from_vec(labels_of(rng, [n, full, full], c), &[n, full, full], device)?;
+            let run = || -> bicl::Result<Vec<Tensor>> {
+                let tape = Tape::new(device);
+                let logits = tape.variable(logits.clone());
+                let weights = SegmentationWeights { cross_entropy: 1.0, entropy: 0.4 };
+                let loss = ops::segmentation_loss(&logits, &labels, weights)?.total;
+                let mut gradients = tape.backward(&loss)?;
+                Ok(vec![loss.value().clone(), gradients.take(&logits).ok_or_else(|| missing("gradient"))?])
+            };
+            verify(row, &run()?, &run()?)?;
+            let timing = bench.loss(device, &run)?;
+            bench.report(row, device, &timing)
+        })
     }
 }
 
-/// Milliseconds of `run`: by events on a GPU, by the wall clock elsewhere.
-fn time(device: &Device, run: impl FnOnce() -> Result<()>) -> Result<f64> {
-    if let Some(cuda) = device.as_cuda() {
-        let mut failure = None;
-        let elapsed = cuda.time(|| {
-            failure = run().err();
-            Ok(())
-        })?;
-        return failure.map_or(Ok(f64::from(elapsed)), Err);
-    }
-    let start = Instant::now();
-    run()?;
-    Ok(1e3 * start.elapsed().as_secs_f64())
+fn missing(what: &str) -> bicl::Error {
+    bicl::Error::Internal(format!("no {what}"))
 }
 
 /// Holds two runs against each other: finite, not all zero, and equal to the bit.
@@ -308,16 +346,15 @@ fn batch(rng: &mut Rng, [count, height, width]: [usize; 3], classes: usize) -> B
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    let json = match &args.json {
-        Some(path) => Some(std::fs::File::create(path).with_context(|| path.display().to_string())?),
-        None => None,
-    };
-    let mut bench = Bench { args, threads: rayon::current_num_threads(), json, rows: 0 };
-    let device = bench.device()?;
+    let (rows, threads) = (Rows::new(args.json.take())?, rayon::current_num_threads());
+    let filters = Filters { texts: std::mem::take(&mut args.filter), dtype: args.dtype };
+    // Kept to the end: the context that all rows share then stays.
+    let device = open(&args)?;
+    let mut bench = Bench { args, filters, threads, rows };
     println!("step: {device}, {} threads", bench.threads);
 
     let miniature = Preset::Miniature.config();
@@ -339,6 +376,5 @@ fn main() -> Result<()> {
         bench.contrastive([2, 92, 92, 76], 730, dtype, true)?;
         bench.segmentation([2, 92, 92, 19], 730, dtype)?;
     }
-    ensure!(bench.rows > 0, "no row contains {:?}", bench.args.filter);
-    Ok(())
+    Ok(bench.rows.finish(&bench.filters)?)
 }

@@ -1,4 +1,4 @@
-//! Products that were timed on a GPU: still right, the same on every call and in every graph.
+//! Products that were timed on a GPU: still right, the same on every call and in every graph. And what timing stands on.
 
 mod common;
 
@@ -7,7 +7,7 @@ use bicl::{
     autograd::Tape,
     ops::{self, Conv2dSpec},
 };
-use common::{Rng, Tolerance, assert_close, assert_same_bits, kernel_devices};
+use common::{Rng, Tolerance, all_devices, assert_close, assert_same_bits, kernel_devices};
 
 const SPEC: Conv2dSpec = Conv2dSpec { stride: [1, 1], padding: [1, 1], dilation: [1, 1] };
 
@@ -49,5 +49,57 @@ fn timed_products_are_exact_and_repeat_in_graphs() {
                 assert_same_bits(first, captured, "captured");
             }
         }
+    }
+}
+
+/// What benches do: several backward passes in one graph, after their forward passes outside, all results but the last dropped.
+#[test]
+fn backward_passes_alone_are_captured() {
+    for device in all_devices().into_iter().filter(|device| !device.is_cpu()) {
+        let mut rng = Rng(7);
+        let [x, w, dy] = [[1, 5, 6, 8], [8, 3, 3, 8], [1, 5, 6, 8]].map(|shape| rng.reals(&shape, DType::F32, &device));
+        let prepare = || {
+            let tape = Tape::new(&device);
+            let vars = [&x, &w].map(|tensor| tape.variable(tensor.clone()));
+            let y = ops::conv2d(&vars[0], &vars[1], None, &SPEC).unwrap();
+            move |dy: &Tensor| -> Result<[Tensor; 2]> {
+                let gradients = tape.backward_with(&y, dy.clone())?;
+                Ok(vars.each_ref().map(|var| gradients.get(var).cloned().expect("a variable has a gradient")))
+            }
+        };
+        let want = prepare()(&dy).unwrap();
+        let ready = [(); 3].map(|()| prepare());
+        let all = || ready.into_iter().map(|backward| backward(&dy)).reduce(|_, last| last).expect("there are three");
+        let (graph, got) = device.capture(all).unwrap();
+        for replay in ["first", "second"] {
+            graph.replay().unwrap();
+            for (got, want) in got.iter().zip(&want) {
+                assert_same_bits(got, want, &format!("{device}, {replay} replay"));
+            }
+        }
+    }
+}
+
+#[test]
+fn times_of_calls_are_those_between_their_events() {
+    for device in kernel_devices() {
+        let Some(cuda) = device.as_cuda() else { continue };
+        let [small, large] = [1 << 20, 1 << 28].map(|bytes| Tensor::zeros(&[bytes], DType::U8, &device).unwrap());
+        let mut calls = 0;
+        let times = cuda.time_each(
+            || large.duplicate().map(drop),
+            4,
+            || {
+                calls += 1;
+                // The third takes longest.
+                if calls == 3 { large.duplicate().map(drop) } else { small.duplicate().map(drop) }
+            },
+        );
+        let times = times.unwrap();
+        assert_eq!((times.len(), calls), (4, 4));
+        assert!(times.iter().all(|&time| time >= 0.0 && time <= times[2]), "{times:?}");
+        assert!(cuda.time(|| large.duplicate().map(drop)).unwrap() > 0.0);
+        let inside = device.capture(|| cuda.time(|| Ok(()))).map(drop).unwrap_err().to_string();
+        assert!(inside.contains("time the replays"), "{inside}");
     }
 }

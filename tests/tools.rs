@@ -21,48 +21,56 @@ fn row(op: &str, shape: &str, direction: &str, dtype: &str, ms: f64, more: &str)
     )
 }
 
-/// Our kernels' rows, our steps' rows, PyTorch's.
-fn rows() -> [Vec<String>; 3] {
+/// A bf16 row that has no time.
+fn failure(op: &str, shape: &str, direction: &str, more: &str) -> String {
+    row(op, shape, direction, "bf16", 1.0, more).replace("\"ms\":1,", "")
+}
+
+/// Our rows, PyTorch's.
+fn rows() -> [Vec<String>; 2] {
     let (large, small) = ("2x92x92x256 256x3x3x256 s1 d2", "2x92x92x1024 256x1x1x1024 s1 d1");
     let published = "resnet101 w64 C19 2+2x730x730";
     let contrast = "2x92x92x76 730x730 C19";
-    let kernels = vec![
+    let work = r#""operations":9e12,"peak_mib":1000,"kernels":{
+        "conv2d_mma_forward_large_bf16":{"launches":3,"bytes":100},
+        "batch_norm_forward_bf16":{"launches":2,"bytes":2000000000},
+        "entropy_f32":{"launches":1,"bytes":500000000}}"#
+        .replace('\n', "");
+    let ours = vec![
         COPY.into(),
         OURS_PRODUCT.into(),
         row("conv2d", large, "forward", "bf16", 0.1, r#""operations_per_second":3e14"#),
         row("conv2d", small, "data", "bf16", 0.2, r#""operations_per_second":3e14"#),
         row("prototypes", "2x92x92x2048 C19", "forward", "bf16", 0.1, r#""bytes_per_second":8e11"#),
         row("weighted_sum", "2 scalars", "forward", "f32", 0.01, ""),
-    ];
-    let work = r#""operations":9e12,"peak_mib":1000,"kernels":{
-        "conv2d_mma_forward_large_bf16":{"launches":3,"bytes":100},
-        "batch_norm_forward_bf16":{"launches":2,"bytes":2000000000},
-        "entropy_f32":{"launches":1,"bytes":500000000}}"#
-        .replace('\n', "");
-    let step = vec![
         row("training_step", published, "step", "bf16", 40.0, &work),
         row("contrastive_labels", contrast, "both", "f32", 0.5, ""),
+        failure("conv2d", small, "weight", r#""error":"differs from the CPU""#),
+        // It failed once and was measured later.
+        failure("conv2d", large, "forward", r#""error":"out of memory""#),
     ];
     let theirs = vec![
         THEIR_PRODUCT.into(),
         row("conv2d", large, "forward", "bf16", 0.4, r#""peer":"eager""#),
         row("conv2d", small, "data", "bf16", 0.2, r#""peer":"eager""#),
         row("training_step", published, "step", "bf16", 100.0, r#""peer":"eager","peak_mib":2500"#),
+        row("training_step", published, "step", "bf16", 90.0, r#""peer":"graph","peak_mib":3000"#),
         row("training_step", published, "step", "bf16", 80.0, r#""peer":"compile","peak_mib":2000"#),
+        failure("training_step", published, "step", r#""peer":"compile_graph","error":"RuntimeError: no\nmore""#),
         row("contrastive_labels", contrast, "both", "f32", 10.0, r#""peer":"eager""#),
     ];
-    [kernels, step, theirs]
+    [ours, theirs]
 }
 
 /// What run.sh would write.
 fn result() -> String {
-    let [kernels, step, theirs] = rows().map(|rows| rows.join(","));
+    let rows = rows().concat().join(",");
     format!(
         r#"{{"card":"NVIDIA H100 80GB HBM3","driver":"570.1","date":"2026-01-31T12:00:00Z",
         "commit":"0123456789abcdef0123456789abcdef01234567",
-        "parts":[{{"name":"bench:step","status":0}},
-            {{"name":"peer:pytorch-compile","status":124,"message":"run: stopped after 90 s\nmore"}}],
-        "figures":{{"kernels":[{kernels}],"step":[{step}],"pytorch":[{theirs}]}},"demo":null}}"#
+        "parts":[{{"name":"step","status":0}},
+            {{"name":"peer-norm","status":124,"message":"run: stopped after 30 s\nmore"}}],
+        "rows":[{rows}]}}"#
     )
 }
 
@@ -119,17 +127,17 @@ fn figures_are_written_with_their_numbers_and_their_reasons() {
     let readme = fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(readme.starts_with("# Title\n<!-- figures") && readme.ends_with("<!-- /figures -->\nend\n"), "{readme}");
     // 9 TFLOP in 40 ms are 225 TFLOP/s, of the 600 that cuBLAS reached.
-    assert_holds(&readme, "| 2.00x (40.0 ms, PyTorch 80.0 ms: compile; MFU 38 %) |");
+    assert_holds(&readme, "| 2.00x (40.0 ms, PyTorch 80.0 ms: compile; compile_graph not measured; MFU 38 %) |");
     // Factors 4 and 1.
     assert_holds(
         &readme,
-        "| geometric mean 2.00x, least 1.00x of 2 rows; at most 300 TFLOP/s, 50 % of the measured matrix rate |",
+        "| geometric mean 2.00x, least 1.00x of 2 rows (1 failed); at most 300 TFLOP/s, 50 % of the measured matrix rate |",
     );
-    assert_holds(&readme, "| 20.0x (500 us, PyTorch 10000 us) |");
+    assert_holds(&readme, "| 20.0x (500 us, PyTorch 10000 us: eager; compile not measured) |");
     assert_holds(&readme, "| geometric mean 80 %, least 80 % of 1000 GB/s, 1 rows |");
     assert_holds(&readme, "| 0.50x (1000 MiB, PyTorch 2000 MiB: compile) |");
     assert_holds(&readme, "| NVIDIA H100 80GB HBM3, 570.1, 2026-01-31, 0123456 |");
-    assert_holds(&readme, "| torch.compile of them | none: peer:pytorch-compile: run: stopped after 90 s |  |");
+    assert_holds(&readme, "| PyTorch, best of eager and torch.compile | none: peer-norm: run: stopped after 30 s |  |");
 }
 
 #[test]
@@ -137,7 +145,7 @@ fn figures_without_results_say_so() {
     let folder = folder("nothing");
     text(&figures(&folder, &[]));
     let readme = fs::read_to_string(folder.join("README.md")).unwrap();
-    assert_eq!(readme.matches("| none: no GPU has run it yet |").count(), 9, "{readme}");
+    assert_eq!(readme.matches("| none: no GPU has run it yet |").count(), 7, "{readme}");
 }
 
 #[test]
@@ -149,7 +157,7 @@ fn figures_name_the_file_that_is_wrong() {
     fs::write(&path, r#"{"rows": []}"#).unwrap();
     assert_fails(&figures(&folder, &[]), &[NAME, "unknown schema", "'card'"]);
     fs::write(&path, result().replace("\"ms\":0.4", "\"ms\":NaN")).unwrap();
-    assert_fails(&figures(&folder, &[]), &[NAME, "pytorch 2", "ms is nan"]);
+    assert_fails(&figures(&folder, &[]), &[NAME, "row 12", "ms is nan"]);
     fs::remove_file(&path).unwrap();
     fs::write(folder.join("results/h100.json"), result()).unwrap();
     assert_fails(&figures(&folder, &[]), &["h100.json", NAME, "rename it"]);
@@ -161,15 +169,19 @@ fn figures_name_the_file_that_is_wrong() {
 #[test]
 fn rows_are_joined_with_factors_rates_and_the_breakdown() {
     let folder = folder("join");
-    let [kernels, step, theirs] = rows();
+    let [own, theirs] = rows();
     let (ours, peer, whole) = (folder.join("ours.jsonl"), folder.join("theirs.jsonl"), folder.join("whole.json"));
-    fs::write(&ours, [kernels, step].concat().join("\n")).unwrap();
-    fs::write(&peer, theirs.join("\n")).unwrap();
+    fs::write(&ours, own.join("\n")).unwrap();
+    // The bench was killed while it wrote.
+    fs::write(&peer, theirs.join("\n") + "\n{\"op\": \"conv2d\", \"sha").unwrap();
     fs::write(&whole, result()).unwrap();
     let table = text(&python("join_bench.py", &[ours.to_str().unwrap(), peer.to_str().unwrap()]));
     assert_eq!(table, text(&python("join_bench.py", &[whole.to_str().unwrap()])));
-    assert_holds(&table, "| forward | bf16 | cuda | 0.100 | 300 TFLOP/s | 50 % | 0.400 | 4.00 | eager |");
-    assert_holds(&table, "| forward | bf16 | cuda | 0.100 | 800 GB/s | 80 % |  |  | no row of PyTorch's |");
+    assert_holds(&table, "| forward | bf16 | cuda | 0.1000 | 300 TFLOP/s | 50 % | 0.4000 | 4.00 | eager |");
+    assert_holds(&table, "| weight | bf16 | cuda | ours | differs from the CPU |");
+    assert_holds(&table, "| step | bf16 | cuda | compile_graph | RuntimeError: no |");
+    assert!(!table.contains("out of memory"), "a row that was measured later is called failed:\n{table}");
+    assert_holds(&table, "| forward | bf16 | cuda | 0.1000 | 800 GB/s | 80 % |  |  | no row of PyTorch's |");
     assert_holds(&table, "| training_step | step | bf16 | cuda | 1 | 2.00 | 2.00 |");
     assert_holds(&table, "| bf16 | cuda | ours | 40.000 |  | 38 % | 1000 |  |");
     assert_holds(&table, "| bf16 | cuda | eager | 100.000 | 2.50 | 15 % | 2500 | 0.40 |");

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.optim.sgd import sgd
 
 import bicl_torch as peer
+from bench_harness import by
 
 CLASSES = 19
 # Images of batch norm and what stands around it: benches/kernels/norm.rs.
@@ -29,14 +30,10 @@ BOTH = ("forward", "backward")
 FORWARD = ("forward",)
 
 
-def by(numbers):
-    return "x".join(str(n) for n in numbers)
-
-
 def operation(bench, op, shape, function, make, directions=BOTH, dtype=None):
     """Rows of `function` on the inputs that `make` gives."""
 
-    def graph():
+    def graph(run):
         # Labels and masks have no gradient.
         inputs = [x.requires_grad_() if x.is_floating_point() else x for x in make()]
         y = run(*inputs)
@@ -46,15 +43,22 @@ def operation(bench, op, shape, function, make, directions=BOTH, dtype=None):
         return torch.autograd.grad(y, inputs, dy, retain_graph=True)
 
     for name, run in bench.variants(function):
-        with torch.no_grad():
-            inputs = make()
-            nbytes = sum(x.nbytes for x in (*inputs, run(*inputs)))
         for direction in directions:
-            if direction == "forward":
+            def prepare(run=run, direction=direction):
                 with torch.no_grad():
-                    bench.row(op, shape, direction, bench.rotating(run, make, nbytes), name, dtype)
-            else:
-                bench.row(op, shape, direction, bench.rotating(backward, graph, nbytes), name, dtype)
+                    inputs = make()
+                    # The output's size; the function itself costs no compilation.
+                    nbytes = sum(x.nbytes for x in (*inputs, function(*inputs)))
+                if direction == "backward":
+                    return bench.rotating(backward, lambda: graph(run), nbytes)
+                return without_gradients(bench.rotating(run, make, nbytes))
+
+            bench.row(op, shape, direction, prepare, name, dtype)
+
+
+def without_gradients(rotating):
+    rotating.run = torch.no_grad()(rotating.run)
+    return rotating
 
 
 def norm(x, scale, shift):
@@ -159,7 +163,6 @@ def update(bench):
     def make():
         return [bench.randn(*FILTER) for _ in range(3)]
 
-    nbytes = 8 * make()[0].nbytes
     for name in ("foreach", "fused"):
         def step(value, momentum, gradient, name=name):
             value, momentum = value.clone(), momentum.clone()
@@ -169,17 +172,23 @@ def update(bench):
             )  # fmt: skip
             return value
 
-        bench.row("sgd_step", by(FILTER), "forward", bench.rotating(step, make, nbytes), name, "f32")
+        def prepare(step=step):
+            return bench.rotating(step, make, 8 * make()[0].nbytes)
+
+        bench.row("sgd_step", by(FILTER), "forward", prepare, name, "f32")
 
     def finite(x):
         # The training loop waits for the answer.
         return bool(torch.isfinite(x).all())
 
-    bench.row("all_finite", by(FILTER), "forward", bench.rotating(finite, lambda: make()[:1], nbytes // 8), dtype="f32")
+    def prepare_finite():
+        return bench.rotating(finite, lambda: make()[:1], make()[0].nbytes)
+
+    # Not as a graph: the host waits for the answer.
+    bench.row("all_finite", by(FILTER), "forward", prepare_finite, dtype="f32", graph=False)
 
 
 def rows(bench):
     images(bench)
     losses(bench)
-    head(bench)
     update(bench)

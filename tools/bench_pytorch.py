@@ -15,28 +15,38 @@ One JSON line a row. The key is (op, shape, direction, dtype, device):
     contrastive_labels   the same with label transfer, hybrid labels and calibration
     segmentation_loss    "2x92x92x19 730x730" (logits, labels)                       both
     training_step        "resnet18 w16 C19 2+2x128x256"                              step
-and beside it: peer (eager, compile, or foreach and fused for SGD), ms (median), least_ms, reps, threads, peak_mib on cuda.
-CUDA is timed by events, the CPU by wall time; every row is warmed up first, and the inputs of single operations rotate through
-more memory than the last-level cache holds, as in benches/kernels.rs. Whether the peer computes the definition is checked before
-anything is timed. On busy cores the CPU rows mean nothing: PyTorch's threads wait for the slowest of them.
+and beside it: peer, ms (median), least_ms, reps, timed, threads, peak_mib on cuda. A row that fails has "error" in place of the
+times; the next one goes on. peer is
+    eager            as PyTorch runs it
+    compile          by torch.compile
+    graph            a training step captured as one CUDA graph, its optimizer too
+    compile_graph    the same of the compiled step
+    foreach, fused   SGD's own ways
+timed says how. "graph": on cuda, single operations and losses are captured as a graph of as many calls as take a millisecond,
+whatever their peer is, so that the GPU is timed and not the host; the median is that of replays. "events": one call between two
+events: training steps without a graph, and what cannot be captured (graph_error says why). "clock": the CPU. Every row is warmed
+up first, and the inputs of single operations rotate through more memory than the last-level cache holds, as in benches/kernels.rs.
+Whether the peer computes the definition is checked before anything is timed. On busy cores the CPU rows mean nothing: PyTorch's
+threads wait for the slowest of them.
+
+With --gate, what is to be compiled is compiled at once, but the GPU gets no work until FILE exists: others measure meanwhile.
 """
 
 import argparse
-import itertools
-import json
-import statistics
+import functools
+import gc
+import math
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import torch._dynamo
 import torch._functorch.config
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_memory  # noqa: E402
 import bicl_torch as peer  # noqa: E402
+from bench_harness import DTYPES, VARIANTS, Bench, by, first_line  # noqa: E402
 
 # Shapes as in benches/kernels/: the published step's on a GPU, the miniature's and those of ResNet-50 at 256 x 256 on the CPU.
 # Input N,H,W,C; filter K,R,S; stride; dilation.
@@ -50,9 +60,10 @@ CONVOLUTIONS = {
         ((2, 92, 92, 1024), (2048, 1, 1), 1, 1),
         ((2, 92, 92, 2048), (512, 1, 1), 1, 1),
         ((2, 92, 92, 128), (128, 3, 3), 1, 1),
-        *(((2, 92, 92, 2048), (19, 3, 3), 1, rate) for rate in peer.RATES),
         ((2, 730, 730, 3), (64, 7, 7), 2, 1),
         ((2, 23, 23, 512), (512, 3, 3), 1, 1),
+        # Last: where the time is short, these are what may be missing.
+        *(((2, 92, 92, 2048), (19, 3, 3), 1, rate) for rate in peer.RATES),
     ],
     "cpu": [
         ((4, 96, 128, 3), (16, 7, 7), 2, 1),
@@ -80,99 +91,21 @@ STEPS = {
     "resnet50": (50, 64, 2, (256, 256)),
     "paper": (101, 64, 2, (730, 730)),
 }
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-# Inputs of a row rotate through so many bytes, in so many sets at most, as in benches/kernels/harness.rs.
-ROTATION, MOST_SETS = 192 << 20, 16
-
-
-def by(numbers):
-    return "x".join(str(n) for n in numbers)
-
-
-class Bench:
-    def __init__(self, arguments):
-        self.arguments = arguments
-        self.device = torch.device(arguments.device)
-        self.dtype = DTYPES[arguments.dtype]
-        self.file = open(arguments.json, "a") if arguments.json else None
-
-    def seconds(self, run):
-        """Seconds of one call."""
-        if self.device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    def row(self, op, shape, direction, run, name="eager", dtype=None, **more):
-        """Times `run` for at least --seconds and 5 calls after warming up, and writes the row."""
-        # What the row before left idle is no part of this one's peak, and may be what it lacks.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        for _ in range(3):
-            run()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        times, spent = [], time.perf_counter()
-        while len(times) < 5 or time.perf_counter() - spent < self.arguments.seconds:
-            times.append(self.seconds(run))
-        if self.device.type == "cuda":
-            more["peak_mib"] = torch.cuda.max_memory_allocated() >> 20
-        milliseconds = statistics.median(times) * 1e3
-        row = {
-            "op": op, "shape": shape, "direction": direction, "dtype": dtype or self.arguments.dtype,
-            "device": self.device.type, "peer": name, "ms": milliseconds, "least_ms": min(times) * 1e3, "reps": len(times),
-            "threads": torch.get_num_threads(), "torch": torch.__version__, **more,
-        }  # fmt: skip
-        for work, rate in (("flop", "operations_per_second"), ("bytes", "bytes_per_second")):
-            if work in more:
-                row[rate] = more[work] / milliseconds * 1e3
-        line = json.dumps(row)
-        print(line, flush=True)
-        if self.file:
-            self.file.write(line + "\n")
-            self.file.flush()
-
-    def rotating(self, run, make, nbytes):
-        """`run` on one set of inputs after the other, `nbytes` being what one call moves."""
-        sets = [make() for _ in range(min(max(-(-ROTATION // nbytes), 2), MOST_SETS))]
-        turn = itertools.cycle(sets)
-        return lambda: run(*next(turn))
-
-    def variants(self, function):
-        """The function as it is, and compiled, as asked for."""
-        for name in self.arguments.variants:
-            # What was compiled for another shape must not lead to a kernel for any shape.
-            torch._dynamo.reset()
-            yield name, torch.compile(function, dynamic=False) if name == "compile" else function
-
-    def image(self, n, h, w, c):
-        """N,H,W,C in memory."""
-        return self.randn(n, c, h, w, dtype=self.dtype).contiguous(memory_format=torch.channels_last)
-
-    def randn(self, *shape, dtype=torch.float32):
-        return torch.randn(*shape, device=self.device).to(dtype)
-
-    def labels(self, count, size, classes):
-        """Regions, not noise: a coarse grid of classes, upsampled, a tenth ignored."""
-        coarse = torch.randint(classes, (count, 9, 9), device=self.device)
-        coarse[torch.rand(coarse.shape, device=self.device) < 0.1] = peer.IGNORE
-        return peer.resize_nearest(coarse, size)
 
 
 def ceilings(bench):
     mib = 1024 if bench.device.type == "cuda" else 256
-    source = torch.zeros(mib << 20, dtype=torch.uint8, device=bench.device)
-    bench.row("copy", f"{mib} MiB", "forward", source.clone, dtype="u8", bytes=2 * (mib << 20))
+
+    def copy():
+        return torch.zeros(mib << 20, dtype=torch.uint8, device=bench.device).clone
+
+    def product():
+        a, b = (bench.randn(size, size, dtype=bench.dtype) for _ in range(2))
+        return lambda: a @ b.T
+
+    bench.row("copy", f"{mib} MiB", "forward", copy, dtype="u8", bytes=2 * (mib << 20))
     size = 8192 if bench.device.type == "cuda" else 1024
-    a, b = (bench.randn(size, size, dtype=bench.dtype) for _ in range(2))
-    bench.row("matrix_product", by([size] * 3), "forward", lambda: a @ b.T, flop=2 * size**3)
+    bench.row("matrix_product", by([size] * 3), "forward", product, flop=2 * size**3)
 
 
 def convolutions(bench):
@@ -190,16 +123,18 @@ def convolutions(bench):
             geometry = [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [data, weight, False]
             return lambda x, f, dy: torch.ops.aten.convolution_backward(dy, x, f, None, *geometry)
 
-        tensors = make()
-        nbytes = sum(tensor.nbytes for tensor in tensors)
-        flop = 2 * tensors[2].numel() * c * r * s
+        outputs = n * k * math.prod((x + 2 * padding - dilation * (r - 1) - 1) // stride + 1 for x in (h, w))
+        nbytes = (n * h * w * c + k * r * s * c + outputs) * bench.dtype.itemsize
         shape = f"{by((n, h, w, c))} {by((k, r, s, c))} s{stride} d{dilation}"
         passes = {"forward": forward, "weight": backward(False, True), "data": backward(True, False)}
         if c == 3:
             # No gradient flows to the images.
             del passes["data"]
         for direction, run in passes.items():
-            bench.row("conv2d", shape, direction, bench.rotating(run, make, nbytes), flop=flop)
+            def prepare(run=run):
+                return bench.rotating(run, make, nbytes)
+
+            bench.row("conv2d", shape, direction, prepare, flop=2 * outputs * c * r * s)
 
 
 def contrast(bench):
@@ -231,7 +166,7 @@ def contrast(bench):
                     loss, _ = run(fs, ft, ys, yt, bias, transfer)
                     return torch.autograd.grad(loss, (fs, ft))
 
-                bench.row(op, shape, "both", step, name, dtype="f32")
+                bench.row(op, shape, "both", lambda step=step: step, name, dtype="f32")
 
 
 def segmentation(bench):
@@ -247,7 +182,8 @@ def segmentation(bench):
             def step(run=run):
                 return torch.autograd.grad(run(x, y), x)
 
-            bench.row("segmentation_loss", f"{by((n, h, w, c))} {by(full)}", "both", step, name, dtype="f32")
+            shape = f"{by((n, h, w, c))} {by(full)}"
+            bench.row("segmentation_loss", shape, "both", lambda step=step: step, name, dtype="f32")
 
 
 def training_steps(bench):
@@ -262,25 +198,44 @@ def training_steps(bench):
             def precision():
                 return torch.autocast(bench.device.type, dtype=torch.bfloat16)
 
-        for name in bench.arguments.variants:
+        @functools.lru_cache(1)
+        def step_of(compiled):
+            """The step: the captured and the plain rows share one, so that it is compiled once."""
             model = peer.DeepLab(depth, width).to(bench.device, memory_format=torch.channels_last).train()
-            sgd = peer.optimiser(model, 1e-4, affine=width < 64)
-            passes, losses = model, peer.contrastive_operators
-            if name == "compile":
-                passes, losses = (torch.compile(f, dynamic=False) for f in (model, peer.contrastive_operators))
+            sgd = peer.optimiser(model, 1e-4, affine=width < 64, fused=bench.device.type == "cuda" or None)
             bias = torch.zeros(method.classes, 4 * method.classes, device=bench.device)
+            passes, losses = model, peer.pair_losses
+            if compiled:
+                passes, losses = bench.gate.compile(model), bench.gate.compile(peer.pair_losses)
 
-            def step(model=passes, losses=losses, sgd=sgd):
-                nonlocal bias
+                def outputs(channels):
+                    x = bench.randn(batch, channels, *low).contiguous(memory_format=torch.channels_last)
+                    return x.requires_grad_()
+
+                low = [peer.feature_extent(extent) for extent in crop]
+                both = [outputs(channels) for channels in (method.classes, 4 * method.classes) * 2]
+                bench.gate.ahead(lambda: losses(both, method, *labels, bias, peer.contrastive_operators))
+
+            def step():
                 sgd.zero_grad(set_to_none=True)
-                terms, bias, _ = peer.adapt_losses(
-                    model, method, images[0], labels[0], images[1], labels[1], bias, losses, precision
-                )
+                terms, new, _ = peer.adapt_losses(
+                    passes, method, images[0], labels[0], images[1], labels[1], bias, peer.contrastive_operators,
+                    precision, losses,
+                )  # fmt: skip
                 terms["loss"].backward()
                 sgd.step()
+                # In place: a graph reads and writes the same memory at each replay.
+                with torch.no_grad():
+                    bias.copy_(new)
 
-            shape = f"resnet{depth} w{width} C{method.classes} {batch}+{batch}x{by(crop)}"
-            bench.row("training_step", shape, "step", step, name)
+            return step
+
+        shape = f"resnet{depth} w{width} C{method.classes} {batch}+{batch}x{by(crop)}"
+        for name in bench.arguments.variants:
+            compiled, graphed = VARIANTS[name]
+            if graphed and bench.device.type != "cuda":
+                continue
+            bench.row("training_step", shape, "step", lambda compiled=compiled: step_of(compiled), name, graph=graphed)
 
 
 def verify(device):
@@ -300,12 +255,13 @@ def verify(device):
             sys.exit("the benchmarked contrastive terms differ from the definition; nothing was timed")
 
 
-# The step comes last: it may need more memory than there is, and what fails takes the rest of its part along.
+# The step comes last: it may need more memory than there is.
 PARTS = {
     "ceilings": ceilings,
     "contrastive": contrast,
     "segmentation_loss": segmentation,
     "conv2d": convolutions,
+    "head": bench_memory.head,
     "memory": bench_memory.rows,
     "step": training_steps,
 }
@@ -316,9 +272,11 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of convolutions and the training step")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--variants", choices=["eager", "compile"], nargs="+", default=["eager"], help="(default eager)")
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["eager"], help="(default eager)")
     parser.add_argument("--json", metavar="FILE", help="append the rows to FILE")
     parser.add_argument("--seconds", type=float, default=1.0, help="least time a row (default 1)")
+    parser.add_argument("--filter", action="append", metavar="TEXT", help="rows whose 'op direction shape dtype' contains one of them")
+    parser.add_argument("--gate", metavar="FILE", help="compile, but give the GPU no work until FILE exists")
     parser.add_argument("--only", choices=PARTS, nargs="+", help="parts to run (default: all)")
     parser.add_argument("--steps", choices=STEPS, nargs="+", help="training steps (default: by device)")
     arguments = parser.parse_args()
@@ -327,24 +285,41 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    # Every algorithm is tried, not the ten that cuDNN thinks best.
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark_limit = 0
     # f32 rows are f32 on both sides: by default cuDNN would round the factors of convolutions to tf32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # Backward rows go through a compiled graph more than once, which donated buffers would forbid.
     torch._functorch.config.donated_buffer = False
-    verify(arguments.device)
+    if arguments.gate and hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
+        # The backward pass is compiled beside the forward one, not at its first call, which comes after the gate.
+        torch._functorch.config.force_non_lazy_backward_lowering = True
+    verify("cpu" if arguments.gate else arguments.device)
+    if arguments.device == "cuda":
+        # Graphs cannot be captured on the default stream, and backward passes run on the stream of their forward pass.
+        torch.cuda.set_stream(torch.cuda.Stream())
+    # What was imported is not searched at every collection.
+    gc.freeze()
     bench = Bench(arguments)
     failed = []
-    for part in arguments.only or PARTS:
+    parts = arguments.only or list(PARTS)
+    if arguments.gate:
+        # All of them before the gate; the step compiles itself there, as its model is made only once.
+        bench.compiling = True
+        for part in parts:
+            if part != "step":
+                PARTS[part](bench)
+        bench.compiling = False
+    for part in parts:
         # One part that fails leaves the others their rows.
         try:
             PARTS[part](bench)
         except Exception as error:  # noqa: BLE001
             failed.append(part)
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            print(f"error: {part}: {type(error).__name__}: {reason}", file=sys.stderr)
-    if failed:
-        sys.exit(f"error: {len(failed)} parts failed and have rows missing: {', '.join(failed)}")
+            print(f"error: {part}: {first_line(error)}", file=sys.stderr)
+    if failed or bench.failed:
+        sys.exit(f"error: {bench.failed} rows failed, and parts as a whole: {', '.join(failed) or 'none'}")
 
 
 if __name__ == "__main__":

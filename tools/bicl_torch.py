@@ -93,6 +93,13 @@ class DeepLab(nn.Module):
         return logits, torch.cat(branches, 1) if self.feature == "aspp" else x
 
 
+def feature_extent(x):
+    """Rows or columns of the features of an image that has x: three halvings, of which the pool rounds up."""
+    x = (x - 1) // 2 + 1
+    x = -(-(x - 1) // 2) + 1
+    return (x - 1) // 2 + 1
+
+
 # --- labels, prototypes, similarity ------------------------------------------------------------------------------
 
 
@@ -215,12 +222,29 @@ class Method:
     hybrid_ce: bool = False
 
 
-def adapt_losses(model, method, xs, ys, xt, yf, bias, contrast=contrastive_loss, precision=nullcontext):
+def adapt_losses(
+    model, method, xs, ys, xt, yf, bias, contrast=contrastive_loss, precision=nullcontext, losses=None
+):
     """One adaptation step's losses. -> (terms by name, the new calibration bias [C,d], what the labels hung on).
-    `precision` gives the context of the network's passes; the losses run in the weights' own type."""
+    `precision` gives the context of the network's passes; the losses run in the weights' own type. `losses` stands in
+    for `pair_losses`: the benchmarks give it compiled."""
     with precision():
         outputs = [*model(xs), *model(xt)]
-    logits_s, features_s, logits_t, features_t = (x.to(bias.dtype) for x in outputs)
+    outputs = [x.to(bias.dtype) for x in outputs]
+    terms, new, (calibrated, present_s, hybrid, overlap) = (losses or pair_losses)(outputs, method, ys, yf, bias, contrast)
+
+    def state():
+        with torch.no_grad():
+            share = F.softmax(similarity(outputs[3], calibrated, present_s) / method.tau, 1)
+            return {"share": share, "hybrid": hybrid, "overlap": overlap, "dynamic": hybrid != yf}
+
+    return terms, new, state
+
+
+def pair_losses(outputs, method, ys, yf, bias, contrast):
+    """The losses of both domains from the network's outputs: logits and features of the source, of the target.
+    -> (terms by name, the new bias, (calibrated prototypes, the source's classes, hybrid labels, classes of both))."""
+    logits_s, features_s, logits_t, features_t = outputs
     size = features_s.shape[2:]
     low_s = resize_nearest(ys, size)
     rho_s, counts_s = masked_average_pool(features_s, low_s, method.classes)
@@ -253,9 +277,7 @@ def adapt_losses(model, method, xs, ys, xt, yf, bias, contrast=contrastive_loss,
     )
     with torch.no_grad():
         new = update_calibration(bias, rho_s, rho_t, present_s, present_t, m.calibration_momentum)
-        share = F.softmax(similarity(features_t, calibrated, present_s) / m.tau, 1)
-        state = {"share": share, "hybrid": hybrid, "overlap": overlap, "dynamic": hybrid != yf}
-    return terms, new if m.calibration else bias, state
+    return terms, new if m.calibration else bias, (calibrated, present_s, hybrid, overlap)
 
 
 def source_losses(model, method, xs, ys):
@@ -264,8 +286,8 @@ def source_losses(model, method, xs, ys):
     return {"source_ce": ce, "loss": ce}
 
 
-def optimiser(model, lr, head=10.0, momentum=0.9, decay=5e-4, affine=False):
-    """SGD; the head at `head` times the rate; batch norms' scale and shift frozen unless `affine`."""
+def optimiser(model, lr, head=10.0, momentum=0.9, decay=5e-4, affine=False, fused=None):
+    """SGD (`fused`: as one kernel); the head at `head` times the rate; batch norms' scale and shift frozen unless `affine`."""
     groups = {"backbone": [], "head": []}
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -277,7 +299,7 @@ def optimiser(model, lr, head=10.0, momentum=0.9, decay=5e-4, affine=False):
         {"params": groups["backbone"], "lr": lr, "factor": 1.0},
         {"params": groups["head"], "lr": lr * head, "factor": head},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=decay, fused=fused)
 
 
 def set_rate(sgd, base, step, horizon, power=0.9):

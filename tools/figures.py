@@ -4,8 +4,8 @@
     python3 tools/figures.py            rewrites what stands between the two marks in README.md
     python3 tools/figures.py --check    exits 1 if that would change anything
 
-A row is a goal, and shows the newest file that has its figure. Ratios are of one run on one card; PyTorch's time is the faster of
-eager and torch.compile, and the cell says where one of them has none. Where no file has the figure, the cell says why.
+A row is a goal, and shows the newest file that has its figure. Ratios are of one run on one card; PyTorch's time is the fastest of
+its variants, and the cell says which that is and which have none. Where no file has the figure, the cell says why.
 benches/results/README.md describes the files.
 """
 
@@ -19,13 +19,14 @@ from join_bench import Bad, best, ceiling, geometric_mean, index, mfu
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- figures: tools/figures.py -->", "<!-- /figures -->"
-FIELDS = {"card": str, "driver": str, "date": str, "commit": str, "parts": list, "figures": dict}
-LISTS = ("kernels", "step", "pytorch")
+FIELDS = {"card": str, "driver": str, "date": str, "commit": str, "parts": list, "rows": list}
 # Passes that memory bounds: what stands between a step's convolutions, and its optimizer.
 MEMORY_BOUND = ("batch_norm", "bn_relu", "bn_add_relu", "relu", "add_relu", "max_pool2d", "upsample_bilinear", "sgd_step")
-# Which parts of run.sh a figure comes from; `peer:pytorch` is there where PyTorch was not.
-STEP, KERNELS = ("bench:step",), ("bench:kernels",)
-EAGER, COMPILE = (("peer:pytorch", f"peer:pytorch-{name}") for name in ("bf16", "compile"))
+# Which parts of run.sh a figure comes from.
+STEP, CONVOLUTIONS, NORM = ("step", "peer-step", "compiled-step"), ("conv2d", "peer-conv2d"), ("norm",)
+LOSSES = ("step", "peer-norm", "compiled-losses")
+# The variants of PyTorch that a training step has on a GPU, those of losses, and those on the CPU.
+WHOLE, PARTIAL, PLAIN = ("eager", "graph", "compile", "compile_graph"), ("eager", "compile"), ("eager",)
 PUBLISHED = "resnet101 w64 C19 2+2x730x730"
 
 
@@ -44,9 +45,6 @@ class Result:
         for field, kind in FIELDS.items():
             if not isinstance(data.get(field), kind):
                 raise Bad(f"{path}: unknown schema: {field!r} is missing or no {kind.__name__}; {how}")
-        for name in LISTS:
-            if not isinstance(data["figures"].get(name), list):
-                raise Bad(f"{path}: unknown schema: 'figures' has no list {name!r}; {how}")
         for part in data["parts"]:
             if not isinstance(part, dict) or "status" not in part or not isinstance(part.get("name"), str):
                 raise Bad(f"{path}: unknown schema: a part without name or status; {how}")
@@ -58,10 +56,7 @@ class Result:
         name = f"{self.date[:10]}-{card}-{self.commit}.json"
         if path.name != name:
             raise Bad(f"{path}: by its content its name is {name}; rename it")
-        kernels, step, theirs = (
-            [(f"{path}, {name} {n}", row) for n, row in enumerate(data["figures"][name], 1)] for name in LISTS
-        )
-        self.ours, self.theirs = index(kernels + step), index(theirs)
+        self.ours, self.theirs, self.failed = index([(f"{path}, row {n}", row) for n, row in enumerate(data["rows"], 1)])
 
     def device(self):
         """What it ran on: run.sh wants a GPU, so a file without rows is of one that failed."""
@@ -84,14 +79,14 @@ class Result:
         return f"{self.path.name} has no such rows"
 
 
-def against(variants):
+def against(variants, expected):
     """The fastest of PyTorch's variants, and a text that names it and what is missing."""
     name, row = best(variants)
-    missing = [other for other in ("eager", "compile") if other not in variants]
+    missing = [other for other in expected if other not in variants]
     return row, name + "".join(f"; {other} not measured" for other in missing)
 
 
-def step(shape):
+def step(shape, variants):
     """The factor of a training step."""
 
     def figure(result, device, dtype):
@@ -99,7 +94,7 @@ def step(shape):
         row = result.rows(device, dtype, "training_step").get(key)
         if row is None or key not in result.theirs:
             return None
-        other, name = against(result.theirs[key])
+        other, name = against(result.theirs[key], variants)
         share = mfu(key, row, row["ms"], result.ours, result.theirs)
         used = "" if share is None else f"; MFU {100 * share:.0f} %"
         return f"{other['ms'] / row['ms']:.2f}x ({row['ms']:.1f} ms, PyTorch {other['ms']:.1f} ms: {name}{used})"
@@ -128,21 +123,22 @@ def convolutions(result, device, dtype):
     rate = max(row.get("operations_per_second") or 0 for row in rows.values())
     most = ceiling("matrix_product", dtype, device, result.ours, result.theirs)
     share = f", {100 * rate / most:.0f} % of the measured matrix rate" if most else ""
+    failed = sum(key[0] == "conv2d" and key[3:] == (dtype, device) for key, _ in result.failed)
     return (
-        f"geometric mean {geometric_mean(factors):.2f}x, least {min(factors):.2f}x of {len(factors)} rows; "
-        f"at most {rate / 1e12:.0f} TFLOP/s{share}"
+        f"geometric mean {geometric_mean(factors):.2f}x, least {min(factors):.2f}x of {len(factors)} rows"
+        f"{f' ({failed} failed)' if failed else ''}; at most {rate / 1e12:.0f} TFLOP/s{share}"
     )
 
 
-def loss(op, variant):
-    """The factor over one of PyTorch's variants; features of 76 dimensions, labels of 730 x 730."""
+def loss(op, variants):
+    """The factor over PyTorch; features of 76 dimensions, labels of 730 x 730."""
 
     def figure(result, device, dtype):
         for key, row in result.rows(device, dtype, op).items():
-            if key[1].endswith(("x76 730x730 C19", "x19 730x730")) and key[2] == "both":
-                other = result.theirs.get(key, {}).get(variant)
-                if other:
-                    return f"{other['ms'] / row['ms']:.1f}x ({1e3 * row['ms']:.0f} us, PyTorch {1e3 * other['ms']:.0f} us)"
+            if key[1].endswith(("x76 730x730 C19", "x19 730x730")) and key[2] == "both" and key in result.theirs:
+                other, name = against(result.theirs[key], variants)
+                times = f"{1e3 * row['ms']:.0f} us, PyTorch {1e3 * other['ms']:.0f} us"
+                return f"{other['ms'] / row['ms']:.1f}x ({times}: {name})"
         return None
 
     return figure
@@ -174,29 +170,33 @@ SEGMENTATION = "upsampling, cross entropy, entropy: forward and backward, f32"
 GOALS = [
     (
         "whole training step, bf16, published size",
-        "PyTorch, best of eager (AMP, channels_last, cudnn.benchmark) and torch.compile",
-        step(PUBLISHED), "cuda", "bf16", STEP + EAGER,
+        "PyTorch (AMP, channels_last, cudnn.benchmark, fused SGD), best of eager, CUDA graph, torch.compile and both",
+        step(PUBLISHED, WHOLE), "cuda", "bf16", STEP,
     ),
-    ("each convolution, three directions, bf16", "cuDNN through PyTorch", convolutions, "cuda", "bf16", KERNELS + EAGER),
-    (CONTRAST, "the published operations in PyTorch", loss("contrastive_labels", "eager"), "cuda", "f32", STEP + EAGER),
-    (CONTRAST, "torch.compile of them", loss("contrastive_labels", "compile"), "cuda", "f32", STEP + COMPILE),
-    (SEGMENTATION, "PyTorch eager", loss("segmentation_loss", "eager"), "cuda", "f32", STEP + EAGER),
-    (SEGMENTATION, "torch.compile", loss("segmentation_loss", "compile"), "cuda", "f32", STEP + COMPILE),
+    ("each convolution, three directions, bf16", "cuDNN through PyTorch", convolutions, "cuda", "bf16", CONVOLUTIONS),
+    (
+        CONTRAST, "the published operations in PyTorch, best of eager and torch.compile",
+        loss("contrastive_labels", PARTIAL), "cuda", "f32", LOSSES,
+    ),
+    (
+        SEGMENTATION, "PyTorch, best of eager and torch.compile",
+        loss("segmentation_loss", PARTIAL), "cuda", "f32", LOSSES,
+    ),
     (
         "prototypes and similarity at d = 2048, bf16",
         "the copy rate of the same run",
-        copy_rate(("prototypes", "similarity"), "x2048 "), "cuda", "bf16", KERNELS,
+        copy_rate(("prototypes", "similarity"), "x2048 "), "cuda", "bf16", NORM,
     ),
     (
         "batch norm, ReLU, pooling, upsampling (bf16), SGD (f32)",
         "the copy rate of the same run",
-        copy_rate(MEMORY_BOUND, ""), "cuda", "bf16", KERNELS,
+        copy_rate(MEMORY_BOUND, ""), "cuda", "bf16", NORM,
     ),
-    ("peak GPU memory of that step, bf16", "PyTorch, the lesser of its variants", memory, "cuda", "bf16", STEP + EAGER),
+    ("peak GPU memory of that step, bf16", "PyTorch, the lesser of its variants", memory, "cuda", "bf16", STEP),
     # The CPU's goals have rows where a file has their figures.
-    ("training step on the CPU, f32, miniature", "PyTorch", step("resnet18 w16 C19 2+2x128x256"), "cpu", "f32", STEP + EAGER),
-    ("training step on the CPU, f32, ResNet-50", "PyTorch", step("resnet50 w64 C19 2+2x256x256"), "cpu", "f32", STEP + EAGER),
-    ("contrastive terms on the CPU", "PyTorch eager", loss("contrastive_labels", "eager"), "cpu", "f32", STEP + EAGER),
+    ("training step on the CPU, f32, miniature", "PyTorch", step("resnet18 w16 C19 2+2x128x256", PLAIN), "cpu", "f32", STEP),
+    ("training step on the CPU, f32, ResNet-50", "PyTorch", step("resnet50 w64 C19 2+2x256x256", PLAIN), "cpu", "f32", STEP),
+    ("contrastive terms on the CPU", "PyTorch", loss("contrastive_labels", PLAIN), "cpu", "f32", STEP),
 ]  # fmt: skip
 
 

@@ -1,41 +1,109 @@
 #!/usr/bin/env bash
-# Tests and measures the kernels on this host's GPU. Needs an NVIDIA driver; no Rust, no CUDA toolkit. In order:
-#   tests       the kernel tests, operation by operation
-#   sanitizer   the same under compute-sanitizer's memcheck, racecheck, synccheck and initcheck, where it is installed
-#   benches     training step and kernels, the PyTorch peer where torch can be imported, and both side by side (join.md)
-#   demo        a short adaptation on generated scenes
-# No part stops another; each one's exit status, time and log are kept, and OUT/figures.json is written anew after every
-# part, so that a run that is cut off keeps what it had.
+# Tests or measures the kernels on this host's GPU. Needs an NVIDIA driver; no Rust, no CUDA toolkit. Two calls:
 #
-#   ./run.sh [OUT]        writes OUT/figures.json and OUT/logs/ (default: out/ beside this script)
+#   ./run.sh correctness [OUT]      ends within 180 s: layouts, warpgroup products, graphs, every other test, doctor, memcheck
+#   ./run.sh figures [OUT]          ends within 420 s: step, convolutions, PyTorch's, ncu, the compiled step, norms and losses
 #
-# PARTS="tests benches" runs only those. TOTAL_SECONDS (default 570) limits the whole: what would begin later is left out and
-# said so; the sanitizer gets at most SANITIZER_SECONDS (default 120) of it, for the SANITIZER_TOOLS in turn. PYTHON names the Python with torch (python3).
-# Exits 0 if every part that could run passed, 1 if one failed, none ran, or there is no GPU, 2 if figures.json cannot be written.
+# No part spoils another: each has a time limit of its own and is killed three seconds after it, and each one's exit status,
+# time and first telling lines are kept. OUT (default: out/ beside this script) gets at most 8 files, written anew every second
+# and after every part, each by a rename, so that a run that is killed keeps what it had:
+#   correctness.json or figures.json    all of it, benches/results/README.md tells the fields
+#   rows.jsonl, join.md                 the rows of both sides, and both side by side (figures)
+#   logs.tgz, choices.json, ncu.csv     what each part printed, the choices between kernels, three kernels under ncu
+#
+#   PARTS="step join"          only these parts (and host)
+#   LIMITS="step=30 ncu=10"    other limits, in seconds: of a part, of one test that is repeated (one), of all that are (again)
+#   TOTAL_SECONDS=100          another limit of the whole; a part gets what is left of it, or is left out
+#   PYTHON=python3.12          the Python with torch (python3)
+# Exits 0 if every part that could run passed, 1 if one failed or had no time, none ran, or there is no GPU, 2 if OUT cannot be written or the
+# arguments are wrong.
 set -uo pipefail
+# Bytes, and `&` is a letter in replacements.
+LC_ALL=C
+shopt -u patsub_replacement 2>/dev/null
 
-begun=$SECONDS
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-out=${1:-$here/out}
-total=${TOTAL_SECONDS:-570}
-sanitizer_total=${SANITIZER_SECONDS:-120}
-sanitizer_tools=${SANITIZER_TOOLS:-memcheck racecheck synccheck initcheck}
-wanted=" ${PARTS:-tests sanitizer benches demo} "
-python=${PYTHON:-python3}
-for name in $wanted; do
-  case $name in tests | sanitizer | benches | demo) ;; *)
-    echo "run: PARTS names '$name'; known are tests, sanitizer, benches, demo" >&2
+call=${1-}
+declare -A limits=([host]=8 [one]=5 [again]=25)
+case $call in
+  correctness)
+    total=180
+    known="layouts wgmma graph others doctor memcheck"
+    limits+=([layouts]=15 [wgmma]=40 [graph]=15 [others]=60 [doctor]=30 [memcheck]=40)
+    ;;
+  figures)
+    total=420
+    known="step conv2d peer-conv2d peer-step ncu compiled-step norm peer-norm compiled-losses join"
+    limits+=([step]=60 [conv2d]=70 [peer-conv2d]=50 [peer-step]=50 [ncu]=25 [compiled-step]=70)
+    limits+=([norm]=25 [peer-norm]=30 [compiled-losses]=20 [join]=10)
+    ;;
+  *)
+    echo "usage: run.sh correctness|figures [OUT]" >&2
     exit 2
     ;;
-  esac
+esac
+out=${2:-$here/out}
+total=${TOTAL_SECONDS:-$total}
+wanted=" ${PARTS:-$known} "
+python=${PYTHON:-python3}
+for name in $wanted; do
+  [[ " $known " == *" $name "* ]] || { echo "run: PARTS names '$name'; known are $known" >&2; exit 2; }
+done
+for change in ${LIMITS:-}; do
+  if ! [[ $change =~ ^([a-z0-9-]+)=([0-9]+)$ && -n ${limits[${BASH_REMATCH[1]}]-} ]]; then
+    echo "run: LIMITS says '$change'; expected PART=SECONDS of ${!limits[*]}" >&2
+    exit 2
+  fi
+  limits[${BASH_REMATCH[1]}]=${BASH_REMATCH[2]}
 done
 
+# What is left after the deadline is for the last part's end and the last save.
+deadline=$((SECONDS + total - 5))
+if ! { mkdir -p "$out" && out=$(cd "$out" && pwd) && touch "$out/.partial"; }; then
+  echo "run: cannot write to $out" >&2
+  exit 2
+fi
+for file in .partial correctness.json figures.json rows.jsonl join.md logs.tgz choices.json ncu.csv; do rm -f "${out:?}/$file"; done
+cd "$here" || exit 2
+work=$(mktemp -d) || exit 2
+mkdir "$work/logs" "$work/rows" "$work/cache" "$work/inductor"
+: >"$work/rows/none.jsonl"
+host=$(uname -srm)
+commit=$(cat commit)
+date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 card=
 driver=
-if command -v nvidia-smi >/dev/null; then
-  card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
-  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
-fi
+compute_mode=
+torch=
+running=
+child=
+declare -A background=() log_of=()
+passed=0
+failed=0
+skipped=0
+late=0
+
+# shellcheck source=tools/gpu-bundle-parts.sh
+. "$here/parts.sh"
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+host() {
+  nvidia-smi --query-gpu=name,driver_version,compute_cap,compute_mode,memory.total,clocks.max.sm,power.limit --format=csv,noheader |
+    head -n 1 | sed 's/^/gpu: /'
+  # Versions without importing torch, which takes seconds.
+  "$python" -c '
+from importlib.metadata import distributions
+found = {d.metadata["Name"]: d.version for d in distributions()}
+print("torch:", " ".join(f"{n} {found[n]}" for n in sorted(found) if n in ("torch", "triton") or n.startswith("nvidia-cudnn")))'
+  nvidia-smi
+  "$here/bin/trainer" --version
+}
+export -f host
+export python here
+part host host bash -c host
+IFS=, read -r card driver _ compute_mode _ < <(sed -n 's/^gpu: //p' "${log_of[host]}" | sed 's/, */,/g')
+torch=$(sed -n 's/^torch: //p' "${log_of[host]}")
 if [ -z "$card" ]; then
   # A container may have the driver without its tools.
   driver=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null)
@@ -45,183 +113,125 @@ if [ -z "$card" ]; then
   echo "run: no NVIDIA driver with a GPU on this host (nvidia-smi and /proc/driver/nvidia name none); nothing was run" >&2
   exit 1
 fi
+echo "run: $card, driver ${driver:-unknown}, torch ${torch:-none}, commit $commit"
+# Tests leave out what needs no GPU.
+export REQUIRE_GPU=1 BICL_TEST_DEVICES=gpu RUST_BACKTRACE=0 BICL_CACHE=$work/cache
+# Processes that compile leave half of the cores to what is measured meanwhile.
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor TORCHINDUCTOR_COMPILE_THREADS=$((($(nproc) + 3) / 4))
 
-mkdir -p "$out/logs" && out=$(cd "$out" && pwd) || { echo "run: cannot write to $out" >&2; exit 2; }
-cd "$here" || exit 2
-commit=$(cat commit)
-date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-echo "run: $card, driver ${driver:-unknown}, commit $commit"
-# Choices between kernels stay with the figures that they gave.
-export REQUIRE_GPU=1 RUST_BACKTRACE=0 BICL_CACHE=$out/cache
-parts=
-failed=0
-passed=0
-skipped=0
-rm -f "$out"/*.jsonl "$out/demo.json" "$out/join.md"
+# --- correctness ---------------------------------------------------------------------------------------------------
 
-# A JSON string of stdin.
-quote() {
-  LC_ALL=C tr -d '\000-\010\013-\037\177-\377' | LC_ALL=C sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' |
-    awk 'BEGIN { printf "\"" } NR > 1 { printf "\\n" } { printf "%s", $0 } END { printf "\"" }'
+correctness() {
+  local broken=
+  # The layouts of shared memory come first: where they are wrong, that explains what follows.
+  if wants layouts; then tests layouts layouts:: --test-threads 1 || broken=1; fi
+  if wants wgmma; then tests wgmma conv2d_wgmma:: || broken=1; fi
+  # What comes after is then tested on the kernels of older GPUs.
+  if [ -n "$broken" ]; then export BICL_WARPGROUPS=off; fi
+  if wants graph; then tests graph graph:: graph_step:: --test-threads 1; fi
+  if wants others; then tests others --skip layouts:: --skip conv2d_wgmma:: --skip graph:: --skip graph_step::; fi
+  if wants doctor; then
+    if timeout -k 1 3 bin/trainer doctor --help >/dev/null 2>&1; then
+      # shellcheck disable=SC2016 # the inner shell expands
+      part doctor doctor bash -c 'exec bin/trainer doctor --json >"$1"' doctor "$work/doctor.json"
+    else
+      skip doctor "this trainer has no doctor"
+    fi
+  fi
+  if wants memcheck; then
+    local sanitizer
+    if sanitizer=$(tool compute-sanitizer); then
+      part memcheck memcheck env -u BICL_WARPGROUPS "$sanitizer" --tool memcheck --error-exitcode 9 tests/bin/gpu --test-threads 1 \
+        layouts:: conv2d_wgmma::the_input_gradient conv2d_wgmma::moments_are conv2d_wgmma::sums_for
+    else
+      skip memcheck "compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin"
+    fi
+  fi
 }
 
-# The JSON lines of a file as a JSON array. A line that a killed program left half written is dropped.
-lines() {
-  [ -s "$1" ] && awk 'BEGIN { printf "[" } /^[{].*[}]$/ { printf "%s\n      %s", (n++ ? "," : ""), $0 } END { printf "]" }' "$1" || printf '[]'
-}
+# --- figures -------------------------------------------------------------------------------------------------------
 
-# The demo's outcome, or null: a demo that was cut off leaves no whole line.
-outcome() {
-  [ -s "$out/demo.json" ] && [ "$(tail -c 2 "$out/demo.json" | tr -d '\n')" = '}' ] && cat "$out/demo.json" || printf 'null'
+# filters TEXT...: the rows that contain one of them, as arguments.
+filters() {
+  local text
+  arguments=()
+  for text in "$@"; do arguments+=(--filter "$text"); done
 }
 
 figures() {
-  {
-    cat <<JSON
-{
-  "card": $(quote <<<"$card"),
-  "driver": $(quote <<<"${driver:-unknown}"),
-  "date": "$date",
-  "commit": $(quote <<<"$commit"),
-  "host": $(uname -srm | quote),
-  "passed": $passed, "failed": $failed, "skipped": $skipped, "seconds": $((SECONDS - begun)),
-  "parts": [
-    $parts
-  ],
-  "figures": {
-    "kernels": $(lines "$out/kernels.jsonl"),
-    "kernels_by_warps": $(lines "$out/kernels_by_warps.jsonl"),
-    "step": $(lines "$out/step.jsonl"),
-    "pytorch": $(lines "$out/bench_pytorch.jsonl")
-  },
-  "demo": $(outcome)
-}
-JSON
-  } >"$out/figures.json.partial" && mv "$out/figures.json.partial" "$out/figures.json" || {
-    echo "run: cannot write $out/figures.json" >&2
-    exit 2
-  }
-}
-
-add() {
-  parts+="${parts:+,
-    }$1"
-  figures
-}
-
-# skip NAME REASON
-skip() {
-  skipped=$((skipped + 1))
-  printf 'skipped %-32s %s\n' "$1" "$2"
-  add "{\"name\": $(quote <<<"$1"), \"status\": null, \"message\": $(quote <<<"skipped: $2")}"
-}
-
-# part NAME COMMAND...: runs it within what is left of the time, records how it ended.
-deadline=$((begun + total))
-part() {
-  local name=$1 log=$out/logs/${1//[ :]/-}.log start=$SECONDS status seconds tail=null
-  local limit=$((deadline - SECONDS))
-  shift
-  if [ $limit -lt 5 ]; then
-    skip "$name" "no time left"
-    return 1
-  fi
-  timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1 </dev/null
-  status=$?
-  seconds=$((SECONDS - start))
-  if [ $status = 0 ]; then
-    passed=$((passed + 1))
-    printf 'ok      %-32s %4d s\n' "$name" "$seconds"
-  else
-    failed=$((failed + 1))
-    [ $status = 124 ] && echo "run: stopped after $limit s" >>"$log"
-    # What went wrong: panics and errors first, else the end of the log.
-    tail=$({ grep --no-group-separator -A1 -E "panicked at|^error|^Error|ERROR SUMMARY|Traceback|not found|stopped after" "$log" || tail -n 8 "$log"; } | head -n 12 | cut -c1-300)
-    printf 'FAILED  %-32s %4d s, exit status %d: %s\n' "$name" "$seconds" "$status" "$(tail -n 1 <<<"$tail")"
-    tail=$(quote <<<"$tail")
-  fi
-  add "{\"name\": $(quote <<<"$name"), \"status\": $status, \"seconds\": $seconds, \"log\": $(quote <<<"logs/${log##*/}"), \"message\": $tail}"
-  return $status
-}
-
-wants() { [[ $wanted == *" $1 "* ]]; }
-mapfile -t operations <tests/operations
-
-# The tests of an operation, as arguments: a filter is any part of a name, so `entropy::` must leave `cross_entropy::` out.
-tests_of() {
-  local other
-  arguments=("$1::")
-  for other in "${operations[@]}"; do
-    if [[ $other == ?*"$1" ]]; then arguments+=(--skip "$other::"); fi
-  done
-}
-
-if wants tests; then
-  for operation in "${operations[@]}"; do
-    tests_of "$operation"
-    part "test:$operation" tests/bin/gpu "${arguments[@]}"
-  done
-fi
-
-if wants sanitizer; then
-  sanitizer=$(command -v compute-sanitizer || { [ -x /usr/local/cuda/bin/compute-sanitizer ] && echo /usr/local/cuda/bin/compute-sanitizer; })
-  if [ -z "$sanitizer" ]; then
-    skip sanitizer "compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin"
-  else
-    deadline=$((SECONDS + sanitizer_total < begun + total ? SECONDS + sanitizer_total : begun + total))
-    for tool in $sanitizer_tools; do
-      for operation in "${operations[@]}"; do
-        tests_of "$operation"
-        part "$tool:$operation" "$sanitizer" --tool "$tool" --error-exitcode 9 tests/bin/gpu "${arguments[@]}" --test-threads 1
-      done
+  local step="resnet101 w64 C19 2+2x730x730 step bf16" text peer=("$python" tools/bench_pytorch.py --device cuda --dtype bf16) have=
+  timeout -k 1 5 "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null && have=1
+  if [ -z "$have" ]; then
+    for text in peer-conv2d peer-step compiled-step peer-norm compiled-losses; do
+      if wants $text; then skip $text "$python cannot import torch; PYTHON names another"; fi
+      wanted=${wanted// $text / }
     done
-    deadline=$((begun + total))
   fi
-fi
+  # PyTorch compiles its step while others measure: on the CPU alone, then it waits at its gate for its turn. A GPU that one
+  # process has for itself cannot be shared even so.
+  local compiled_step=("${peer[@]}" --seconds 2 --variants compile compile_graph --only step --json "$work/rows/compiled-step.jsonl")
+  local compiled_losses=("${peer[@]}" --seconds 0.2 --variants compile --only contrastive segmentation_loss)
+  compiled_losses+=(--json "$work/rows/compiled-losses.jsonl" --filter contrastive_labels --filter segmentation_loss)
+  if [[ ${compute_mode:-Default} == Default ]]; then
+    if wants compiled-step; then begin compiled-step "${compiled_step[@]}"; fi
+    if wants compiled-losses; then begin compiled-losses "${compiled_losses[@]}"; fi
+  fi
 
-if wants benches; then
-  # The demo gets its share; the longest comes last, row by row, so that what is cut off are rows.
-  if wants demo; then deadline=$((deadline - 45)); fi
-  part bench:step benches/step --device cuda --seconds 2 --json "$out/step.jsonl"
-  torch=
-  if "$python" -c 'import torch' 2>/dev/null; then
-    torch=1
-    # It appends, so that all parts end in one file. The losses are f32 in both.
-    peer() {
-      local name=$1
-      shift
-      part "peer:pytorch-$name" "$python" tools/bench_pytorch.py --device cuda --seconds 0.3 --json "$out/bench_pytorch.jsonl" "$@"
-    }
-    peer bf16 --dtype bf16
-    peer f32 --dtype f32 --only ceilings conv2d memory step
-  else
-    skip peer:pytorch "$python cannot import torch; PYTHON names another"
+  if wants step; then
+    filters "$step" "730x730 C19 both f32" "x19 730x730 both f32"
+    part step step benches/step --device cuda --seconds 2 --json "$work/rows/step.jsonl" "${arguments[@]}"
   fi
-  part bench:kernels benches/kernels --device cuda --json "$out/kernels.jsonl"
-  # What products by warpgroups gain over those by warps; only this capability has both.
-  if [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)" = 9.0 ]; then
-    part bench:warps benches/kernels --device cuda --filter conv2d --warpgroups off --json "$out/kernels_by_warps.jsonl"
+  if wants conv2d; then
+    # Dilations and strides are in the names of single convolutions, the last is the head's four as one.
+    filters "d1 bf16" "d2 bf16" "d4 bf16" "d6 bf16" "d12 bf16" "d18 bf16" "d24 bf16" "19x3x3x2048 bf16"
+    part conv2d conv2d benches/kernels --device cuda --seconds 0.3 --json "$work/rows/conv2d.jsonl" "${arguments[@]}"
   fi
-  if [ -n "$torch" ]; then
-    # Compiling takes minutes: last, what the README states first, and with time left to join what there is.
-    deadline=$((deadline - 10))
-    peer compile --dtype bf16 --variants compile --only contrastive segmentation_loss step memory
-    deadline=$((deadline + 10))
-    cat "$out/kernels.jsonl" "$out/step.jsonl" >"$out/ours.jsonl" 2>/dev/null
-    # shellcheck disable=SC2016 # the inner shell expands
-    part peer:join bash -c 'exec "$1" tools/join_bench.py "$2/ours.jsonl" "$2/bench_pytorch.jsonl" >"$2/join.md"' join "$python" "$out"
+  if wants peer-conv2d; then
+    part peer-conv2d peer-conv2d "${peer[@]}" --seconds 0.2 --only ceilings conv2d head --json "$work/rows/peer-conv2d.jsonl"
   fi
-  deadline=$((begun + total))
-fi
+  if wants peer-step; then
+    part peer-step peer-step "${peer[@]}" --seconds 2 --variants eager graph --only step --json "$work/rows/peer-step.jsonl"
+  fi
+  if wants ncu; then
+    local ncu
+    if ncu=$(tool ncu); then
+      # The twentieth launch of each kernel is one in the middle of the network, whose data gradient sums for a batch norm.
+      part ncu ncu "$ncu" --clock-control none --csv --log-file "$work/ncu.csv" --section SpeedOfLight --section LaunchStats \
+        --section Occupancy --section SchedulerStats --section WarpStateStats --section MemoryWorkloadAnalysis \
+        --kernel-id '::regex:^conv2d_wgmma_(forward|data_gradient|weight_gradient)_(wide|tall|square)_bf16$:20' --launch-count 6 \
+        benches/step --device cuda --seconds 0.1 --filter "$step"
+    else
+      skip ncu "ncu is neither in PATH nor in /usr/local/cuda/bin"
+    fi
+  fi
+  if wants compiled-step; then finish compiled-step "${compiled_step[@]}"; fi
+  filters "C19 bf16" "x19 730x730 bf16" "max_pool2d forward 2x365x365x64 bf16" "max_pool2d backward 2x365x365x64 bf16" sgd_step
+  for text in 2x365x365x64 2x92x92x256 2x92x92x1024; do
+    for name in batch_norm bn_relu bn_add_relu; do
+      arguments+=(--filter "$name forward $text bf16" --filter "$name backward $text bf16")
+    done
+  done
+  if wants norm; then
+    part norm norm benches/kernels --device cuda --seconds 0.2 --json "$work/rows/norm.jsonl" "${arguments[@]}"
+  fi
+  if wants peer-norm; then
+    # The losses of the step are f32 on both sides.
+    part peer-norm peer-norm "${peer[@]}" --seconds 0.1 --only contrastive segmentation_loss memory \
+      --json "$work/rows/peer-norm.jsonl" --filter " both " "${arguments[@]}"
+  fi
+  if wants compiled-losses; then finish compiled-losses "${compiled_losses[@]}"; fi
+  # shellcheck disable=SC2016 # the inner shell expands
+  if wants join; then
+    part join join bash -c 'exec "$1" tools/join_bench.py "$2/all.jsonl" >"$2/join.md"' join "$python" "$work"
+  fi
+}
 
-if wants demo; then
-  rm -rf "$out/demo"
-  # The outcome is the demo's standard output, its messages go to the log.
-  # shellcheck disable=SC2016
-  part demo bash -c 'exec bin/trainer --demo --device cuda --json --out "$1/demo" --set warmup.steps=60 --set adapt.rounds=1 \
-    --set adapt.steps=30 >"$1/demo.json"' demo "$out"
-fi
-
-figures
-echo "run: $passed passed, $failed failed, $skipped skipped; $out/figures.json"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+"$call"
+running=
+save
+save_logs
+printf '\n%-44s %5s %7s  %s\n' part limit seconds "exit status"
+cat "$work/table"
+echo "run: $passed passed, $failed failed, $skipped left out, $SECONDS s; $out/$call.json"
+# The host itself is no result.
+[ "$failed" = 0 ] && [ "$late" = 0 ] && [ "$passed" -gt 1 ]

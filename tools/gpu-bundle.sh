@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Packs everything that a GPU host without Rust needs to test and measure the kernels into target/gpu-bundle/:
 # the kernel tests (one binary, tests/gpu.rs), the benchmarks and the trainer as stripped release binaries, the goldens, the
-# peer scripts, and run.sh.
-# Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh there, and take figures.json home.
+# peer scripts, and run.sh with its parts.sh.
+# Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh correctness and ./run.sh figures there, and take
+# their JSON files home. target/ is not in git: what copies the repository's files alone must be told of the folder.
 #
 #   tools/gpu-bundle.sh
 set -euo pipefail
@@ -43,14 +44,17 @@ place() {
 rm -rf "$bundle"
 mkdir -p "$bundle/tools"
 artifacts bin cargo build --release --bin trainer | place "$bundle/bin" 1
-# shellcheck disable=SC2086 # one word each
+# shellcheck disable=SC2046,SC2086 # one word each
 artifacts bench cargo bench --no-run $(printf -- '--bench %s ' $benches) | place "$bundle/benches" "$(wc -w <<<"$benches")"
 artifacts test cargo test --release --no-run --test gpu | place "$bundle/tests/bin" 1
-# run.sh runs them one by one: what fails or hangs then names itself.
-sed -n 's/^mod \([a-z0-9_]*\);$/\1/p' tests/gpu.rs >"$bundle/tests/operations"
+# run.sh names these modules.
+for module in layouts conv2d_wgmma graph graph_step; do
+  grep -q "^mod $module;" tests/gpu.rs || die "tests/gpu.rs has no module $module, which run.sh runs by its name"
+done
 
 cp -r tests/golden "$bundle/tests/golden"
-for script in bench_memory.py bench_pytorch.py bicl_torch.py join_bench.py; do cp "tools/$script" "$bundle/tools/"; done
+for script in bench_harness.py bench_memory.py bench_pytorch.py bicl_torch.py join_bench.py; do cp "tools/$script" "$bundle/tools/"; done
+cp tools/gpu-bundle-parts.sh "$bundle/parts.sh"
 cp tools/gpu-bundle-run.sh "$bundle/run.sh"
 chmod +x "$bundle/run.sh"
 commit=$(git rev-parse HEAD)

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Joins our benchmark rows with PyTorch's on (op, shape, direction, dtype, device) and prints Markdown tables.
 
-    python tools/join_bench.py ours.jsonl theirs.jsonl
-    python tools/join_bench.py benches/results/RESULT.json        both are in the file that run.sh wrote
+    python tools/join_bench.py ours.jsonl theirs.jsonl            or all rows in one file
+    python tools/join_bench.py benches/results/RESULT.json        the file that run.sh wrote
 
-A row is a JSON object with the five key fields and "ms"; of rows that repeat a key (and peer) the last counts. PyTorch's time
-is the fastest of its variants. A factor above 1 means that ours is faster. Rates are ours, and their percentages are of what
-the same run measured: TFLOP/s of the faster of both sides' large matrix product, GB/s of the faster copy. MFU is a step's
-floating-point operations (its convolutions, forward and backward) over its time and that matrix rate. Exits 1 if no row matches.
+A row is a JSON object with the five key fields and "ms", or "error" where it failed; PyTorch's has "peer" beside them. Of rows
+that repeat a key (and peer) the last measured one counts. PyTorch's time is the fastest of its variants. A factor above 1 means
+that ours is faster. Rates are ours, and their percentages are of what the same run measured: TFLOP/s of the faster of both sides'
+large matrix product, GB/s of the faster copy. MFU is a step's floating-point operations (its convolutions, forward and backward)
+over its time and that matrix rate. Rows that failed come last. Exits 1 if no row has its counterpart.
 """
 
 import json
@@ -42,47 +43,54 @@ class Bad(Exception):
 
 
 def index(objects):
-    """Rows by key and peer. `objects` are pairs of a place, for messages, and a row."""
-    rows = {}
+    """Our rows by key, PyTorch's by key and peer, and what failed. `objects` are pairs of a place, for messages, and a row."""
+    ours, theirs, failed = {}, {}, {}
     for where, row in objects:
-        if not isinstance(row, dict) or any(field not in row for field in (*KEY, "ms")):
+        if not isinstance(row, dict) or any(field not in row for field in KEY) or not ("ms" in row or "error" in row):
             raise Bad(f"{where}: no benchmark row; expected a JSON object with {', '.join(KEY)} and ms: run the bench again")
+        key, peer = tuple(str(row[field]) for field in KEY), row.get("peer", "ours")
+        if "ms" not in row:
+            failed[key, peer] = str(row["error"])
+            continue
         ms = row["ms"]
         # JSON as Python reads it has NaN and Infinity.
         if isinstance(ms, bool) or not isinstance(ms, (int, float)) or not 0 < ms < math.inf:
             raise Bad(f"{where}: ms is {ms!r}; expected milliseconds above 0: run the bench again")
-        rows.setdefault(tuple(str(row[field]) for field in KEY), {})[row.get("peer", "ours")] = row
-    return rows
+        (ours if peer == "ours" else theirs).setdefault(key, {})[peer] = row
+    measured = {(key, peer) for side in (ours, theirs) for key, variants in side.items() for peer in variants}
+    return ours, theirs, {name: error for name, error in failed.items() if name not in measured}
 
 
 def read(path):
-    """The rows of a file of JSON lines; lines that are no objects are left out."""
-    objects, where = [], path
+    """The rows of a file of JSON lines, with their places; lines that are no objects are left out."""
+    objects = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{path}, line {number}"
-                if line.strip().startswith("{"):
-                    objects.append((where, json.loads(line)))
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()
     except OSError as error:
         raise Bad(f"{path}: {error.strerror}; give the file that --json wrote")
-    except ValueError as error:
-        raise Bad(f"{where}: {error}; remove what was half written, or run the bench again")
-    return index(objects)
+    for number, line in enumerate(lines, 1):
+        if line.strip().startswith("{"):
+            where = f"{path}, line {number}"
+            try:
+                objects.append((where, json.loads(line)))
+            except ValueError as error:
+                # A bench that was killed left its last line half written.
+                if number < len(lines):
+                    raise Bad(f"{where}: {error}; remove what was half written, or run the bench again")
+    return objects
 
 
 def read_result(path):
-    """Our rows and PyTorch's of a file that run.sh wrote."""
+    """The rows of a file that run.sh wrote."""
     try:
         with open(path, encoding="utf-8") as file:
-            figures = json.load(file)["figures"]
-            lists = [figures[name] for name in ("kernels", "step", "pytorch")]
+            rows = json.load(file)["rows"]
     except OSError as error:
         raise Bad(f"{path}: {error.strerror}; give a file of benches/results/")
     except (ValueError, KeyError, TypeError) as error:
         raise Bad(f"{path}: {error!r}; expected the figures.json of tools/gpu-bundle-run.sh: copy it again")
-    kernels, step, theirs = ([(f"{path}, row {n}", row) for n, row in enumerate(rows, 1)] for rows in lists)
-    return index(kernels + step), index(theirs)
+    return [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def best(variants):
@@ -125,6 +133,10 @@ def mfu(key, row, ms, *sides):
     """Model FLOP/s utilisation of a step that takes `ms`."""
     most = ceiling("matrix_product", key[3], key[4], *sides)
     return row["operations"] / ms * 1e3 / most if row.get("operations") and most else None
+
+
+def milliseconds(row):
+    return f"{row['ms']:.3f}" if row["ms"] >= 1 else f"{row['ms']:.4f}"
 
 
 def percent(share):
@@ -191,7 +203,10 @@ def breakdown(key, row, ours, theirs):
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__.strip())
-    ours, theirs = read_result(sys.argv[1]) if len(sys.argv) == 2 else (read(path) for path in sys.argv[1:])
+    objects = []
+    for path in sys.argv[1:]:
+        objects += read_result(path) if path.endswith(".json") else read(path)
+    ours, theirs, failed = index(objects)
     lines, factors = [], {}
     for key, variants in ours.items():
         _, row = best(variants)
@@ -201,10 +216,8 @@ def main():
             variant, other = best(theirs[key])
             factor = other["ms"] / row["ms"]
             factors.setdefault((key[0], *key[2:]), []).append(factor)
-            peer = [f"{other['ms']:.3f}", f"{factor:.2f}", variant]
-        lines.append([*key, f"{row['ms']:.3f}", text or "", percent(share), *peer])
-    if not factors:
-        raise Bad(f"no row of one file has its counterpart in the other; compare the fields {', '.join(KEY)}")
+            peer = [milliseconds(other), f"{factor:.2f}", variant]
+        lines.append([*key, milliseconds(row), text or "", percent(share), *peer])
     table([*KEY, "ours, ms", "rate", "of measured", "PyTorch, ms", "factor", "variant"], lines)
     summary = [[*key, str(len(f)), f"{geometric_mean(f):.2f}", f"{min(f):.2f}"] for key, f in factors.items()]
     table(["op", "direction", "dtype", "device", "rows", "geometric mean", "least"], summary)
@@ -214,8 +227,11 @@ def main():
         if row.get("kernels") and row.get("operations") and key[1].startswith("resnet101 w64 "):
             print(f"{key[1]}, {key[3]}: launches and bytes are counted on a plan, times but the step's own are estimates.\n")
             table(["part", "launches", "MB", "ms", "of the step", "at"], breakdown(key, row, ours, theirs))
+    table([*KEY, "by", "failed"], [[*key, peer, error.splitlines()[0][:200]] for (key, peer), error in failed.items()])
     for key in (key for key in theirs if key not in ours):
         print(f"only PyTorch's: {', '.join(key)}", file=sys.stderr)
+    if not factors:
+        raise Bad(f"no row of ours has its counterpart of PyTorch's; compare the fields {', '.join(KEY)}")
 
 
 if __name__ == "__main__":

@@ -106,9 +106,10 @@ def train(dtype, disturb=0):
     for step in range(STEPS):
         peer.set_rate(sgd, BASE_RATE, step, HORIZON)
         terms, bias, state = peer.adapt_losses(model, method, xs, ys, xt, yf, bias)
+        hung_on = state()
         losses.append([float(terms[name].detach()) for name in TERMS])
-        margin = min(margin, float((state["share"].max(1)[0] - method.threshold).abs().min()))
-        dynamic.append(float(state["dynamic"].double().mean()))
+        margin = min(margin, float((hung_on["share"].max(1)[0] - method.threshold).abs().min()))
+        dynamic.append(float(hung_on["dynamic"].double().mean()))
         sgd.zero_grad()
         terms["loss"].backward()
         sgd.step()

@@ -27,19 +27,17 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
         inputs.extend(vec![vec![CLASSES]; RATES.len()]);
         let pixels = x[0] * x[1] * x[2];
         let products = (RATES.len() * pixels * filter.iter().product::<usize>()) as f64;
-        for (name, pass, share) in [("forward", Pass::Forward, 2.0), ("backward", Pass::Backward, 4.0)] {
-            bench.problem(&Problem {
-                op: "aspp",
-                shape: format!("{} {}", by(&x), by(&filter)),
-                inputs: inputs.clone(),
-                dtype,
-                sums_from: usize::MAX,
-                passes: &[(name, pass)],
-                operations: share * products,
-                more_bytes: 0,
-                run: &run,
-            })?;
-        }
+        bench.problem(&Problem {
+            op: "aspp",
+            shape: format!("{} {}", by(&x), by(&filter)),
+            inputs,
+            dtype,
+            sums_from: usize::MAX,
+            passes: &[("forward", Pass::Forward), ("backward", Pass::Backward)],
+            operations: 2.0 * products,
+            more_bytes: 0,
+            run: &run,
+        })?;
         let features = [x[0], x[1], x[2], RATES.len() * CLASSES];
         bench.problem(&Problem {
             op: "sum_channel_groups",

@@ -33,8 +33,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     };
     let calibrate = |v: &[Var]| constant(v, ops::calibrate(v[0].value(), v[1].value())?);
     let update = |v: &[Var]| {
-        // The mean that moves is shared with the operand, and so copied first.
-        let mut xi = v[0].value().clone();
+        let mut xi = v[0].value().duplicate()?;
         let counts = counts.beside(&v[0]);
         ops::update_calibration(&mut xi, v[1].value(), counts, v[2].value(), counts, 0.99)?;
         constant(v, xi)

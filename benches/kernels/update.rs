@@ -1,22 +1,21 @@
 //! What follows the backward pass: the check for infinities and the step of stochastic gradient descent.
 
 use bicl::{
-    DType, Result, Tensor,
+    DType, Device, Result, Tensor,
     autograd::Var,
     ops::{self, AverageItem, SgdItem, SgdSpec},
 };
 
-use super::harness::{Bench, Pass, Problem, by};
+use super::harness::{Bench, Held, Pass, Problem, by};
 
 const PASSES: [(&str, Pass); 1] = [("forward", Pass::Forward)];
 
 /// Parameters of a filter of the last stage.
 const SHAPE: [usize; 4] = [512, 3, 3, 512];
 
-fn step(v: &[Var]) -> Result<Var> {
-    // Both are shared with the operands, and so copied first.
-    let (mut value, mut momentum) = (v[0].value().clone(), v[1].value().clone());
-    let (gradient, rate) = (v[2].value(), &Tensor::full(&[1], 0.1, DType::F64, v[2].value().device())?);
+fn step(v: &[Var], rate: &Tensor) -> Result<Var> {
+    let (mut value, mut momentum) = (v[0].value().duplicate()?, v[1].value().duplicate()?);
+    let gradient = v[2].value();
     let item = SgdItem {
         value: &mut value,
         momentum: &mut momentum,
@@ -48,6 +47,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
     let (dtype, passes, operations) = (DType::F32, &PASSES, 0.0);
     let shape = SHAPE.to_vec();
     let bytes = shape.iter().product::<usize>() * dtype.size();
+    let rate = Held::new(Tensor::full(&[1], 0.1, DType::F64, &Device::cpu())?, bench)?;
     // Two copies, each read and written, and the momentum.
     let (inputs, more_bytes) = (vec![shape.clone(); 3], 5 * bytes);
     bench.problem(&Problem {
@@ -59,7 +59,7 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
         passes,
         operations,
         more_bytes,
-        run: &step,
+        run: &|v| step(v, rate.beside(&v[0])),
     })?;
     let channels = vec![512];
     bench.problem(&Problem {

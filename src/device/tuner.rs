@@ -8,7 +8,7 @@ use std::sync::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Device, Place, choices::Choices};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A way must take less than this share of the built-in one's time: below that lies the noise of timing, and other ways
 /// mean other roundings.
@@ -27,43 +27,69 @@ impl Tuner {
         Self(Mutex::new(choices))
     }
 
-    /// The way for a problem: the one that is known; else the fastest by `measure`, which says how long a way takes; else,
-    /// where this may not be timed now or nothing works, the built-in one, which is then not kept.
+    /// The way for a problem: the one that is known; else the fastest by `measure`, which says how long a way takes, or
+    /// nothing where it cannot run; else, where this may not be timed now or nothing works, the built-in one, which is then not
+    /// kept.
+    ///
+    /// Errors, naming problem and way: what `measure` returns, after which nothing more is timed.
     fn choose<W: Way>(
         &self,
         problem: String,
         built_in: W,
         others: &[W],
         may_time: bool,
-        measure: impl FnMut(W) -> Result<f64>,
-    ) -> W {
+        mut measure: impl FnMut(W) -> Result<Option<f64>>,
+    ) -> Result<W> {
         // Held while this times: nobody else disturbs that, or times the same.
         let mut choices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A file may name ways that a launch would refuse.
         let sound = |way: &W| *way == built_in || others.contains(way);
         if let Some(known) = choices.get(&problem).filter(sound) {
-            return known;
+            return Ok(known);
         }
-        let found = if may_time { fastest(built_in, others, measure) } else { None };
+        if !may_time {
+            return Ok(built_in);
+        }
+        let found = fastest(built_in, others, |way| measure(way).map_err(|error| blame(&problem, way, &error)))?;
         if let Some(found) = &found {
             choices.put(problem, found);
         }
-        found.unwrap_or(built_in)
+        Ok(found.unwrap_or(built_in))
     }
 }
 
-/// The way that takes least; one that fails is passed over. `None` if all do.
-fn fastest<W: Copy>(built_in: W, others: &[W], mut measure: impl FnMut(W) -> Result<f64>) -> Option<W> {
-    let mut time = |way| measure(way).ok().filter(|time| time.is_finite());
-    let mut best = time(built_in).map(|time| (WORTH * time, built_in));
+/// The way that takes least; one that cannot run is passed over. `None` if none can.
+fn fastest<W: Copy>(built_in: W, others: &[W], mut measure: impl FnMut(W) -> Result<Option<f64>>) -> Result<Option<W>> {
+    let mut time = |way| Ok::<_, Error>(measure(way)?.filter(|time| time.is_finite()));
+    let mut best = time(built_in)?.map(|time| (WORTH * time, built_in));
     for &way in others {
-        if let Some(time) = time(way)
+        if let Some(time) = time(way)?
             && best.is_none_or(|(least, _)| time < least)
         {
             best = Some((time, way));
         }
     }
-    best.map(|(_, way)| way)
+    Ok(best.map(|(_, way)| way))
+}
+
+/// The time of a way; `None` where it failed and the device goes on, as after a launch that was refused. `synchronize` waits
+/// for the device.
+///
+/// Errors: a device that fails again when it is asked a second time. The first answer may be an old failure that is over.
+fn judge(time: Result<f64>, mut synchronize: impl FnMut() -> Result<()>) -> Result<Option<f64>> {
+    let state = synchronize().or_else(|_| synchronize());
+    state.map(|()| time.ok())
+}
+
+/// The device's failure, with what was timed.
+fn blame(problem: &str, way: impl Serialize, error: &Error) -> Error {
+    let way = serde_json::to_string(&way).unwrap_or_else(|_| "a way without a name".into());
+    let message = match error {
+        Error::Cuda { op, message } => format!("{op}: {message}"),
+        other => other.to_string(),
+    };
+    let advice = "the GPU works only in a new process: use --no-autotune or BICL_WARPGROUPS=off, and report it";
+    Error::Cuda { op: format!("{problem}, timed by way {way}"), message: format!("{message}; {advice}") }
 }
 
 impl Device {
@@ -107,45 +133,45 @@ impl Device {
     /// The way to compute a problem. `describe` gives its name, which says all that the ways' times depend on, and what could
     /// be done instead of `built_in`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
     /// where nothing runs, the answer is `built_in`.
+    ///
+    /// Errors: a way after which the GPU does not work any more; one that is merely refused is passed over.
     pub(crate) fn tuned<W: Way>(
         &self,
         built_in: W,
         describe: impl FnOnce() -> (String, Vec<W>),
         mut run: impl FnMut(W) -> Result<()>,
-    ) -> W {
+    ) -> Result<W> {
         let forced = self.forced_way().map_or(0, |way| way.load(Ordering::Relaxed));
         if forced > 0 {
             let others = describe().1;
             let number = forced % (others.len() + 1);
-            return number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in);
+            return Ok(number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in));
         }
         if let Place::Cuda(cuda) = &self.0
             && cuda.autotune()
         {
             let (problem, others) = describe();
             let may_time = matches!(self.capturing(), Ok(None));
-            return cuda.tuner().choose(problem, built_in, &others, may_time, |way| cuda.measure(|| run(way)));
+            let measure = |way| judge(cuda.measure(self, || run(way)), || cuda.synchronize());
+            return cuda.tuner().choose(problem, built_in, &others, may_time, measure);
         }
-        built_in
+        Ok(built_in)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, device::choices::Origin};
+    use crate::device::choices::Origin;
 
     fn tuner() -> Tuner {
         Tuner::new(Choices::open(None, Origin::new("card", 1, &[]), |_| {}))
     }
 
-    /// Ways 0, 1, ... take so long; negative ones fail. Way 0 is the built-in one.
+    /// Ways 0, 1, ... take so long; negative ones are refused. Way 0 is the built-in one.
     fn best_of(times: &[f64]) -> Option<usize> {
         let others: Vec<usize> = (1..times.len()).collect();
-        fastest(0, &others, |way| match times[way] {
-            time if time < 0.0 => Err(Error::Internal("a test".into())),
-            time => Ok(time),
-        })
+        fastest(0, &others, |way| Ok(Some(times[way]).filter(|&time| time >= 0.0 || time.is_nan()))).unwrap()
     }
 
     #[test]
@@ -163,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_passed_over() {
+    fn what_is_refused_is_passed_over() {
         assert_eq!(best_of(&[2.0, -1.0, 1.0]), Some(2));
         assert_eq!(best_of(&[-1.0, 3.0, 2.0]), Some(2));
         assert_eq!(best_of(&[2.0, f64::NAN, f64::INFINITY]), Some(0));
@@ -175,9 +201,9 @@ mod tests {
         let mut timed = 0;
         let way = tuner.choose(problem.to_owned(), 0usize, &[1, 2], may_time, |way| {
             timed += 1;
-            Ok([2.0, 1.0, 3.0][way])
+            Ok(Some([2.0, 1.0, 3.0][way]))
         });
-        (way, timed)
+        (way.unwrap(), timed)
     }
 
     #[test]
@@ -207,9 +233,42 @@ mod tests {
     #[test]
     fn where_all_fail_the_built_in_way_is_taken_and_not_kept() {
         let tuner = tuner();
-        let failing = |_| Err(Error::Internal("a test".into()));
-        assert_eq!(tuner.choose("a".into(), 0usize, &[1, 2], true, failing), 0);
+        assert_eq!(tuner.choose("a".into(), 0usize, &[1, 2], true, |_| Ok(None)).unwrap(), 0);
         assert_eq!(choose(&tuner, "a", true), (1, 3));
+    }
+
+    fn failure(message: &str) -> Error {
+        Error::Cuda { op: "cuStreamSynchronize".into(), message: message.into() }
+    }
+
+    #[test]
+    fn a_way_that_breaks_the_device_is_an_error_with_its_name() {
+        let (tuner, mut timed) = (tuner(), 0);
+        let breaking = |way| {
+            timed += 1;
+            if way == 1 { Err(failure("CUDA_ERROR_ILLEGAL_ADDRESS")) } else { Ok(Some(1.0)) }
+        };
+        let error = tuner.choose("conv2d forward".into(), 0usize, &[1, 2], true, breaking).unwrap_err().to_string();
+        for part in ["conv2d forward", "way 1", "cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS", "--no-autotune"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert_eq!((timed, error.lines().count()), (2, 1), "nothing is timed on a broken device");
+        assert_eq!(choose(&tuner, "conv2d forward", true), (1, 3), "nothing was kept");
+    }
+
+    #[test]
+    fn a_failure_is_the_ways_own_where_the_device_goes_on() {
+        let refused = || Err(failure("CUDA_ERROR_INVALID_VALUE"));
+        assert_eq!(judge(Ok(2.0), || Ok(())).unwrap(), Some(2.0));
+        assert_eq!(judge(refused(), || Ok(())).unwrap(), None);
+        // What an earlier call left behind is told once.
+        let mut told = false;
+        let once = || if std::mem::replace(&mut told, true) { Ok(()) } else { Err(failure("an old one")) };
+        assert_eq!(judge(Ok(2.0), once).unwrap(), Some(2.0));
+        for time in [Ok(2.0), refused()] {
+            let error = judge(time, || Err(failure("CUDA_ERROR_ILLEGAL_ADDRESS"))).unwrap_err();
+            assert!(error.to_string().contains("ILLEGAL_ADDRESS"), "{error}");
+        }
     }
 
     #[test]
@@ -218,7 +277,7 @@ mod tests {
             device.set_autotune(true);
             assert!(!device.autotune());
             let way = device.tuned(0, || unreachable!("nothing is asked"), |_| unreachable!("nothing is run"));
-            assert_eq!(way, 0);
+            assert_eq!(way.unwrap(), 0);
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn forward<T: Element>(
         let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
         // What is left to batch norm counts too.
         groups.map_or(Ok(()), |groups| batch_norm::try_statistics(&y, groups, moments.as_ref()))
-    });
+    })?;
     forward_by::<T>(choice, params, x, w, bias, groups, norm)
 }
 
@@ -176,8 +176,8 @@ pub(super) fn data_gradient<T: Element>(
     let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_) | Wgmma(_)) && more.shape() == params.input());
     let more = more.as_ref();
     let problem = Problem { direction: Direction::DataGradient, params, dtype: T::DTYPE, groups: None };
-    let choice =
-        problem.tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, None).map(drop));
+    let choice = problem
+        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, None).map(drop))?;
     // What is left there is added afterwards, and the gradient not whole before.
     let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
     data_gradient_by::<T>(choice, params, dy, w, more, offer)
@@ -264,7 +264,7 @@ pub(super) fn weight_gradient<T: Element>(
 fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let problem = Problem { direction: Direction::WeightGradient, params, dtype: T::DTYPE, groups: None };
     let choice =
-        problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop));
+        problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
     weight_gradient_by::<T>(choice, params, dy, x)
 }
 

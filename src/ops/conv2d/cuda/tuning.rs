@@ -50,10 +50,17 @@ pub(super) struct Problem<'a> {
 
 impl Problem<'_> {
     /// The choice on this device, where `built_in` is the one without timing, and `run` does it.
-    pub fn tuned(&self, device: &Device, built_in: Choice, mut run: impl FnMut(Choice) -> Result<()>) -> Choice {
-        let Some(built_in_way) = Way::of(built_in) else { return built_in };
+    ///
+    /// Errors: as [`Device::tuned`].
+    pub fn tuned(
+        &self,
+        device: &Device,
+        built_in: Choice,
+        mut run: impl FnMut(Choice) -> Result<()>,
+    ) -> Result<Choice> {
+        let Some(built_in_way) = Way::of(built_in) else { return Ok(built_in) };
         let describe = || (self.name(), self.others(device, built_in_way));
-        device.tuned(built_in_way, describe, |way| run(way.choice())).choice()
+        device.tuned(built_in_way, describe, |way| run(way.choice())).map(Way::choice)
     }
 
     /// What could be faster than the built-in way, on one card or another.
