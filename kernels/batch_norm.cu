@@ -15,8 +15,10 @@
 // written for each group, and added up over the groups where the totals are not null.
 //
 // Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
-// groups, y the chunks of `span` rows. finish: blocks of 32 x 8, one thread in x a channel; sums_finish has one block for
-// all groups. forward, backward: blocks of
+// groups, y the chunks of `span` rows. finish: grid x
+// covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, a power of two. sums_finish has one block for all
+// groups, and as many slots in y as take a group each at one time; the threads in x fix the sums' order, the slots do not.
+// forward, backward: blocks of
 // 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its parameters stay in
 // registers and a warp's accesses are contiguous; `span * groups` threads are needed.
 // W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
@@ -31,8 +33,11 @@ struct BatchNormParams {
 static_assert(sizeof(BatchNormParams) == 32, "src/ops/batch_norm/cuda.rs declares the same");
 constexpr int VECTOR = 1, RELU = 2;
 constexpr int THREADS = 256;
-// Rows that a thread holds in registers at one time.
+// Rows, or chunks of them, that a thread holds in registers at one time.
 constexpr int HELD = 4;
+// Channels of a block of the finish kernels: a sector of 32 bytes of each chunk where sums are f32.
+constexpr int TILE = 8;
+constexpr int MOST_THREADS = 1024, MOST_WARPS = MOST_THREADS / 32, MOST_SLOTS = MOST_THREADS / THREADS;
 
 // Joins the moments of n values to those of `count` others (Chan, Golub, LeVeque 1979).
 template <class A>
@@ -114,38 +119,114 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
   out[p.channels] = total_squares;
 }
 
-template <class A>
-__device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A* __restrict__ mean, A* __restrict__ biased,
-                                               A* __restrict__ unbiased, const BatchNormParams& p) {
-  SHARED(A, means, [8][32]);
-  SHARED(A, squares, [8][32]);
-  SHARED(int, counts, [8][32]);
-  int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
-  int chunks = chunks_of(p);
-  partial += size_t(blockIdx.z) * chunks * 2 * p.channels;
-  A m = 0, s = 0;
-  int count = 0;
-  if (channel < p.channels) {
-    for (int chunk = y; chunk < chunks; chunk += 8) {
-      const A* in = partial + size_t(chunk) * 2 * p.channels + channel;
-      int n = min(p.span, p.rows - chunk * p.span);
-      join(A(count), m, s, A(n), in[0], in[p.channels]);
-      count += n;
+// The channels W of which a thread of a finish kernel serves, and its chunks: lane, lane + lanes, ..
+template <int W>
+struct Finish {
+  static constexpr int ACROSS = TILE / W;
+  int across = threadIdx.x % ACROSS, channel = blockIdx.x * TILE + across * W;
+  int lane = threadIdx.x / ACROSS, lanes = blockDim.x / ACROSS;
+
+  // body(chunk, first, second) with what the thread's chunks of `partial` hold.
+  template <class A, class Body>
+  __device__ __forceinline__ void each_chunk(const A* partial, const BatchNormParams& p, Body body) const {
+    int chunks = chunks_of(p);
+    if (channel >= p.channels) return;
+    for (int chunk = lane; chunk < chunks; chunk += HELD * lanes) {
+      Pack<A, W> first[HELD], second[HELD];
+      // Beyond the last chunk that one again: loads under a condition would each wait for the one before.
+#pragma unroll
+      for (int i = 0; i < HELD; i++) {
+        const A* in = partial + size_t(min(chunk + i * lanes, chunks - 1)) * 2 * p.channels + channel;
+        first[i] = load_pack<W>(in), second[i] = load_pack<W>(in + p.channels);
+      }
+#pragma unroll
+      for (int i = 0; i < HELD; i++) {
+        if (chunk + i * lanes < chunks) body(chunk + i * lanes, first[i], second[i]);
+      }
     }
   }
-  means[y][x] = m;
-  squares[y][x] = s;
-  counts[y][x] = count;
-  __syncthreads();
-  if (y != 0 || channel >= p.channels) return;
-  for (int i = 1; i < 8; i++) {
-    int n = counts[i][x];
-    if (n > 0) join(A(count), m, s, A(n), means[i][x], squares[i][x]);
-    count += n;
+
+  // Adds up over the lanes of each warp, and stores the sums of warp `warp` of the block.
+  template <class A>
+  __device__ __forceinline__ void sum_warp(A (&value)[W], A (*sums)[TILE], int warp) const {
+    Pack<A, W> sum;
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+#pragma unroll
+      for (int step = 16; step >= ACROSS; step /= 2) value[w] += __shfl_xor_sync(0xffffffffu, value[w], step);
+      sum.at[w] = value[w];
+    }
+    if (threadIdx.x % 32 < ACROSS) store_pack(sums[warp] + across * W, sum);
   }
-  channels_of(mean, p)[channel] = m;
-  channels_of(biased, p)[channel] = s / p.rows;
-  channels_of(unbiased, p)[channel] = s / (p.rows - 1);
+  // Adds up over all lanes of the block, for every thread.
+  template <class A>
+  __device__ __forceinline__ void sum_block(A (&value)[W], A (*sums)[TILE]) const {
+    sum_warp(value, sums, threadIdx.x / 32);
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < W; w++) value[w] = 0;
+#pragma unroll 4
+    for (int warp = 0; warp < int(blockDim.x) / 32; warp++) {
+      Pack<A, W> sum = load_pack<W>(sums[warp] + across * W);
+#pragma unroll
+      for (int w = 0; w < W; w++) value[w] += sum.at[w];
+    }
+  }
+};
+
+// Differences from a chunk's mean are added up, not the means: a constant channel has just that mean, and no deviations.
+template <class A, int W>
+__device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A* __restrict__ mean, A* __restrict__ biased,
+                                               A* __restrict__ unbiased, const BatchNormParams& p) {
+  SHARED(A, distances, [MOST_WARPS][TILE]);
+  SHARED(A, deviations, [MOST_WARPS][TILE]);
+  Finish<W> at;
+  int chunks = chunks_of(p);
+  partial += size_t(blockIdx.z) * chunks * 2 * p.channels;
+  Pack<A, W> zero = {}, pivot = {};
+  if (at.channel < p.channels) {
+    zero = load_pack<W>(partial + at.channel);
+    pivot = load_pack<W>(partial + size_t(min(at.lane, chunks - 1)) * 2 * p.channels + at.channel);
+  }
+  // First the thread's own chunks, about the first of them.
+  A count = 0, distance[W] = {}, squares[W] = {};
+  at.each_chunk(partial, p, [&](int chunk, const Pack<A, W>& means, const Pack<A, W>& deviations) {
+    A n = min(p.span, p.rows - chunk * p.span);
+    count += n;
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+      A d = means.at[w] - pivot.at[w];
+      distance[w] += n * d;
+      squares[w] += deviations.at[w] + n * d * d;
+    }
+  });
+  // Then all threads' means, about that of chunk 0.
+  A own[W], part = count > 0 ? A(1) / count : A(0);
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    A to_own = distance[w] * part;
+    squares[w] -= distance[w] * to_own;
+    own[w] = pivot.at[w] - zero.at[w] + to_own;
+    distance[w] = count * own[w];
+  }
+  at.sum_block(distance, distances);
+  part = A(1) / p.rows;
+  Pack<A, W> all;
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    A to_mean = distance[w] * part, d = own[w] - to_mean;
+    squares[w] += count * d * d;
+    all.at[w] = zero.at[w] + to_mean;
+  }
+  at.sum_block(squares, deviations);
+  if (at.lane != 0 || at.channel >= p.channels) return;
+  Pack<A, W> by_rows, by_fewer;
+  A fewer = A(1) / (p.rows - 1);
+#pragma unroll
+  for (int w = 0; w < W; w++) by_rows.at[w] = squares[w] * part, by_fewer.at[w] = squares[w] * fewer;
+  store_pack(channels_of(mean, p) + at.channel, all);
+  store_pack(channels_of(biased, p) + at.channel, by_rows);
+  store_pack(channels_of(unbiased, p) + at.channel, by_fewer);
 }
 
 template <class T, int W>
@@ -235,44 +316,49 @@ __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restric
   out[p.channels] = total_weighted;
 }
 
-template <class A>
+template <class A, int W>
 __device__ __forceinline__ void sums_finish(const A* __restrict__ partial, const A* __restrict__ variance,
                                             A* __restrict__ dscale, A* __restrict__ dshift, A* __restrict__ total_scale,
                                             A* __restrict__ total_shift, const BatchNormParams& p) {
-  SHARED(A, plain, [8][32]);
-  SHARED(A, weighted, [8][32]);
-  int x = threadIdx.x, y = threadIdx.y, channel = blockIdx.x * 32 + x;
-  int chunks = chunks_of(p);
-  A all_plain = 0, all_weighted = 0;
-  for (int group = 0; group < p.groups; group++) {
-    A a = 0, b = 0;
-    if (channel < p.channels) {
-      for (int chunk = y; chunk < chunks; chunk += 8) {
-        const A* in = partial + (size_t(group) * chunks + chunk) * 2 * p.channels + channel;
-        a += in[0];
-        b += in[p.channels];
-      }
+  SHARED(A, sums, [2][MOST_WARPS][TILE]);
+  SHARED(A, inverses, [MOST_SLOTS][TILE]);
+  Finish<W> at;
+  int slots = blockDim.y, slot = threadIdx.y, warps = blockDim.x / 32, warp = slot * warps + threadIdx.x / 32;
+  // What a thread ends up with, if it is one of the first 2 * TILE: the first or the second sum of one channel.
+  int which = threadIdx.x / TILE, lane = threadIdx.x % TILE, channel = blockIdx.x * TILE + lane;
+  bool ends = which < 2 && channel < p.channels;
+  A* out = which == 0 ? dshift : dscale;
+  A* total_out = which == 0 ? total_shift : total_scale;
+  A total = 0;
+  for (int first = 0; first < p.groups; first += slots) {
+    int group = first + slot;
+    A plain[W] = {}, weighted[W] = {}, inverse = 0;
+    if (group < p.groups) {
+      // Loaded here, so that nobody waits for it later.
+      if (ends) inverse = A(1) / sqrt(variance[group * p.channels + channel] + A(p.epsilon));
+      const A* chunks = partial + size_t(group) * chunks_of(p) * 2 * p.channels;
+      at.each_chunk(chunks, p, [&](int, const Pack<A, W>& a, const Pack<A, W>& b) {
+#pragma unroll
+        for (int w = 0; w < W; w++) plain[w] += a.at[w], weighted[w] += b.at[w];
+      });
     }
-    // The first row has read what the others left of the group before.
-    if (group > 0) __syncthreads();
-    plain[y][x] = a;
-    weighted[y][x] = b;
+    // The sums of the groups before have been read.
+    if (first > 0) __syncthreads();
+    at.sum_warp(plain, sums[0], warp);
+    at.sum_warp(weighted, sums[1], warp);
+    if (which == 0) inverses[slot][lane] = inverse;
     __syncthreads();
-    if (y != 0 || channel >= p.channels) continue;
-    for (int i = 1; i < 8; i++) {
-      a += plain[i][x];
-      b += weighted[i][x];
+    if (slot > 0 || !ends) continue;
+    for (int i = 0; i < slots && first + i < p.groups; i++) {
+      A sum = 0;
+#pragma unroll 4
+      for (int j = 0; j < warps; j++) sum += sums[which][i * warps + j][lane];
+      if (which == 1) sum *= inverses[i][lane];
+      out[(first + i) * p.channels + channel] = sum;
+      total += sum;
     }
-    int at = group * p.channels + channel;
-    b *= A(1) / sqrt(variance[at] + A(p.epsilon));
-    dshift[at] = a;
-    dscale[at] = b;
-    all_plain += a;
-    all_weighted += b;
   }
-  if (y != 0 || channel >= p.channels || !total_shift) return;
-  total_shift[channel] = all_plain;
-  total_scale[channel] = all_weighted;
+  if (slot == 0 && ends && total_out) total_out[channel] = total;
 }
 
 template <class T, int W>
@@ -352,15 +438,15 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
 FOR_FLOATS(BATCH_NORM)
 
 #define FINISH(A, suffix)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+  extern "C" __global__ void __launch_bounds__(MOST_THREADS)                                                          \
       batch_norm_moments_finish_##suffix(const A* partial, A* mean, A* biased, A* unbiased, BatchNormParams p) {      \
-    moments_finish<A>(partial, mean, biased, unbiased, p);                                                            \
+    DISPATCH(A, moments_finish, partial, mean, biased, unbiased, p)                                                   \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_moments_finish_##suffix)                                                                   \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+  extern "C" __global__ void __launch_bounds__(MOST_THREADS)                                                          \
       batch_norm_sums_finish_##suffix(const A* partial, const A* variance, A* dscale, A* dshift, A* total_scale,      \
                                       A* total_shift, BatchNormParams p) {                                            \
-    sums_finish<A>(partial, variance, dscale, dshift, total_scale, total_shift, p);                                   \
+    DISPATCH(A, sums_finish, partial, variance, dscale, dshift, total_scale, total_shift, p)                          \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_sums_finish_##suffix)
 FINISH(float, f32)

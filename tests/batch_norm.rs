@@ -304,7 +304,7 @@ fn barriers_are_needed() {
     // More than one chunk of rows, channel group and row a thread; vector and scalar accesses.
     let run = |device: &Device| {
         let mut bytes = Vec::new();
-        for (image, groups) in [([3, 20, 30, 40], 1), ([1, 40, 40, 37], 1), ([4, 20, 30, 40], 2)] {
+        for (image, groups) in [([3, 20, 30, 40], 1), ([1, 40, 40, 37], 1), ([4, 20, 30, 40], 2), ([5, 9, 9, 8], 5)] {
             let mut rng = Rng(9);
             let shapes = [&image[..], &image[3..], &image[3..], &image];
             let mut draw = |shape: &[usize]| rng.reals(shape, DType::F32, &Device::cpu()).to_device(device);

@@ -59,6 +59,9 @@ kernels! { "batch_norm";
 const VECTOR: i32 = 1;
 const RELU: i32 = 2;
 const THREADS: usize = 256;
+/// Channels and threads of a block that joins chunks.
+const TILE: usize = 8;
+const MOST_THREADS: usize = 1024;
 /// Blocks that fill a large GPU several times over; fixed, so that sums do not depend on the card.
 const BLOCKS: usize = 1024;
 /// Rows that a thread of an elementwise kernel serves at least.
@@ -110,14 +113,25 @@ impl Plan {
         (launch, self.params(span), chunks * self.images)
     }
 
-    /// One block for 32 channels of each of `layers` groups.
-    fn finish(&self, layers: usize) -> Launch {
+    /// Joins the chunks of `params`: a block for [`TILE`] channels of a group. With two threads to a chunk, as for f32, each
+    /// has about four chunks until there are `most` threads.
+    fn finish(&self, params: &Params, most: usize) -> Launch {
+        let chunks = (params.rows as usize).div_ceil(params.span as usize);
+        let threads = (chunks / 2).next_power_of_two().clamp(THREADS, most);
         Launch {
-            grid: [self.channels.div_ceil(32) as u32, 1, layers as u32],
-            block: [32, 8, 1],
+            grid: [self.channels.div_ceil(TILE) as u32, 1, self.images as u32],
+            block: [threads as u32, 1, 1],
             shared_bytes: 0,
             cluster: 1,
         }
+    }
+
+    /// The same with all groups in one block, which takes some together.
+    fn finish_together(&self, params: &Params) -> Launch {
+        let mut launch = self.finish(params, MOST_THREADS / 2);
+        launch.grid[2] = 1;
+        launch.block[1] = (self.images as u32).clamp(1, MOST_THREADS as u32 / launch.block[0]);
+        launch
     }
 
     fn elementwise(&self) -> Result<(Launch, Params)> {
@@ -154,7 +168,7 @@ fn finish_moments<T: Element>(plan: &Plan, partial: &Tensor, params: Params) -> 
     unsafe {
         batch_norm_moments_finish::<T::Accumulator>(
             device,
-            plan.finish(groups),
+            plan.finish(&params, MOST_THREADS),
             partial,
             &mut mean,
             &mut biased,
@@ -244,7 +258,7 @@ fn finish_sums<T: Element>(saved: &Saved, plan: &Plan, partial: &Tensor, params:
         let (scale, shift) = total.as_mut().map(|(scale, shift)| (scale, shift)).unzip();
         batch_norm_sums_finish::<T::Accumulator>(
             device,
-            plan.finish(1),
+            plan.finish_together(&params),
             partial,
             variance,
             &mut dscale,
