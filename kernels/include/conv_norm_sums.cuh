@@ -54,10 +54,13 @@ struct NormSums {
       float x = to_acc(in.x.at[e]), z = by_y ? to_acc(in.y.at[e]) : columns(e, x);
       float masked = !relu || z > 0 ? to_acc(g.at[e]) : 0.0f;
       g.at[e] = from_acc<T>(scaled ? masked * columns.slope[e] : masked);
-      sum[0][e] += masked;
-      sum[1][e] += masked * (x - columns.mean[e]);
+      add(e, masked, x);
     }
     return g;
+  }
+  __device__ __forceinline__ void add(int e, float masked, float x) {
+    sum[0][e] += masked;
+    sum[1][e] += masked * (x - columns.mean[e]);
   }
 
   // Where a thread's four lie. Threads whose columns are one chunk read two fours side by side: half a row of banks apart.
@@ -96,6 +99,41 @@ struct NormSums {
   }
 };
 
+// The same for bf16, two elements at a time: masked as they are stored, and the same bits.
+template <class Tile>
+struct NormSumsOfPairs : NormSums<bf16, Tile> {
+  using NormSums<bf16, Tile>::NormSums;
+
+  __device__ __forceinline__ Vector<bf16> operator()(const GradientInputs<bf16>& in, Vector<bf16> chunk) {
+    ChunkWords g, xs, ys;
+    memcpy(&g, &chunk, 16), memcpy(&xs, &in.x, 16), memcpy(&ys, &in.y, 16);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float first = first_of(xs.at[i]), second = second_of(xs.at[i]);
+      uint32_t passed = ~0u;
+      if (this->relu && this->by_y)
+        passed = above_zero(ys.at[i]);
+      else if (this->relu)
+        passed = (this->columns(2 * i, first) > 0 ? 0xffffu : 0) | (this->columns(2 * i + 1, second) > 0 ? 0xffff0000u : 0);
+      g.at[i] &= passed;
+      float masked[2] = {first_of(g.at[i]), second_of(g.at[i])};
+      this->add(2 * i, masked[0], first), this->add(2 * i + 1, masked[1], second);
+      if (this->scaled)
+        g.at[i] = pair_of(masked[0] * this->columns.slope[2 * i], masked[1] * this->columns.slope[2 * i + 1]);
+    }
+    memcpy(&chunk, &g, 16);
+    return chunk;
+  }
+};
+template <class T, class Tile>
+struct NormSumsOf {
+  using Type = NormSums<T, Tile>;
+};
+template <class Tile>
+struct NormSumsOf<bf16, Tile> {
+  using Type = NormSumsOfPairs<Tile>;
+};
+
 // Calls put(at, chunk, g) for each chunk of a staged tile of a gradient of `count` channels, in whole chunks, from `start` on:
 // plus `so_far` where that is not null, and with what the batch norm before wants of it; `at` is negative where the chunk lies
 // beyond dx, and it is then as it was. offset_of(row) is where a row of the tile begins in dx, or negative for none. Then ready(),
@@ -126,7 +164,7 @@ __device__ __forceinline__ void finish_gradient(char* shared, char* scratch, cha
     ready();
   };
   if (norm.vectors.mean) {
-    NormSums<T, Tile> sums(norm, p, group, start, count, norms);
+    typename NormSumsOf<T, Tile>::Type sums(norm, p, group, start, count, norms);
     each([&] { sums.columns.ready(norms); }, sums);
     if (norm.sums) sums.finish(scratch, norm.sums, piece, start, count);
   } else {

@@ -57,7 +57,19 @@ __device__ __forceinline__ void store_chunk(T* row, int first, int count, bool v
   }
 }
 
+// A chunk as words of two elements.
+struct ChunkWords {
+  uint32_t at[4];
+};
+
 // chunk += more, as if both had been stored.
+__device__ __forceinline__ void add(Vector<bf16>& chunk, const Vector<bf16>& more) {
+  ChunkWords a, b;
+  memcpy(&a, &chunk, 16), memcpy(&b, &more, 16);
+#pragma unroll
+  for (int i = 0; i < 4; i++) a.at[i] = add_pairs(a.at[i], b.at[i]);
+  memcpy(&chunk, &a, 16);
+}
 template <class T>
 __device__ __forceinline__ void add(Vector<T>& chunk, const Vector<T>& more) {
 #pragma unroll

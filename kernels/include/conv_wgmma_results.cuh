@@ -11,7 +11,7 @@ constexpr int VOTES_BYTES = 32;
 // 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
 struct ResultTile : WarpgroupTeam {
   static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = BLOCK_BYTES;
-  static constexpr int AHEAD = 2, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
+  static constexpr int AHEAD = 4, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
   static constexpr bool SHARED_NORMS = true;
   using Sums = WgmmaChunk;
 
@@ -59,26 +59,25 @@ __device__ __forceinline__ void store_piece_moments(const char* results, float* 
   int warp = ResultTile::thread() / 32, lane = ResultTile::thread() % 32;
   float size = min(rows, 64);
   auto counts = [&](int pair, int e) { return pair * 8 + lane % 4 * 2 + e < rows; };
-  auto over_rows = [&](const Pack<bf16, 2>(&pairs)[8], auto value) {
+  auto over_rows = [&](const uint32_t(&pairs)[2][4], auto value) {
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-#pragma unroll
-      for (int e = 0; e < 2; e++) sum += rows >= 64 || counts(i, e) ? value(to_acc(pairs[i].at[e])) : 0.0f;
+    for (int i = 0; i < 8; i++) {
+      uint32_t pair = pairs[i / 4][i % 4];
+      sum += rows >= 64 || counts(i, 0) ? value(first_of(pair)) : 0.0f;
+      sum += rows >= 64 || counts(i, 1) ? value(second_of(pair)) : 0.0f;
+    }
     sum += __shfl_xor_sync(~0u, sum, 1);
     return sum + __shfl_xor_sync(~0u, sum, 2);
   };
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int chunk = warp * 2 + half;
-    union {
-      uint32_t words[2][4];
-      Pack<bf16, 2> pairs[8];
-    } column;
+    uint32_t pairs[2][4];
 #pragma unroll
-    for (int i = 0; i < 2; i++) ldmatrix_x4_trans(column.words[i], results + place<LINE_BYTES, false>(i * 32 + lane, chunk));
-    float mean = over_rows(column.pairs, [](float x) { return x; }) / size;
-    float squares = over_rows(column.pairs, [&](float x) { return (x - mean) * (x - mean); });
+    for (int i = 0; i < 2; i++) ldmatrix_x4_trans(pairs[i], results + place<LINE_BYTES, false>(i * 32 + lane, chunk));
+    float mean = over_rows(pairs, [](float x) { return x; }) / size;
+    float squares = over_rows(pairs, [&](float x) { return (x - mean) * (x - mean); });
     int at = start + chunk * 8 + lane / 4;
     if (lane % 4 == 0 && rows > 0 && at < count) moments[at] = mean, moments[count + at] = squares;
   }
@@ -158,14 +157,6 @@ struct ResultPlace {
   }
 };
 
-// Two values in the order of memory.
-__device__ __forceinline__ uint32_t round_pair(float first, float second) {
-  Pack<bf16, 2> pair = {{from_acc<bf16>(first), from_acc<bf16>(second)}};
-  uint32_t word;
-  memcpy(&word, &pair, 4);
-  return word;
-}
-
 // 64 x 64 results of a warpgroup, rounded: of the fragments (hopper.cuh) a row's neighbours in one word.
 using WgmmaRounded = uint32_t[8][2];
 
@@ -233,7 +224,7 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
 #pragma unroll
     for (int j = 0; j < 16; j++) {
       const float(&four)[4] = sums[k / Tile::CHUNKS][k % Tile::CHUNKS][0][j / 2];
-      rounded[k / Tile::CHUNKS][k % Tile::CHUNKS][j / 2][j % 2] = round_pair(four[j % 2 * 2], four[j % 2 * 2 + 1]);
+      rounded[k / Tile::CHUNKS][k % Tile::CHUNKS][j / 2][j % 2] = pair_of(four[j % 2 * 2], four[j % 2 * 2 + 1]);
     }
 #pragma unroll 1
   for (int i = 0; i < blocks; i++) {
