@@ -37,7 +37,10 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     buffers.store<false>(y_map, results, at.column, at.row, at.layer);
     if (moments) store_piece_moments(results, moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
   };
-  run_tiles<Tile, 0, 0>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+  auto begin = [&](const WorkItem& tile) {
+    if (norm.residual && tile.parts == 1) prefetch_tile<Tile>(norm.residual, tile, group, p.k);
+  };
+  run_tiles<Tile, 0, 0>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
     each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.k, bias, prepare, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
@@ -64,7 +67,13 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     else
       buffers.store<false>(dx_map, results, at.column, at.row, at.layer);
   };
-  run_tiles<Tile, 0, 1>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+  auto begin = [&](const WorkItem& tile) {
+    auto prefetch = [&](const bf16* image) {
+      if (image && tile.parts == 1) prefetch_tile<Tile>(image, tile, group, p.c);
+    };
+    prefetch(so_far), prefetch(norm.x), prefetch(norm.y);
+  };
+  run_tiles<Tile, 0, 1>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
     each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.c, false, Unprepared{}, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();
@@ -84,7 +93,7 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
     buffers.store<false>(dw_map, results, block.channel, block.row * p.s + block.column, at.row);
   };
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
-  run_tiles<Tile, 1, 1>(shared, work, source, [&](const WorkItem& tile, auto& sums) {
+  run_tiles<Tile, 1, 1>(shared, work, source, [](const WorkItem&) {}, [&](const WorkItem& tile, auto& sums) {
     each_block<Tile, true>(buffers.votes(), meeting, work, tile, joins, sums, p.k, columns, false, Unprepared{}, store);
   });
   if (threadIdx.x >= WARPGROUP) buffers.drain();

