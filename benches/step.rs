@@ -25,7 +25,7 @@ mod rows;
 #[path = "step/work.rs"]
 mod work;
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Result, ensure};
 use bicl::{
@@ -345,7 +345,18 @@ fn batch(rng: &mut Rng, [count, height, width]: [usize; 3], classes: usize) -> B
     Batch { images, labels, count, height, width, names: Vec::new(), position: 0 }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The causes too, and in one line, whatever RUST_BACKTRACE says.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let mut args = Args::parse();
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
