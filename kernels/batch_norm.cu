@@ -15,23 +15,15 @@
 // written for each group, and added up over the groups where the totals are not null.
 //
 // Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
-// groups, y the chunks of `span` rows. finish: grid x
-// covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, a power of two. sums_finish has one block for all
-// groups, and as many slots in y as take a group each at one time; the threads in x fix the sums' order, the slots do not.
-// forward, backward: blocks of
-// 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its parameters stay in
-// registers and a warp's accesses are contiguous; `span * groups` threads are needed.
-// W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1. rows * channels fits an int.
-#include "normalize.cuh"
-#include "pack.cuh"
+// groups, y the chunks of `span` rows. W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1.
+// finish: grid x covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, in whole warps. sums_finish has one
+// block for all groups, and in y as many slots as take a group each at the same time; the threads in x fix the order of the sums,
+// the slots do not.
+// forward, backward: blocks of 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its
+// parameters stay in registers and a warp's accesses are contiguous; `span * groups` threads are needed. W: 16 bytes of Acc<T>
+// with VECTOR. rows * channels of all groups fit an int.
+#include "batch_norm_images.cuh"
 
-struct BatchNormParams {
-  int rows, channels, span, flags;  // rows: of one group
-  double epsilon;
-  int groups, padding;
-};
-static_assert(sizeof(BatchNormParams) == 32, "src/ops/batch_norm/cuda.rs declares the same");
-constexpr int VECTOR = 1, RELU = 2;
 constexpr int THREADS = 256;
 // Rows, or chunks of them, that a thread holds in registers at one time.
 constexpr int HELD = 4;
@@ -47,16 +39,6 @@ __device__ __forceinline__ void join(A count, A& mean, A& squares, A n, A other_
   squares += other_squares + delta * delta * count * share;
 }
 
-// Where a block's group begins in an image; null stays null.
-template <class T>
-__device__ __forceinline__ T* group_of(T* image, const BatchNormParams& p) {
-  return image ? image + size_t(blockIdx.z) * p.rows * p.channels : image;
-}
-// The same in a vector over the channels.
-template <class A>
-__device__ __forceinline__ A* channels_of(A* vector, const BatchNormParams& p) {
-  return vector ? vector + size_t(blockIdx.z) * p.channels : vector;
-}
 __device__ __forceinline__ int chunks_of(const BatchNormParams& p) { return (p.rows + p.span - 1) / p.span; }
 
 __device__ __forceinline__ int rows_of(int thread_row, int step, int rows) {
@@ -119,7 +101,7 @@ __device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restr
   out[p.channels] = total_squares;
 }
 
-// The channels W of which a thread of a finish kernel serves, and its chunks: lane, lane + lanes, ..
+// What a thread of a finish kernel serves: W channels from `channel` on, in the chunks lane, lane + lanes, ..
 template <int W>
 struct Finish {
   static constexpr int ACROSS = TILE / W;
@@ -230,40 +212,6 @@ __device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A*
 }
 
 template <class T, int W>
-__device__ __forceinline__ void forward(const T* __restrict__ x, const T* __restrict__ residual,
-                                        const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
-                                        const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
-                                        T* __restrict__ y, const BatchNormParams& p) {
-  using A = Acc<T>;
-  int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
-  int channel = thread % groups * W, first = thread / groups;
-  if (first >= p.span) return;
-  x = group_of(x, p), residual = group_of(residual, p), y = group_of(y, p);
-  mean = channels_of(mean, p), variance = channels_of(variance, p);
-  A centre[W], slope[W], offset[W];
-#pragma unroll
-  for (int w = 0; w < W; w++) {
-    Channel<A> c(mean, variance, scale, shift, channel + w, A(p.epsilon));
-    centre[w] = c.mean, slope[w] = c.slope, offset[w] = c.shift;
-  }
-  for (int row = first; row < p.rows; row += p.span) {
-    size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> in = load_pack<W>(x + at), out;
-    Pack<T, W> other = {};
-    if (residual) other = load_pack<W>(residual + at);
-#pragma unroll
-    for (int w = 0; w < W; w++) {
-      A z = fma(to_acc(in.at[w]) - centre[w], slope[w], offset[w]);
-      if (residual) z += to_acc(other.at[w]);
-      // NaN passes through.
-      if ((p.flags & RELU) && z < 0) z = 0;
-      out.at[w] = from_acc<T>(z);
-    }
-    store_pack(y + at, out);
-  }
-}
-
-template <class T, int W>
 __device__ __forceinline__ void sums(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
                                      const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
                                      const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
@@ -361,51 +309,16 @@ __device__ __forceinline__ void sums_finish(const A* __restrict__ partial, const
   if (slot == 0 && ends && total_out) total_out[channel] = total;
 }
 
-template <class T, int W>
-__device__ __forceinline__ void backward(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
-                                         const Acc<T>* __restrict__ mean, const Acc<T>* __restrict__ variance,
-                                         const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ shift,
-                                         const Acc<T>* __restrict__ dscale, const Acc<T>* __restrict__ dshift,
-                                         T* __restrict__ dx, T* __restrict__ dresidual, const BatchNormParams& p) {
-  using A = Acc<T>;
-  int groups = p.channels / W, thread = blockIdx.x * blockDim.x + threadIdx.x;
-  int channel = thread % groups * W, first = thread / groups;
-  if (first >= p.span) return;
-  x = group_of(x, p), y = group_of(y, p), dy = group_of(dy, p);
-  dx = group_of(dx, p), dresidual = group_of(dresidual, p);
-  mean = channels_of(mean, p), variance = channels_of(variance, p);
-  dscale = channels_of(dscale, p), dshift = channels_of(dshift, p);
-  // dx = slope g - constant - (x - mean) linear; the last two are 0 with running statistics.
-  A centre[W], slope[W], offset[W], constant[W], linear[W];
-#pragma unroll
-  for (int w = 0; w < W; w++) {
-    Channel<A> c(mean, variance, scale, shift, channel + w, A(p.epsilon));
-    centre[w] = c.mean, slope[w] = c.slope, offset[w] = c.shift;
-    A part = c.slope * (A(1) / p.rows);
-    constant[w] = dshift ? part * dshift[channel + w] : A(0);
-    linear[w] = dscale ? part * dscale[channel + w] * c.inverse : A(0);
-  }
-  for (int row = first; row < p.rows; row += p.span) {
-    size_t at = size_t(row) * p.channels + channel;
-    Pack<T, W> gradient = load_pack<W>(dy + at), in = {}, out = {};
-    if (x) in = load_pack<W>(x + at);
-    if (y) out = load_pack<W>(y + at);
-#pragma unroll
-    for (int w = 0; w < W; w++) {
-      A centred = x ? to_acc(in.at[w]) - centre[w] : A(0);
-      A z = y ? to_acc(out.at[w]) : fma(centred, slope[w], offset[w]);
-      A g = !(p.flags & RELU) || z > 0 ? to_acc(gradient.at[w]) : A(0);
-      gradient.at[w] = from_acc<T>(g);
-      in.at[w] = from_acc<T>(slope[w] * g - (constant[w] + centred * linear[w]));
-    }
-    if (dx) store_pack(dx + at, in);
-    if (dresidual) store_pack(dresidual + at, gradient);
-  }
-}
-
 #define DISPATCH(T, call, ...)                             \
   if (p.flags & VECTOR) {                                  \
     call<T, 16 / int(sizeof(T))>(__VA_ARGS__);             \
+  } else {                                                 \
+    call<T, 1>(__VA_ARGS__);                               \
+  }
+
+#define DISPATCH_IMAGES(T, call, ...)                      \
+  if (p.flags & VECTOR) {                                  \
+    call<T, PACK<Acc<T>>>(__VA_ARGS__);                    \
   } else {                                                 \
     call<T, 1>(__VA_ARGS__);                               \
   }
@@ -416,10 +329,10 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
     DISPATCH(T, moments, x, partial, p)                                                                               \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_moments_##suffix)                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                            \
       batch_norm_forward_##suffix(const T* x, const T* residual, const Acc<T>* mean, const Acc<T>* variance,          \
                                   const Acc<T>* scale, const Acc<T>* shift, T* y, BatchNormParams p) {                \
-    DISPATCH(T, forward, x, residual, mean, variance, scale, shift, y, p)                                             \
+    DISPATCH_IMAGES(T, forward, x, residual, mean, variance, scale, shift, y, p)                                             \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_forward_##suffix)                                                                          \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
@@ -428,11 +341,12 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
     DISPATCH(T, sums, x, y, dy, mean, variance, scale, shift, partial, p)                                             \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_sums_##suffix)                                                                             \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                            \
       batch_norm_backward_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,   \
                                    const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* dscale,                    \
                                    const Acc<T>* dshift, T* dx, T* dresidual, BatchNormParams p) {                    \
-    DISPATCH(T, backward, x, y, dy, mean, variance, scale, shift, dscale, dshift, dx, dresidual, p)                   \
+    Gradients<T> of = {x, y, dy, mean, variance, scale, shift, dscale, dshift, dx, dresidual};                        \
+    DISPATCH_IMAGES(T, backward, of, p)                                                                                      \
   }                                                                                                                   \
   KERNEL_EXPORT(batch_norm_backward_##suffix)
 FOR_FLOATS(BATCH_NORM)

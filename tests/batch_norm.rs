@@ -182,6 +182,28 @@ fn statistics_are_stable() {
     }
 }
 
+/// Of however many chunks of rows: nothing is lost to rounding where they are joined.
+#[test]
+fn a_constant_channel_is_its_mean() {
+    let shape = [2, 160, 130, 3];
+    let mut rng = Rng(13);
+    let data: Vec<f64> =
+        (0..shape.iter().product()).map(|i: usize| if i % 3 == 1 { 5.5 } else { rng.symmetric() }).collect();
+    for device in all_devices() {
+        for groups in [1, 2] {
+            let tape = Tape::new(&device);
+            let x = tape.constant(of_dtype(&data, &shape, DType::F32, &device));
+            let vector = tape.constant(Tensor::full(&[3], 1.0, DType::F32, &device).unwrap());
+            let mode = BatchNormMode::Batch { epsilon: EPSILON, groups };
+            let out = ops::batch_norm(&x, &vector, &vector, mode).unwrap();
+            for group in 0..groups {
+                let at = group * 3 + 1;
+                assert_eq!((wide(&out.mean)[at], wide(&out.variance)[at]), (5.5, 0.0), "{device} {groups}");
+            }
+        }
+    }
+}
+
 fn rng_seed(shape: &[usize], dtype: DType) -> Tensor {
     Rng(77).reals(shape, dtype, &Device::cpu())
 }
@@ -208,7 +230,8 @@ fn threads_do_not_matter() {
 #[test]
 fn kernels_match_the_cpu() {
     let dtypes = [DType::F32, DType::F64, DType::Bf16];
-    for image in [[2, 5, 7, 16], [1, 9, 5, 19]] {
+    // The third has more rows than the emulator's threads hold at one time, the others many chunks of rows.
+    for image in [[2, 5, 7, 16], [1, 9, 5, 19], [2, 33, 32, 64], [1, 160, 130, 4], [1, 160, 130, 5]] {
         let vector = [image[3]];
         let shapes = [&image[..], &vector, &vector, &image];
         for dtype in dtypes {

@@ -1,15 +1,17 @@
 //! Work bound by memory: batch norm with and without what is fused into it, and the small operations.
 
 use bicl::{
-    DType, Result,
+    DType, Device, Result, Tensor,
     autograd::Var,
     ops::{self, BatchNormMode, BatchNormSpec},
 };
 
-use super::harness::{Bench, Pass, Problem, by};
+use super::harness::{Bench, Held, Pass, Problem, by};
 
 /// Images of DeepLab-V2 with ResNet-101 on two crops of 730 x 730.
 const LARGE: [[usize; 4]; 3] = [[2, 365, 365, 64], [2, 92, 92, 256], [2, 92, 92, 1024]];
+/// The same for a batch of two crops of either domain, in two groups.
+const STEP: [[usize; 4]; 3] = [[4, 92, 92, 1024], [4, 92, 92, 256], [4, 183, 183, 256]];
 /// Images of a narrow network, and of ResNet-50 at 256 x 256.
 const SMALL: [[usize; 4]; 5] =
     [[4, 96, 160, 16], [4, 24, 40, 32], [4, 12, 20, 256], [2, 128, 128, 64], [2, 32, 32, 1024]];
@@ -69,6 +71,47 @@ pub fn rows(bench: &mut Bench) -> Result<()> {
                     run: &run,
                 })?;
             }
+        }
+    }
+    if cpu { Ok(()) } else { step_rows(bench) }
+}
+
+/// Batch norm as a training step runs it. With the batch's statistics a pass launches a reduction, its finish and the pass over
+/// the image, which a profiler tells apart; with given statistics forward is the last one alone.
+fn step_rows(bench: &mut Bench) -> Result<()> {
+    for image in STEP {
+        let (image, vector) = (image.to_vec(), vec![image[3]]);
+        let statistic = Held::new(Tensor::full(&vector, 1.0, DType::F32, &Device::cpu())?, bench)?;
+        for (op, given, relu, residual, passes) in [
+            ("bn_groups", false, false, false, &PASSES[..]),
+            ("bn_groups_relu", false, true, false, &PASSES[..]),
+            ("bn_groups_add_relu", false, true, true, &PASSES[..]),
+            ("bn_given", true, true, false, &PASSES[..1]),
+            ("bn_given_add", true, true, true, &PASSES[..1]),
+        ] {
+            let run = |v: &[Var]| {
+                let held = statistic.beside(&v[0]);
+                let mode = match given {
+                    true => BatchNormMode::Running { mean: held, variance: held, epsilon: 1e-5 },
+                    false => BatchNormMode::Batch { epsilon: 1e-5, groups: 2 },
+                };
+                let [scale, shift] = [&v[v.len() - 2], &v[v.len() - 1]];
+                let residual = residual.then(|| &v[1]);
+                Ok(ops::batch_norm_with(&v[0], scale, shift, &BatchNormSpec { mode, residual, relu, moments: None })?.y)
+            };
+            let images = 1 + usize::from(residual);
+            let inputs = [vec![image.clone(); images], vec![vector.clone(); 2]].concat();
+            bench.problem(&Problem {
+                op,
+                shape: by(&image),
+                inputs,
+                dtype: DType::Bf16,
+                sums_from: images,
+                passes,
+                operations: 0.0,
+                more_bytes: 0,
+                run: &run,
+            })?;
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ pub(crate) struct Params {
     /// Of one group.
     rows: i32,
     channels: i32,
-    /// Rows of a chunk in reductions; distance between a thread's rows in elementwise kernels.
+    /// Rows of a chunk in reductions; distance between a thread's rows in elementwise kernels, where it depends on the card.
     span: i32,
     flags: i32,
     epsilon: f64,
@@ -64,16 +64,19 @@ const TILE: usize = 8;
 const MOST_THREADS: usize = 1024;
 /// Blocks that fill a large GPU several times over; fixed, so that sums do not depend on the card.
 const BLOCKS: usize = 1024;
-/// Rows that a thread of an elementwise kernel serves at least.
+/// Rows that a thread of a reduction serves at least.
 const ROWS_EACH: usize = 4;
+/// Rows that a thread of an elementwise kernel loads together, and blocks of such that a multiprocessor holds.
+const ROWS_HELD: usize = 4;
+const RESIDENT_BLOCKS: usize = 4;
 
-/// How a group of `rows` pixels is spread over threads; depends on the shape and the dtype alone.
+/// How a group of `rows` pixels is spread over threads; where sums are taken it depends on the shape and the dtype alone.
 struct Plan {
     rows: usize,
     channels: usize,
     /// Runs of images with statistics of their own.
     images: usize,
-    /// Groups of channels that one thread serves together.
+    /// Groups of channels that one thread of a reduction serves together.
     groups: usize,
     flags: i32,
     epsilon: f64,
@@ -134,9 +137,14 @@ impl Plan {
         launch
     }
 
-    fn elementwise(&self) -> Result<(Launch, Params)> {
-        let span = self.rows.div_ceil(ROWS_EACH).max(1);
-        let mut launch = Launch::linear(OP, span * self.groups)?;
+    /// Launch of a pass over images: as many threads as run at the same time on the card, so that each works out its channels'
+    /// parameters once. A thread's channels are 16 bytes of the accumulator.
+    fn elementwise(&self, x: &Tensor) -> Result<(Launch, Params)> {
+        let width = if self.flags & VECTOR != 0 { 16 / x.dtype().accumulator().size() } else { 1 };
+        let groups = self.channels / width;
+        let resident = x.device().multiprocessors()? * RESIDENT_BLOCKS * THREADS / self.images;
+        let span = (resident / groups).clamp(1, self.rows.div_ceil(ROWS_HELD).max(1));
+        let mut launch = Launch::linear(OP, span * groups)?;
         launch.grid[2] = self.images as u32;
         Ok((launch, self.params(span)))
     }
@@ -186,7 +194,7 @@ pub(super) fn normalise<T: Element>(
     relu: bool,
 ) -> Result<Tensor> {
     let statistics = &affine.statistics;
-    let (launch, params) = Plan::new(x, statistics.groups, relu, statistics.epsilon)?.elementwise()?;
+    let (launch, params) = Plan::new(x, statistics.groups, relu, statistics.epsilon)?.elementwise(x)?;
     let mut y = x.empty_like()?;
     let (mean, variance) = (&statistics.mean, &statistics.variance);
     // SAFETY: the caller checked that the residual has the shape of x and the vectors one element a channel.
@@ -289,7 +297,7 @@ pub(super) fn images<T: Element>(
     }
     let Affine { statistics, scale, shift } = &saved.affine;
     let plan = Plan::new(&dy, statistics.groups, saved.relu, statistics.epsilon)?;
-    let (launch, params) = plan.elementwise()?;
+    let (launch, params) = plan.elementwise(&dy)?;
     let mut dx = wanted.x.then(|| dy.empty_like()).transpose()?;
     let mut dresidual = (wanted.residual && !copies).then(|| dy.empty_like()).transpose()?;
     let (mean, variance) = (&statistics.mean, &statistics.variance);
