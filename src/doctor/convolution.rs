@@ -95,13 +95,18 @@ struct Kind {
     advice: &'static str,
 }
 
-/// A window of 7 taps over 3 channels; stride; a dilation; 19 filters; sums long enough to be cut.
+/// Windows over 3 and 2 channels; stride; a dilation; 19 filters; sums long enough to be cut; channels off all chunks, in few tiles
+/// and in many; few filters over many pixels.
 const SHAPES: &[Shape] = &[
     ([1, 22, 26, 3], [64, 7], [2, 3, 1]),
     ([1, 9, 10, 40], [72, 3], [2, 1, 1]),
     ([2, 5, 7, 16], [24, 3], [1, 2, 2]),
     ([1, 6, 5, 64], [19, 3], [1, 6, 6]),
     ([1, 5, 7, 264], [40, 3], [1, 1, 1]),
+    ([1, 7, 9, 2], [19, 3], [2, 1, 1]),
+    ([1, 5, 7, 5], [24, 3], [1, 1, 1]),
+    ([4, 92, 92, 5], [64, 1], [1, 0, 1]),
+    ([4, 92, 92, 64], [5, 1], [1, 0, 1]),
 ];
 
 /// Channels off every slice and tile, with a dilation; 1 x 1 with more columns than a tile; stride 2.

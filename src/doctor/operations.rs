@@ -60,7 +60,15 @@ fn channels(device: &Device) -> Outcome {
     )?;
     let groups = |v: &[Var]| ops::sum_channel_groups(&v[0], 2);
     expect_cpu_both("sum of groups", device, groups, &[two], &[3, 4, 5, 5], Bound::Exact)?;
-    let second = |v: &[Var]| Ok(ops::split_images(&v[0], &[1, 2])?.swap_remove(1));
+    // A second use of x, whose gradient is added where the first one lies.
+    let groups =
+        |v: &[Var]| ops::add(&ops::sum_channel_groups(&v[0], 2)?, &ops::sum_channel_groups(&ops::relu(&v[0])?, 2)?);
+    expect_cpu_both("sums of groups", device, groups, &[two], &[3, 4, 5, 5], Bound::Exact)?;
+    let second = |v: &[Var]| {
+        let [mut plain, mut positive] =
+            [ops::split_images(&v[0], &[1, 2])?, ops::split_images(&ops::relu(&v[0])?, &[1, 2])?];
+        ops::add(&plain.swap_remove(1), &positive.swap_remove(1))
+    };
     expect_cpu_both("split", device, second, &[two], &[2, 4, 5, 10], Bound::Exact)?;
     Ok("concatenation, sums of groups, halves of a batch".into())
 }
@@ -127,11 +135,13 @@ fn batch_norm_at_convolution(device: &Device) -> Outcome {
             let y = ops::batch_norm_with(&y, &scale, &shift, &spec)?.y;
             let y = ops::conv2d(&y, &second, None, &one)?;
             let gradients = tape.backward_with(&y, seed.to_dtype(dtype)?.to_device(device)?)?;
-            let all = [&x, &first, &scale, &shift].into_iter().filter_map(|var| gradients.get(var).cloned());
+            let all = [&x, &first, &scale, &shift, &second].into_iter().filter_map(|var| gradients.get(var).cloned());
             [y.value().clone()].into_iter().chain(all).map(|tensor| tensor.to_device(&Device::cpu())).collect()
         };
         let (got, want) = (run(device, DType::Bf16)?, run(&Device::cpu(), DType::F32)?);
-        for (part, (got, want)) in ["y", "dx", "dw", "dscale", "dshift"].iter().zip(got.iter().zip(&want)) {
+        for (part, (got, want)) in
+            ["y", "dx", "dw", "dscale", "dshift", "dw of the second"].iter().zip(got.iter().zip(&want))
+        {
             expect(part, &got.to_dtype(DType::F32)?, want, Bound::Distance(4e-2))?;
         }
     }
@@ -156,11 +166,48 @@ fn upsampling(device: &Device) -> Outcome {
     Ok("value and gradient".into())
 }
 
+/// The published head in small, and one with few channels and tiles for a whole card.
+const HEADS: [[usize; 4]; 2] = [[2, 9, 7, 64], [4, 92, 92, 8]];
+
 fn aspp(device: &Device) -> Outcome {
+    for (dtype, tf32, warpgroups) in
+        [(DType::F32, false, false), (DType::F32, true, false), (DType::Bf16, false, false), (DType::Bf16, false, true)]
+    {
+        device.set_warpgroup_products(warpgroups);
+        if device.has_warpgroup_products() != warpgroups {
+            break;
+        }
+        let tensor_cores = tf32 || dtype == DType::Bf16;
+        for image in HEADS.iter().take(if tensor_cores && !warpgroups { 2 } else { 1 }) {
+            let what = match (tf32, warpgroups) {
+                (true, _) => "tf32".to_owned(),
+                (_, true) => format!("{dtype} by warpgroups"),
+                _ => dtype.to_string(),
+            };
+            let bound = match (dtype, tf32) {
+                (DType::Bf16, _) => 1e-2,
+                (_, true) => 2e-3,
+                _ => 1e-5,
+            };
+            head(&format!("{what}, {image:?}"), image, dtype, tf32, Bound::Distance(bound), device)?;
+        }
+    }
+    Ok("four dilations, value and gradients".into())
+}
+
+fn head(
+    what: &str,
+    image: &[usize; 4],
+    dtype: DType,
+    tf32: bool,
+    bound: Bound,
+    device: &Device,
+) -> Result<(), Trouble> {
     const DILATIONS: [usize; 4] = [6, 12, 18, 24];
-    let (x, filter): (&[usize], &[usize]) = (&[2, 9, 7, 64], &[19, 3, 3, 64]);
+    let [n, h, w, channels] = *image;
     let run = |inputs: &[Tensor], seed: &Tensor, device: &Device| -> Result<Vec<Tensor>> {
         let tape = Tape::new(device);
+        let tape = if tf32 { tape.with_tf32() } else { tape };
         let vars: Vec<Var> =
             inputs.iter().map(|input| Ok(tape.variable(input.to_device(device)?))).collect::<Result<_>>()?;
         let branch = |i: usize| AsppBranch { filter: &vars[1 + i], bias: &vars[5 + i], dilation: DILATIONS[i] };
@@ -169,25 +216,18 @@ fn aspp(device: &Device) -> Outcome {
         let all = vars.iter().filter_map(|var| gradients.get(var).cloned());
         [y.value().clone()].into_iter().chain(all).map(|tensor| tensor.to_device(&Device::cpu())).collect()
     };
-    for (dtype, warpgroups) in [(DType::F32, false), (DType::Bf16, false), (DType::Bf16, true)] {
-        device.set_warpgroup_products(warpgroups);
-        if device.has_warpgroup_products() != warpgroups {
-            break;
-        }
-        let mut draw = Inputs::new(9);
-        let shapes = [&[x][..], &[filter; 4], &[&[19usize][..]; 4]].concat();
-        let inputs = shapes.iter().map(|shape| draw.reals(shape, dtype)).collect::<Result<Vec<_>>>()?;
-        let seed = draw.reals(&[2, 9, 7, 76], dtype)?;
-        // The CPU would round bf16 after each branch.
-        let wide = inputs.iter().map(|input| input.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
-        let want = run(&wide, &seed.to_dtype(DType::F64)?, &Device::cpu())?;
-        let bound = Bound::Distance(if dtype == DType::Bf16 { 1e-2 } else { 1e-5 });
-        for (i, (got, want)) in run(&inputs, &seed, device)?.iter().zip(&want).enumerate() {
-            let by = if warpgroups { " by warpgroups" } else { "" };
-            expect(&format!("{dtype}{by}, result {i}"), &got.to_dtype(DType::F64)?, want, bound)?;
-        }
+    let mut draw = Inputs::new(9);
+    let filter = [19, 3, 3, channels];
+    let shapes = [&[&image[..]][..], &[&filter[..]; 4], &[&filter[..1]; 4]].concat();
+    let inputs = shapes.iter().map(|shape| draw.reals(shape, dtype)).collect::<Result<Vec<_>>>()?;
+    let seed = draw.reals(&[n, h, w, 76], dtype)?;
+    // The CPU would round bf16 after each branch.
+    let wide = inputs.iter().map(|input| input.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let want = run(&wide, &seed.to_dtype(DType::F64)?, &Device::cpu())?;
+    for (i, (got, want)) in run(&inputs, &seed, device)?.iter().zip(&want).enumerate() {
+        expect(&format!("{what}, result {i}"), &got.to_dtype(DType::F64)?, want, bound)?;
     }
-    Ok("four dilations, value and gradients".into())
+    Ok(())
 }
 
 fn prediction(device: &Device) -> Outcome {
@@ -252,12 +292,18 @@ fn sgd(device: &Device) -> Outcome {
     for (i, (got, want)) in run(device)?.iter().zip(&run(&Device::cpu())?).enumerate() {
         expect(&format!("tensor {i}"), got, want, Bound::Exact)?;
     }
-    let bad = Tensor::from_vec(vec![1.0f32, f32::INFINITY], &[2], device)?;
-    let good = Tensor::from_vec(vec![1.0f32; 3000], &[3000], device)?;
-    match (ops::all_finite(&[&good])?, ops::all_finite(&[&good, &bad])?) {
-        (true, false) => Ok("values, momentum, copies in bf16, the gate".into()),
-        found => Err(Trouble::Wrong(format!("all_finite: {found:?}, not (true, false)"))),
+    for dtype in FLOATS {
+        let [good, bad] = [1.0, f32::INFINITY].map(|last| {
+            let values = (0..3000).map(|i| if i == 2999 { last } else { 1.0 });
+            of_floats(values, &[3000], dtype)?.to_device(device)
+        });
+        let (good, bad) = (good?, bad?);
+        let found = (ops::all_finite(&[&good])?, ops::all_finite(&[&good, &bad])?);
+        if found != (true, false) {
+            return Err(Trouble::Wrong(format!("all_finite: {found:?}, not (true, false)")));
+        }
     }
+    Ok("values, momentum, copies in bf16, the gate".into())
 }
 
 fn running_averages(device: &Device) -> Outcome {

@@ -1,5 +1,5 @@
-//! Every way that a GPU may take for a convolution in bf16, on a shape that gives each block many tiles, against products by warps on
-//! the same GPU: the CPU would take too long.
+//! Every way that a GPU may take for a convolution: by warps on small shapes against the CPU, then in bf16 on one that gives each block
+//! many tiles, against products by warps on the same GPU, since the CPU would take too long.
 
 use std::{cell::OnceCell, rc::Rc};
 
@@ -10,13 +10,25 @@ use super::{
 };
 use crate::{DType, Device, Result, Tensor};
 
-/// As many ways as any product of the network has.
+/// As many ways as any product of the network has, by warpgroups where there are such.
 pub const WAYS: usize = 15;
+/// As many as any of [`DEEP`] has by warps.
+const WAYS_OF_WARPS: usize = 24;
+
+/// Sums of many slices and few tiles, which may be cut into parts: parts that begin inside a tap; rows and columns for the large tile;
+/// 19 filters; phases of 1, 2, 2 and 4 taps; few channels in the data gradient.
+const DEEP: [Shape; 5] = [
+    ([1, 5, 7, 264], [40, 3], [1, 1, 1]),
+    ([1, 9, 8, 72], [136, 3], [1, 1, 1]),
+    ([1, 6, 5, 520], [19, 1], [1, 0, 1]),
+    ([1, 9, 10, 40], [264, 3], [2, 1, 1]),
+    ([1, 5, 6, 16], [264, 3], [1, 1, 1]),
+];
 
 /// A layer of the published network: 33,856 pixels, 265 tiles of 128 x 256.
 const ON_A_GPU: Shape = ([4, 92, 92, 256], [256, 3], [1, 2, 2]);
 /// Several tiles for each of the emulator's few multiprocessors.
-const EMULATED: Shape = ([1, 20, 15, 72], [136, 3], [1, 2, 2]);
+const EMULATED: Shape = ([1, 11, 13, 136], [136, 3], [1, 2, 2]);
 
 /// The problem, and y, dx and dw by warps in the built-in way.
 struct Reference {
@@ -51,12 +63,36 @@ fn check(way: usize, reference: &OnceCell<Reference>, device: &Device) -> Result
     Ok(format!("by {by}: forward and both gradients exact"))
 }
 
+fn check_warps(dtype: DType, device: &Device) -> Result<String, Trouble> {
+    for shape in DEEP {
+        let mut draw = Inputs::new(43);
+        let problem = Problem::new(shape, true, |shape| draw.integers(shape, dtype))?;
+        let there = problem.to_device(device)?;
+        for direction in Direction::ALL {
+            let want = problem.run(direction)?;
+            for way in 0..=WAYS_OF_WARPS {
+                device.force_way(way);
+                expect(
+                    &format!("{shape:?}, {}, way {way}", direction.name()),
+                    &there.run(direction)?,
+                    &want,
+                    Bound::Exact,
+                )?;
+            }
+        }
+    }
+    Ok(format!("{} ways on {} shapes, exact", WAYS_OF_WARPS + 1, DEEP.len()))
+}
+
 pub(super) fn checks() -> Vec<Check> {
+    let by_warps = |name, dtype| Check::new("ways", name, super::REPORT, move |device| check_warps(dtype, device));
+    let mut checks = vec![by_warps("conv tf32 by warps", DType::F32), by_warps("conv bf16 by warps", DType::Bf16)];
     let reference: Rc<OnceCell<Reference>> = Rc::default();
     let way = |way: usize| {
         let reference = reference.clone();
         let name = if way == 0 { "conv, built-in way".to_owned() } else { format!("conv, way {way}") };
         Check::new("ways", name, super::NO_WARPGROUPS, move |device| check(way, &reference, device))
     };
-    (0..=WAYS).map(way).collect()
+    checks.extend((0..=WAYS).map(way));
+    checks
 }
