@@ -3,10 +3,10 @@
 mod common;
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     ffi::{CString, c_char, c_void},
     process::Command,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ fn every_check_passes_on_the_emulator() {
     let device = bicl_emulator::device();
     for check in device_checks() {
         let row = check.run(&device);
+        println!("{:<45} {:.2} s", row.name, row.seconds);
         let want = if FOR_A_GPU.contains(&&*check.name) { Status::Skipped } else { Status::Ok };
         assert_eq!(row.status, want, "{row:?}");
         assert!(!row.detail.is_empty() && row.advice.is_none(), "{row:?}");
@@ -49,13 +50,11 @@ unsafe extern "C" {
     fn emu_find(name: *const c_char) -> Option<EmulatedEntry>;
 }
 
-/// Kernels that were launched since it was cleared.
-static LAUNCHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-/// The kernel that does nothing.
-static DEAD: Mutex<Option<String>> = Mutex::new(None);
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+thread_local! {
+    /// Kernels that this thread has launched since it was cleared.
+    static LAUNCHED: RefCell<BTreeSet<String>> = RefCell::default();
+    /// The kernel that does nothing.
+    static DEAD: RefCell<Option<String>> = RefCell::default();
 }
 
 unsafe extern "C" fn nothing(
@@ -69,8 +68,8 @@ unsafe extern "C" fn nothing(
 }
 
 fn find(name: &str) -> Option<EmulatedEntry> {
-    locked(&LAUNCHED).insert(name.to_owned());
-    if locked(&DEAD).as_deref() == Some(name) {
+    LAUNCHED.with_borrow_mut(|launched| launched.insert(name.to_owned()));
+    if DEAD.with_borrow(|dead| dead.as_deref() == Some(name)) {
         return Some(nothing);
     }
     let name = CString::new(name).ok()?;
@@ -80,11 +79,11 @@ fn find(name: &str) -> Option<EmulatedEntry> {
 
 /// The check of this name on a device of which one kernel does nothing, and the kernels that it launched.
 fn run(name: &str, dead: Option<&str>) -> (Row, BTreeSet<String>) {
-    locked(&LAUNCHED).clear();
-    *locked(&DEAD) = dead.map(str::to_owned);
+    LAUNCHED.take();
+    DEAD.set(dead.map(str::to_owned));
     let check = device_checks().into_iter().find(|check| check.name == name).unwrap();
     let row = check.run(&Device::emulated(find, bicl_emulator::DEFAULT));
-    (row, std::mem::take(&mut *locked(&LAUNCHED)))
+    (row, LAUNCHED.take())
 }
 
 /// Where any kernel leaves its result unwritten a check fails, and every kernel that trains is launched by one. (A gradient's check does
