@@ -23,7 +23,7 @@ fn main() {
         }
         None => {
             println!("cargo:warning=no nvcc found: built without GPU kernels (tools/setup-cuda.sh installs one)");
-            write(&out.join("images.rs"), "/// No nvcc was found.\npub static IMAGES: &[Image] = &[];\n");
+            write(&out.join("images.rs"), &images("", &[]));
         }
     }
 }
@@ -91,13 +91,35 @@ fn compile_all(nvcc: &Path, out: &Path) {
             }
         });
     }
-    let mut table = String::from("/// Every kernel file, compiled.\npub static IMAGES: &[Image] = &[\n");
-    for source in &sources {
+    let entry = |source: &PathBuf| {
         let name = stem(source);
-        let image = out.join(format!("{name}.fatbin"));
-        table += &format!("    Image {{ name: {name:?}, bytes: include_bytes!({image:?}) }},\n");
-    }
-    write(&out.join("images.rs"), &(table + "];\n"));
+        let (image, architectures) = (out.join(format!("{name}.fatbin")), targets(&name).map(|(_, code)| code));
+        let architectures: Vec<&str> = architectures.collect();
+        format!(
+            "    Image {{ name: {name:?}, architectures: &{architectures:?}, bytes: include_bytes!({image:?}) }},\n"
+        )
+    };
+    let version = Command::new(nvcc).arg("--version").output().map(|run| run.stdout).unwrap_or_default();
+    let version = String::from_utf8_lossy(&version);
+    // "Cuda compilation tools, release 13.0, V13.0.88".
+    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("unknown");
+    write(&out.join("images.rs"), &images(release, &sources.iter().map(entry).collect::<Vec<_>>()));
+}
+
+/// The text that src/device/images.rs includes.
+fn images(release: &str, entries: &[String]) -> String {
+    format!(
+        "/// Every kernel file, compiled; none without nvcc.\npub static IMAGES: &[Image] = &[\n{}];\n\
+         /// The nvcc that compiled them, `13.0`; empty without one.\npub static NVCC_RELEASE: &str = {release:?};\n",
+        entries.concat()
+    )
+}
+
+/// The virtual and the real architectures that a kernel file is compiled for; where both are virtual, it is PTX.
+fn targets(name: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    const EVERY: [(&str, &str); 3] = [("compute_80", "sm_80"), ("compute_90a", "sm_90a"), ("compute_80", "compute_80")];
+    let hopper_alone = name.ends_with("_sm90");
+    EVERY.into_iter().filter(move |(_, code)| !hopper_alone || *code == "sm_90a")
 }
 
 /// The text of a source and of all that it includes of ours, each once.
@@ -119,14 +141,9 @@ fn with_includes(source: &Path, seen: &mut BTreeMap<PathBuf, String>) {
 
 fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
     let name = stem(source);
-    let targets: &[&str] = if name.ends_with("_sm90") {
-        &["arch=compute_90a,code=sm_90a"]
-    } else {
-        &["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"]
-    };
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels/include"]);
-    command.args(targets.iter().map(|target| format!("-gencode={target}")));
+    command.args(targets(&name).map(|(arch, code)| format!("-gencode=arch={arch},code={code}")));
     command.args(small.then_some("-compress-mode=size"));
     command.arg("-o").arg(out.join(format!("{name}.fatbin"))).arg(source);
     // What was made from the same text with the same arguments is good still: a change of one kernel does not compile them all.
@@ -148,7 +165,8 @@ fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
         fail(&format!("nvcc {} failed:\n{log}", source.display()));
     }
     // Of several targets each has a name of its own.
-    let ptx = kept.join(if targets.len() == 1 { format!("{name}.ptx") } else { format!("{name}.compute_80.ptx") });
+    let ptx =
+        kept.join(if targets(&name).count() == 1 { format!("{name}.ptx") } else { format!("{name}.compute_80.ptx") });
     if let Err(error) = fs::copy(&ptx, out.join(format!("{name}.ptx"))) {
         fail(&format!("{}: {error}", ptx.display()));
     }

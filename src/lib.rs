@@ -10,7 +10,8 @@
 //! | [`nn`], [`models`] | parameters, layers, DeepLab-V2 |
 //! | [`adapt`] | the method's losses and pseudo labels |
 //! | [`data`] | data sets, transforms, loader |
-//! | [`train`], [`cli`] | configuration, the loop, checkpoints; the program `trainer` |
+//! | [`train`] | configuration, the loop, checkpoints |
+//! | [`doctor`], [`cli`] | the self-test of a machine and its GPU; the program `trainer` |
 //!
 //! A prototype and the contrastive loss of two feature pixels against it:
 //!
@@ -34,12 +35,13 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 // One direction: a module imports only from those to its left in device, tensor, autograd, ops, nn, models, adapt,
-// data, train, cli (tests/layers.rs checks it).
+// data, train, doctor, cli (tests/layers.rs checks it).
 pub mod adapt;
 pub mod autograd;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod doctor;
 mod error;
 pub mod models;
 pub mod nn;

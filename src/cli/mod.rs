@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod generate;
@@ -41,6 +42,12 @@ struct Args {
 enum Command {
     /// Read every file of the data sets that a run would use, and say what is wrong or how the classes are spread.
     Check(check::CheckArgs),
+    /// Check that all is there for training on a GPU, and that every kind of kernel computes what it must on it: a table that says
+    /// what to do where something fails.
+    ///
+    /// Takes at most half a minute. Each group of checks runs in a process of its own, with a time limit for each check, so that one
+    /// that hangs or crashes is one failed row. The exit status is 0 only where nothing failed.
+    Doctor(doctor::DoctorArgs),
     /// Generate the miniature data set: street scenes in two styles, in GTA5's and Cityscapes' layouts.
     Generate(generate::GenerateArgs),
     /// Score a checkpoint on labelled images: IoU of each class, means, pixel accuracy.
@@ -215,6 +222,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match args.command {
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),

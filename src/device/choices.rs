@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn origin(driver: i32) -> Origin {
-        Origin::new("Card 1/2", driver, &[Image { name: "a", bytes: &[1, 2] }])
+        Origin::new("Card 1/2", driver, &[Image { name: "a", architectures: &[], bytes: &[1, 2] }])
     }
 
     /// The choices in a folder, and what they complain about.
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn another_driver_or_kernel_has_another_file() {
         assert_ne!(origin(1).file_name(), origin(2).file_name());
-        let of = |name, bytes| hash(&[Image { name, bytes }]);
+        let of = |name, bytes| hash(&[Image { name, architectures: &[], bytes }]);
         let hashes = [of("a", &[1u8, 2][..]), of("a", &[1, 3]), of("b", &[1, 2]), of("a", &[1, 2, 0]), hash(&[])];
         for (i, a) in hashes.iter().enumerate() {
             assert!(hashes[..i].iter().all(|b| a != b), "{hashes:?}");

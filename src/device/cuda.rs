@@ -4,6 +4,7 @@ mod graph;
 mod maps;
 mod pinned;
 mod staging;
+mod survey;
 mod timing;
 
 use std::{
@@ -23,6 +24,7 @@ use crate::{Error, Result};
 pub(super) use graph::CudaGraph;
 pub(super) use pinned::Readback as CudaReadback;
 pub(super) use staging::Staging;
+pub use survey::{Card, driver_version};
 
 /// Dynamic shared memory above this needs the kernel's consent.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
@@ -67,18 +69,7 @@ fn failed(op: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
 
 impl CudaDevice {
     pub(super) fn open(index: usize) -> Result<Arc<Self>> {
-        // SAFETY: only looks for the library. It must come first: every other call panics without libcuda.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Error::NoDriver);
-        }
-        let count = match CudaContext::device_count() {
-            Ok(count) => count as usize,
-            Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
-            Err(error) => return Err(failed("cuInit")(error)),
-        };
-        if index >= count {
-            return Err(Error::NoDevice { index, count });
-        }
+        survey::expect_card(index)?;
         if IMAGES.is_empty() {
             return Err(Error::NoKernels);
         }
@@ -141,10 +132,7 @@ impl CudaDevice {
 
     /// Driver version as the driver reports it, 13000 for 13.0.
     pub fn driver_version(&self) -> Result<i32> {
-        let mut version = 0;
-        // SAFETY: writes one int.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
-        Ok(version)
+        survey::driver_version()
     }
 
     /// The most memory in use at one time, in bytes.

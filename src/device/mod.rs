@@ -15,6 +15,7 @@ mod fill;
 mod graph;
 mod graph_memory;
 mod images;
+mod libc_version;
 mod plan;
 mod pool;
 mod readback;
@@ -23,14 +24,15 @@ mod tuner;
 mod uploader;
 mod warpgroup;
 
-use std::{ffi::c_void, fmt, str::FromStr, sync::Arc};
+use std::{env, ffi::c_void, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 pub use buffer::{Buffer, host_peak};
-pub use cuda::CudaDevice;
+pub use cuda::{Card, CudaDevice, driver_version};
 pub use emulated::{EmulatedEntry, Order, Schedule};
 pub use fill::Fill;
 pub use graph::Graph;
-pub use images::{IMAGES, Image};
+pub use images::{IMAGES, Image, NVCC_RELEASE};
+pub use libc_version::glibc_version;
 pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch, PlannedWork};
 pub(crate) use readback::Readback;
 pub(crate) use tensor_map::{MapAccess, MapSpec, TensorMap};
@@ -71,6 +73,12 @@ pub struct Launch {
     /// Blocks along x that run at the same time and reach each other's shared memory, 1 to 8; more than 1 only on a GPU of
     /// compute capability 9.0 or newer.
     pub cluster: u32,
+}
+
+/// The folder that keeps which kernels were the fastest: `$BICL_CACHE`, or `bicl` in the user's folder for caches; `None` where
+/// neither is known.
+pub fn cache_folder() -> Option<PathBuf> {
+    choices::folder(|name| env::var_os(name))
 }
 
 /// The most bytes that a thread of a GPU moves in one access.

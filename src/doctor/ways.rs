@@ -1,0 +1,96 @@
+//! Every way that a GPU may take for a convolution: by warps on small shapes against the CPU, then in bf16 on one that gives each block
+//! many tiles, against products by warps on the same GPU, since the CPU would take too long.
+
+use std::{cell::OnceCell, rc::Rc};
+
+use super::{
+    check::{Check, Trouble},
+    compare::{Bound, Inputs, expect},
+    convolution::{Direction, Problem, Shape},
+};
+use crate::{DType, Device, Result, Tensor};
+
+/// As many ways as any product of the network has, by warpgroups where there are such.
+pub const WAYS: usize = 15;
+/// As many as any of [`DEEP`] has by warps.
+const WAYS_OF_WARPS: usize = 24;
+
+/// Sums of many slices and few tiles, which may be cut into parts: parts that begin inside a tap; rows and columns for the large tile;
+/// 19 filters; phases of 1, 2, 2 and 4 taps; few channels in the data gradient.
+const DEEP: [Shape; 5] = [
+    ([1, 5, 7, 264], [40, 3], [1, 1, 1]),
+    ([1, 9, 8, 264], [136, 1], [1, 0, 1]),
+    ([1, 6, 5, 520], [19, 1], [1, 0, 1]),
+    ([1, 9, 10, 40], [264, 3], [2, 1, 1]),
+    ([1, 5, 6, 16], [264, 3], [1, 1, 1]),
+];
+
+/// A layer of the published network: 33,856 pixels, 265 tiles of 128 x 256.
+const ON_A_GPU: Shape = ([4, 92, 92, 256], [256, 3], [1, 2, 2]);
+/// Several tiles for each of the emulator's few multiprocessors.
+const EMULATED: Shape = ([1, 11, 13, 136], [136, 3], [1, 2, 2]);
+
+/// The problem, and y, dx and dw by warps in the built-in way.
+struct Reference {
+    problem: Problem,
+    results: Vec<Tensor>,
+}
+
+impl Reference {
+    fn new(device: &Device) -> Result<Self> {
+        let mut draw = Inputs::new(41);
+        let shape = if device.is_cuda() { ON_A_GPU } else { EMULATED };
+        let problem = Problem::new(shape, false, |shape| draw.integers(shape, DType::Bf16))?.to_device(device)?;
+        let results = Direction::ALL.iter().map(|&direction| problem.run(direction)).collect::<Result<_>>()?;
+        Ok(Self { problem, results })
+    }
+}
+
+fn check(way: usize, reference: &OnceCell<Reference>, device: &Device) -> Result<String, Trouble> {
+    // `Check::run` has switched warpgroups off.
+    if reference.get().is_none() {
+        let _ = reference.set(Reference::new(device)?);
+    }
+    let Some(Reference { problem, results }) = reference.get() else {
+        return Err(Trouble::Wrong("there is nothing to compare with".into()));
+    };
+    device.set_warpgroup_products(true);
+    device.force_way(way);
+    for (direction, want) in Direction::ALL.into_iter().zip(results) {
+        expect(direction.name(), &problem.run(direction)?, want, Bound::Exact)?;
+    }
+    let by = if device.has_warpgroup_products() { "warpgroups" } else { "warps" };
+    Ok(format!("by {by}: forward and both gradients exact"))
+}
+
+fn check_warps(dtype: DType, direction: Direction, device: &Device) -> Result<String, Trouble> {
+    for shape in DEEP {
+        let mut draw = Inputs::new(43);
+        let problem = Problem::new(shape, true, |shape| draw.integers(shape, dtype))?;
+        let (there, want) = (problem.to_device(device)?, problem.run(direction)?);
+        for way in 0..=WAYS_OF_WARPS {
+            device.force_way(way);
+            expect(&format!("{shape:?}, way {way}"), &there.run(direction)?, &want, Bound::Exact)?;
+        }
+    }
+    Ok(format!("{} ways on {} shapes, exact", WAYS_OF_WARPS + 1, DEEP.len()))
+}
+
+pub(super) fn checks() -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (name, dtype) in [("conv tf32 by warps", DType::F32), ("conv bf16 by warps", DType::Bf16)] {
+        for direction in Direction::ALL {
+            let name = format!("{name}, {}", direction.name());
+            let check = move |device: &Device| check_warps(dtype, direction, device);
+            checks.push(Check::new("ways", name, super::REPORT, check));
+        }
+    }
+    let reference: Rc<OnceCell<Reference>> = Rc::default();
+    let way = |way: usize| {
+        let reference = reference.clone();
+        let name = if way == 0 { "conv, built-in way".to_owned() } else { format!("conv, way {way}") };
+        Check::new("ways", name, super::NO_WARPGROUPS, move |device| check(way, &reference, device))
+    };
+    checks.extend((0..=WAYS).map(way));
+    checks
+}
