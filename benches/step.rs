@@ -15,8 +15,8 @@
 //! step also its floating-point operations and, on a GPU, what each kernel launches and moves, of which join_bench.py makes the
 //! breakdown by operation.
 //! Inputs come from a seeded generator: normal pixels and features; labels in 9 x 9 regions of a random class, one in ten
-//! of them 255. Steps are timed by the wall clock around the synchronised device, uploads of the batch included; on a GPU
-//! the losses are timed as a graph of calls (benches/kernels/clock.rs).
+//! of them 255. Steps are timed by the wall clock around the synchronised device, uploads of the batch included, on a GPU
+//! several one after the other, as in training; there the losses are timed as a graph of calls (benches/kernels/clock.rs).
 
 #[path = "kernels/clock.rs"]
 mod clock;
@@ -48,6 +48,9 @@ const REGIONS: usize = 9;
 
 /// Classes of the losses alone.
 const CLASSES: usize = 19;
+
+/// Steps of one timing on a GPU, one after the other as in training.
+const STEPS: usize = 8;
 
 /// Share of the regions that are 255.
 const IGNORED: f64 = 0.1;
@@ -225,17 +228,21 @@ impl Bench {
         let again = once(&mut network, &mut stepper)?;
         ensure!(first.iter().all(|(_, loss)| loss.is_finite()), "{}: losses {first:?}", row.name());
         ensure!(first == again, "{}: {first:?} and {again:?} from the same start", row.name());
+        // As in training: while a GPU computes one step, the batch of the next one is copied there.
+        let steps = if device.is_cuda() { STEPS } else { 1 };
         let timing = self.by_clock(&mut || {
             // Copies of the batch are the harness's, not the step's.
-            let (source, target) = (source.clone(), target.clone());
+            let batches: Vec<_> = (0..steps).map(|_| (source.clone(), target.clone())).collect();
             device.synchronize()?;
             let start = Instant::now();
-            match adapt {
-                true => stepper.adapt(&mut network, config, source, target, 1e-6)?,
-                false => stepper.warmup(&mut network, config, source, 1e-6)?,
-            };
+            for (source, target) in batches {
+                match adapt {
+                    true => stepper.adapt(&mut network, config, source, target, 1e-6)?,
+                    false => stepper.warmup(&mut network, config, source, 1e-6)?,
+                };
+            }
             device.synchronize()?;
-            Ok(start.elapsed().as_secs_f64())
+            Ok(start.elapsed().as_secs_f64() / steps as f64)
         })?;
         self.report(row, device, &timing)
     }

@@ -10,7 +10,9 @@
 //                    [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
 // Of cut tiles, `partial` [segments + units][cluster][tile or strip] takes the parts' sums, and `arrived`, a counter for each
-// 64 x 64 of them, which is zero before and after, who has come.
+// 64 x 64 of them, which is zero before and after, who has come. A weight gradient has so many parts that waiting for memory to
+// show them to others takes longer than the products: conv2d_wgmma_weight_gradient_join adds them up in a launch of its own, in the
+// order of the pixels; a block of WARPGROUP threads for each 64 x 8 results in x, units in y.
 // Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written: in
 // [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
 #include "conv_wgmma_results.cuh"
@@ -38,7 +40,7 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     if (moments) store_piece_moments(results, moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
   };
   auto begin = [&](const WorkItem& tile) {
-    if (norm.residual && tile.parts == 1) prefetch_tile<Tile>(norm.residual, tile, group, p.k);
+    if (norm.residual) prefetch_tile<Tile>(tile, group, p.k, norm.residual);
   };
   run_tiles<Tile, 0, 0>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
     each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.k, bias, prepare, store);
@@ -68,10 +70,7 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
       buffers.store<false>(dx_map, results, at.column, at.row, at.layer);
   };
   auto begin = [&](const WorkItem& tile) {
-    auto prefetch = [&](const bf16* image) {
-      if (image && tile.parts == 1) prefetch_tile<Tile>(image, tile, group, p.c);
-    };
-    prefetch(so_far), prefetch(norm.x), prefetch(norm.y);
+    prefetch_tile<Tile>(tile, group, p.c, so_far, norm.x, norm.y);
   };
   run_tiles<Tile, 0, 1>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
     each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.c, false, Unprepared{}, store);
@@ -99,6 +98,42 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
   if (threadIdx.x >= WARPGROUP) buffers.drain();
 }
 
+// The tile of a weight gradient as its parts were left.
+struct JoinShape {
+  int bm, bn, own, cluster;
+};
+static_assert(sizeof(JoinShape) == 16, "src/ops/conv2d/cuda/wgmma.rs declares the same");
+
+extern "C" __global__ void __launch_bounds__(WARPGROUP)
+    conv2d_wgmma_weight_gradient_join_bf16(float* __restrict__ partial, bf16* __restrict__ dw, ConvParams p, Work work, JoinShape tile) {
+  int groups = tile.own ? 1 : CONSUMERS, rows = tile.bm / groups, across = work.strips > 1 ? 1 : tile.bn / 64;
+  int count = rows / 64 * across, j = blockIdx.x % 8, at = blockIdx.x / 8, unit = blockIdx.y, thread = threadIdx.x;
+  PartPlace place = {at / count / groups, at / count % groups, at % count, count};
+
+  int number = work.whole + unit / work.strips, line = number / work.columns;
+  int row = (line * tile.cluster + place.rank) * tile.bm + place.group * rows + place.block / across * 64;
+  int block = (number - line * work.columns) * (tile.bn / 64) + (work.strips > 1 ? unit % work.strips : place.block % across);
+  if (block >= p.taps() * ((p.c + 63) / 64)) return;
+  TapBlock tap = tap_block(p, block);
+  row += thread / 32 * 16 + thread % 32 / 4;
+  int channel = tap.channel + j * 8 + thread % 4 * 2;
+  // Channels come in whole chunks.
+  if (row >= p.k || channel >= p.c) return;
+
+  int first = first_part(work, unit), parts = ((unit + 1) * work.slices - 1) / work.length - unit * work.slices / work.length + 1;
+  float4 sum = {};
+#pragma unroll 4
+  for (int part = 0; part < parts; part++) {
+    float4 more = part_fours(partial, place(first + part, tile.cluster, groups), thread)[j * WARPGROUP];
+    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+  }
+  uint32_t* to = reinterpret_cast<uint32_t*>(dw + (size_t(row) * p.taps() + tap.row * p.s + tap.column) * p.c + channel);
+  *to = pair_of(sum.x, sum.y);
+  // The lower pair lies eight rows on.
+  if (row + 8 < p.k) to[size_t(8) * p.taps() * p.c / 2] = pair_of(sum.z, sum.w);
+}
+KERNEL_EXPORT(conv2d_wgmma_weight_gradient_join_bf16)
+
 // clang-format off
 #define CONV(name, ...)                                                                                            \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(               \
@@ -123,8 +158,8 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
   KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
       const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,   \
-      float* partial, unsigned* arrived, ConvParams p, Work work, int plain) {                                     \
-    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, &dw, {partial, arrived}, p, work, plain);                     \
+      float* partial, ConvParams p, Work work, int plain) {                                                        \
+    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, &dw, {partial, nullptr}, p, work, plain);                     \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
 CONV(wide, 128, 256, false, 4)

@@ -84,39 +84,62 @@ __device__ __forceinline__ void store_piece_moments(const char* results, float* 
 }
 
 // Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs, which is zero
-// again after a launch.
+// again after a launch. Without `arrived` a launch of its own adds the parts up.
 struct Meeting {
   float* partial;
   unsigned* arrived;
 };
 
-// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of `count` of a tile, and returns whether they are now those of all
-// parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
+// Which of a warpgroup's blocks in a cut tile or strip: the `block`-th of `count`.
+struct PartPlace {
+  int rank, group, block, count;  // of the cluster, of the block's warpgroups that share the tile, of the warpgroup's 64 x 64
+
+  template <class Tile>
+  __device__ __forceinline__ static PartPlace of(int block, int count) {
+    return {cluster_rank(), Tile::OWN ? 0 : consumer(), block, count};
+  }
+  // Its number among all blocks of the i-th part or unit.
+  __device__ __forceinline__ int operator()(int i, int size, int groups) const {
+    return ((i * size + rank) * groups + group) * count + block;
+  }
+};
+
+// The first of the parts of a unit, among the parts of all. Segments and units are numbered along the same slices, so no two parts
+// have the same sum of both.
+__device__ __forceinline__ int first_part(const Work& work, int unit) { return unit * work.slices / work.length + unit; }
+
+// The sums of a block of 64 x 64 in a part: eight fours a thread, each beside those of its neighbours.
+__device__ __forceinline__ float4* part_fours(float* partial, size_t block, int thread) {
+  return reinterpret_cast<float4*>(partial) + block * 8 * WARPGROUP + thread;
+}
+
+// Leaves a part's sums of a block. All a warp's rows at once: below the last one, few tiles have any.
+__device__ __forceinline__ void leave_part(float4* fours, int rows, const WgmmaChunk& sums) {
+  if (ResultTile::row() >= rows) return;
+#pragma unroll
+  for (int j = 0; j < 8; j++) {
+    const float(&four)[4] = sums[0][j];
+    fours[j * WARPGROUP] = make_float4(four[0], four[1], four[2], four[3]);
+  }
+}
+
+// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of `count` of a tile, and returns whether they are now those
+// of all parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
 template <class Tile>
 __device__ __forceinline__ bool join_parts(char* votes_at, const Meeting& meeting, const Work& work, const WorkItem& tile,
                                            int turn, int block, int count, int rows, WgmmaChunk& sums) {
   constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS;
-  Cluster cluster = Cluster::own();
-  auto place = [&](int i) {
-    return ((i * cluster.size + cluster.rank) * GROUPS + (Tile::OWN ? 0 : consumer())) * count + block;
-  };
-  // Segments and units are numbered along the same slices, so no two parts have the same sum of both. Neighbouring threads' fours
-  // lie beside each other. A thread reads what the same thread left of other parts.
-  int first = tile.unit * work.slices / work.length + tile.unit;
+  int size = cluster_size(), first = first_part(work, tile.unit);
+  PartPlace place = PartPlace::of<Tile>(block, count);
+  // A thread reads what the same thread left of other parts.
   auto fours = [&](int part) {
-    return reinterpret_cast<float4*>(meeting.partial) + size_t(place(first + part)) * 8 * WARPGROUP + ResultTile::thread();
+    return part_fours(meeting.partial, place(first + part, size, GROUPS), ResultTile::thread());
   };
-  // All a warp's rows at once: below the last one, few tiles have any.
+  leave_part(fours(tile.part), rows, sums);
   bool some = ResultTile::row() < rows;
-  float4* mine = fours(tile.part);
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    float(&four)[4] = sums[0][j];
-    if (some) mine[j * WARPGROUP] = make_float4(four[0], four[1], four[2], four[3]);
-  }
   __threadfence();
   // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
-  unsigned* arrived = meeting.arrived + place(tile.unit);
+  unsigned* arrived = meeting.arrived + place(tile.unit, size, GROUPS);
   bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
   if (last) *arrived = 0;
   unsigned* votes = reinterpret_cast<unsigned*>(votes_at) + turn % 2 * 4;
@@ -166,13 +189,12 @@ struct Unprepared {
 };
 
 // Calls store(place, results) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
-// columns; of a cut tile once, when all parts are there. `joins` counts those. prepare(place, sums) may change sums, where it
-// `prepares`. SPREAD: for many parts, which tend to end together, each begins with another block, so that not one of them comes
-// last to all.
+// columns; of a cut tile once, when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may
+// change sums, where it `prepares`.
 //
 // Registers have no index, so that a loop over blocks must move each to where one text finds it; a text for each would not fit
 // the instruction cache. What is left of the sums meanwhile is rounded: it takes half of the registers.
-template <class Tile, bool SPREAD, class Prepare, class Store>
+template <class Tile, bool LATER, class Prepare, class Store>
 __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, const Work& work, const WorkItem& tile,
                                            int& joins, typename Tile::Sums& sums, int group, int count, bool prepares,
                                            Prepare prepare, Store store) {
@@ -198,8 +220,7 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
   }
   if (tile.parts > 1 || prepares) {
 #pragma unroll 1
-    for (int step = 0; step < blocks; step++) {
-      int i = SPREAD ? (tile.part + step) % blocks : step;
+    for (int i = 0; i < blocks; i++) {
       if (!(stored >> i & 1)) continue;
       WgmmaChunk own;
       with(sums, i, [&](WgmmaChunk& block) {
@@ -207,6 +228,11 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
         for (int j = 0; j < 32; j++) own[0][j / 4][j % 4] = block[0][j / 4][j % 4];
       });
       ResultPlace at = place(i);
+      if constexpr (LATER) {
+        int block = PartPlace::of<Tile>(i, blocks)(first_part(work, tile.unit) + tile.part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
+        leave_part(part_fours(meeting.partial, block, ResultTile::thread()), at.rows, own);
+        continue;
+      }
       if (tile.parts > 1 && !join_parts<Tile>(votes, meeting, work, tile, joins++, i, blocks, at.rows, own)) {
         stored &= ~(1u << i);
         continue;
@@ -218,6 +244,7 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
       });
     }
   }
+  if (LATER && tile.parts > 1) return;
   WgmmaRounded rounded[Tile::BLOCKS][Tile::CHUNKS];
 #pragma unroll
   for (int k = 0; k < COUNT; k++)
@@ -238,15 +265,22 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
   }
 }
 
-// Asks for what the results of a warpgroup's tile will need of an image of `count` channels, in lines of 64 of them, so that it is in
-// the L2 cache by then: a tile's loads alone are too few to keep the memory busy.
+// Asks for what the results of a warpgroup's tile will need of images of `count` channels, which may be null, in lines of 64 of
+// them, so that it is in the L2 cache by then: a tile's loads alone are too few to keep the memory busy.
 template <class Tile>
-__device__ __forceinline__ void prefetch_tile(const bf16* image, const WorkItem& tile, int group, int count) {
+__device__ __forceinline__ void prefetch_tile(const WorkItem& tile, int group, int count, const bf16* a, const bf16* b = nullptr,
+                                              const bf16* c = nullptr) {
+  if (tile.parts > 1) return;
   int lines = tile.strip < 0 ? Tile::CHUNKS : 1, first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
   int column = tile.column * Tile::SPAN + max(tile.strip, 0) * 64;
+#pragma unroll 1
   for (int i = ResultTile::thread(); i < Tile::ROWS * lines; i += WARPGROUP) {
     int row = first + i / lines, at = column + i % lines * 64;
-    if (row < group && at < count) prefetch_l2(image + size_t(tile.layer * group + row) * count + at);
+    if (row >= group || at >= count) continue;
+    size_t offset = size_t(tile.layer * group + row) * count + at;
+    if (a) prefetch_l2(a + offset);
+    if (b) prefetch_l2(b + offset);
+    if (c) prefetch_l2(c + offset);
   }
 }
 

@@ -54,8 +54,10 @@ const PRODUCTS: usize = 2048;
 const EFFICIENCY: usize = 80;
 /// Bytes that a multiprocessor gets from the L2 cache in a cycle, assumed.
 const FETCHED: usize = 40;
-/// Cycles to store 64 x 64 results, and to fill the ring at the start; assumed.
-const STORE: usize = 450;
+/// Cycles to store 64 x 64 results, with the moments, and to wait until another block's sums of 64 x 64 can be seen, as an H200 took
+/// for the published step; and to fill the ring at the start, assumed.
+const STORE: usize = 1400;
+const WAIT: usize = 6000;
 const FILL: usize = 1500;
 
 impl WgmmaTile {
@@ -159,15 +161,15 @@ impl WgmmaTiling {
         let (height, _) = self.warpgroups.extent();
         let elements = self.part_elements() * rows.next_multiple_of(16) / height;
         let blocks = elements.div_ceil(64 * 64);
-        let joiners = if join.spread { join.parts.min(blocks) } else { 1 };
-        let stored = blocks.div_ceil(joiners) * STORE / 2;
+        let stored = blocks * STORE / 2;
+        if join.later {
+            // All blocks' sums are written, and read again, by all multiprocessors alike.
+            return LAUNCH + 2 * elements * 4 / FETCHED;
+        }
         let (bytes, waits) = match join.parts {
             1 => (0, stored),
             // A warpgroup waits for its own blocks, one after the other.
-            parts => {
-                let bytes = (2 * elements + parts * elements.div_ceil(joiners)) * 4;
-                (bytes, stored + blocks.div_ceil(2) * LAUNCH / 4)
-            }
+            parts => ((2 + parts) * elements * 4, stored + blocks.div_ceil(2) * WAIT),
         };
         bytes / FETCHED + if join.hidden { 0 } else { waits }
     }
@@ -177,8 +179,8 @@ impl WgmmaTiling {
 #[derive(Clone, Copy)]
 struct Join {
     parts: usize,
-    /// By several of its blocks, each 64 x 64 by one (SPREAD).
-    spread: bool,
+    /// By a launch of its own (LATER).
+    later: bool,
     /// While another warpgroup multiplies: only the bytes count.
     hidden: bool,
 }
@@ -235,7 +237,7 @@ impl WgmmaProduct {
                 let parts = if even { segments / units } else { self.slices.div_ceil(length) + 1 };
                 // With tiles of its own, the other warpgroup multiplies its first one meanwhile.
                 let hidden = tiling.warpgroups.is_own() && rounds > 0;
-                let join = Join { parts, spread: self.direction == Direction::WeightGradient, hidden };
+                let join = Join { parts, later: self.direction == Direction::WeightGradient, hidden };
                 length * tiling.part_slice_cycles() + tiling.join_cycles(rows.min(height), join)
             }
         };

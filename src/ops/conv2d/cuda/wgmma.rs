@@ -12,7 +12,7 @@ use crate::{
     ops::{
         batch_norm::{NormAfter, NormBefore, NormParams},
         conv2d::{
-            ConvParams, PieceMoments,
+            ConvParams, OP, PieceMoments,
             algorithm::Direction,
             tiling::MULTIPROCESSORS,
             wgmma_tiling::{
@@ -22,7 +22,7 @@ use crate::{
             },
         },
     },
-    tensor::{Arrivals, Element, MapIn, MapOut, OptIn, OptOut, Val},
+    tensor::{Arrivals, Element, In, MapIn, MapOut, OptIn, OptOut, Out, Val},
 };
 
 /// `Work` of kernels/include/conv_work.cuh.
@@ -44,6 +44,19 @@ pub(crate) struct Work {
     slices: i32,
 }
 
+/// `JoinShape` of kernels/conv2d_sm90.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct JoinShape {
+    /// Rows and columns of the tile.
+    bm: i32,
+    bn: i32,
+    /// Whether it is of one warpgroup.
+    own: i32,
+    /// Blocks of a cluster.
+    cluster: i32,
+}
+
 kernels! { "conv2d_sm90";
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 256.
     fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
@@ -62,13 +75,15 @@ kernels! { "conv2d_sm90";
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
     fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
     /// dw from dy and x; tiles of 128 x 256.
-    fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
     /// dw from dy and x; tiles of 256 x 128.
-    fn conv2d_wgmma_weight_gradient_tall<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    fn conv2d_wgmma_weight_gradient_tall<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
     /// dw from dy and x; tiles of 128 x 128.
-    fn conv2d_wgmma_weight_gradient_square<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    fn conv2d_wgmma_weight_gradient_square<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
     /// dw from dy and x; tiles of 128 x 64.
-    fn conv2d_wgmma_weight_gradient_narrow<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    fn conv2d_wgmma_weight_gradient_narrow<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
+    /// dw from the parts of its cut tiles, added in the order of the pixels.
+    fn conv2d_wgmma_weight_gradient_join<T in bf16>(partial: In<f32>, dw: Out<T>, params: Val<ConvParams>, work: Val<Work>, tile: Val<JoinShape>);
 }
 
 /// Threads of a block (WGMMA_THREADS).
@@ -299,27 +314,29 @@ pub(super) fn weight_gradient<T: Element>(
     let (pixels, columns) = (super::pixels(params), shape[1] * shape[2] * shape[3].next_multiple_of(SLICE));
     let work = Work::of_tiles(tiling, 1, [shape[0], columns], pixels.div_ceil(SLICE), round(device)?);
     let launch = work.launch(tiling, device.multiprocessors()?);
-    let (mut parts, arrived, plain) = (work.partial(tiling, device)?, work.arrivals(tiling), i32::from(is_plain(&p)));
-    let parts = parts.as_mut();
+    let (mut parts, plain) = (work.partial(tiling, device)?, i32::from(is_plain(&p)));
     let (dys, xs, dws) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE), filter_map(&p));
-    let (dys, xs, dws) = ((dy, &dys), (x, &xs), (&mut dw, &dws));
+    let (dys, xs, dws, to) = ((dy, &dys), (x, &xs), (&mut dw, &dws), parts.as_mut());
     // SAFETY: as above; `work` covers the filter in tiles.
     unsafe {
         match tiling.warpgroups {
-            Wide => {
-                conv2d_wgmma_weight_gradient_wide::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
-            }
-            Tall => {
-                conv2d_wgmma_weight_gradient_tall::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
-            }
-            Square => {
-                conv2d_wgmma_weight_gradient_square::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
-            }
-            Narrow => {
-                conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, dws, parts, arrived, p, work, plain)?
-            }
+            Wide => conv2d_wgmma_weight_gradient_wide::<T>(device, launch, dys, xs, dws, to, p, work, plain)?,
+            Tall => conv2d_wgmma_weight_gradient_tall::<T>(device, launch, dys, xs, dws, to, p, work, plain)?,
+            Square => conv2d_wgmma_weight_gradient_square::<T>(device, launch, dys, xs, dws, to, p, work, plain)?,
+            Narrow => conv2d_wgmma_weight_gradient_narrow::<T>(device, launch, dys, xs, dws, to, p, work, plain)?,
         }
     }
     work.describe(device, Direction::WeightGradient, params, tiling);
+    if let Some(parts) = parts {
+        let (bm, bn) = tiling.warpgroups.extent();
+        let [bm, bn, cluster] = [bm, bn, tiling.cluster].map(|extent| extent as i32);
+        let tile = JoinShape { bm, bn, own: i32::from(tiling.warpgroups.is_own()), cluster };
+        // 64 x 8 results a block.
+        let pieces = tiling.part_elements() / (64 * 8) * tiling.cluster;
+        let mut launch = Launch::blocks(OP, pieces, 128)?;
+        launch.grid[1] = work.units as u32;
+        // SAFETY: `parts` has the parts of `work`, each of all blocks of a cut tile or strip, and dw the extents of `params`.
+        unsafe { conv2d_wgmma_weight_gradient_join::<T>(device, launch, &parts, &mut dw, p, work, tile)? };
+    }
     Ok(dw)
 }
