@@ -218,7 +218,9 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
     ResultPlace at = place(i);
     if (at.rows > 0 && at.column < count) stored |= 1u << i;
   }
-  if (tile.parts > 1 || prepares) {
+  // Of a cut tile even where it has one part alone.
+  bool later = LATER && tile.unit >= 0;
+  if (tile.parts > 1 || prepares || later) {
 #pragma unroll 1
     for (int i = 0; i < blocks; i++) {
       if (!(stored >> i & 1)) continue;
@@ -228,7 +230,7 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
         for (int j = 0; j < 32; j++) own[0][j / 4][j % 4] = block[0][j / 4][j % 4];
       });
       ResultPlace at = place(i);
-      if constexpr (LATER) {
+      if (later) {
         int block = PartPlace::of<Tile>(i, blocks)(first_part(work, tile.unit) + tile.part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
         leave_part(part_fours(meeting.partial, block, ResultTile::thread()), at.rows, own);
         continue;
@@ -244,7 +246,7 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
       });
     }
   }
-  if (LATER && tile.parts > 1) return;
+  if (later) return;
   WgmmaRounded rounded[Tile::BLOCKS][Tile::CHUNKS];
 #pragma unroll
   for (int k = 0; k < COUNT; k++)

@@ -54,10 +54,10 @@ const PRODUCTS: usize = 2048;
 const EFFICIENCY: usize = 80;
 /// Bytes that a multiprocessor gets from the L2 cache in a cycle, assumed.
 const FETCHED: usize = 40;
-/// Cycles to store 64 x 64 results, with the moments, and to wait until another block's sums of 64 x 64 can be seen, as an H200 took
-/// for the published step; and to fill the ring at the start, assumed.
+/// Cycles to store 64 x 64 results, with the moments, as an H200 took for the published step.
 const STORE: usize = 1400;
-const WAIT: usize = 6000;
+/// Cycles until another block's sums of 64 x 64 can be seen, and to fill the ring at the start; assumed.
+const WAIT: usize = 1000;
 const FILL: usize = 1500;
 
 impl WgmmaTile {
