@@ -296,7 +296,8 @@ fn the_published_head_goes_by_warpgroups() {
         let prefix = format!("conv2d_wgmma_{part}_");
         let launched: u64 =
             counts.kernels.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(_, c)| c.launches).sum();
-        assert_eq!(launched, 1, "{part}");
+        // The parts of a weight gradient are added up by another launch.
+        assert_eq!(launched, if part == "weight_gradient" { 2 } else { 1 }, "{part}");
     }
     assert!(!counts.kernels.keys().any(|name| name.starts_with("aspp_forward") || name.contains("mma_forward_slim")));
     // What the products cannot do without: factors and results once each, and none of the workspace.

@@ -459,14 +459,6 @@ fn every_barrier_of_the_sums_is_needed() {
 }
 
 #[test]
-fn every_barrier_around_changed_results_is_needed() {
-    if common::gpu_alone() {
-        return;
-    }
-    bicl_emulator::check_barriers("kernels/conv2d_sm90.cu", every_ending).unwrap();
-}
-
-#[test]
 fn shared_memory_has_no_bank_conflicts() {
     if common::gpu_alone() {
         return;

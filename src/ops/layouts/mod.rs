@@ -23,8 +23,8 @@ pub fn tma_swizzle(x: &Tensor) -> Result<Tensor> {
     cuda::tma_swizzle(x)
 }
 
-/// The same for a box that begins in column `at[0]`, line `at[1]`, possibly outside `x` [lines,columns]; the columns are a
-/// multiple of 8.
+/// The same for a box that begins in column `at[0]`, line `at[1]`, possibly outside `x` [lines,columns]; `at[0]` and the columns are
+/// multiples of 8: a GPU stops at any other with an illegal instruction.
 pub fn tma_zero_outside(x: &Tensor, at: [i32; 2]) -> Result<Tensor> {
     expect_support(x.device())?;
     cuda::tma_zero_outside(x, at)
@@ -70,7 +70,8 @@ pub fn cluster_of_one(device: &Device) -> Result<Tensor> {
     cuda::cluster_of_one(device)
 }
 
-/// Stores `source` [64,64] into `y` [layers,lines,64] from line `line` of layer 0 on.
+/// Stores `source` [64,64] into `y` [layers,lines,64] from line `line` of layer 0 on, which is not negative: a GPU stops at stores
+/// that begin before a tensor with an illegal instruction.
 pub fn tma_store_clips(source: &Tensor, y: &mut Tensor, line: i32) -> Result<()> {
     expect_support(source.device())?;
     source.expect_shape(&[LINE, LINE], OP, "source")?;

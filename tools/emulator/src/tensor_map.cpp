@@ -88,6 +88,11 @@ void check_box(const Box& box, int rank, bool im2col) {
       if (box.at[1 + d] < map.lower[d] || box.at[1 + d] > int64_t(map.extent[1 + d]) - 1 + map.upper[d])
         refuse("the first pixel lies outside the map's bounding box");
   }
+  // An H200 stops with an illegal instruction at both; loads may begin before the tensor.
+  if (!im2col && box.at[0] * int64_t(map.element) % 16) refuse("the first column is not a multiple of 16 bytes");
+  if (!strncmp(box.kind, "tma_store", 9))
+    for (int d = 0; d < rank; d++)
+      if (box.at[d] < 0) refuse("a store begins before the tensor");
   check_shared(box.shared, map.swizzle ? 1024 : 128, box.kind, box.file, box.line);
   if (size_t(box.shared - running->arena) + bytes > running->shared_end()) refuse("the box ends outside shared memory");
 }

@@ -93,6 +93,7 @@ fn boxes() {
     let refused = |kernel: &str, why: &str, text: &str| reports(kernel, false, &[": thread 0", why, &at(kernel, text)]);
     refused("box_misaligned", "not aligned to 1024 bytes", "not to an atom");
     refused("box_outside", "the box ends outside shared memory", "4 KiB are left");
+    refused("column_misaligned", "the first column is not a multiple of 16 bytes", "four elements on");
     refused("wrong_rank", "the map's rank is another", "the map has two");
     refused("tiled_as_im2col", "the map is tiled, not im2col", "of a tiled map");
     refused("im2col_as_tiled", "the map is im2col, not tiled", "of an im2col map");
@@ -124,6 +125,7 @@ fn stores() {
     );
     refused("store_not_committed", "returns without tma_store_commit", "in no group");
     refused("store_not_awaited", "returns without tma_store_wait_read<0>", "of the younger group");
+    refused("store_before", "a store begins before the tensor", "from the line before the first");
     refused("store_from_im2col", "the map is im2col, not tiled", "through an im2col map");
 }
 

@@ -120,6 +120,10 @@ FAULT(box_outside) {
   Shared* shared = open(map);
   if (threadIdx.x == 0) tma_load_2d(shared->a + 4 * BLOCK_BYTES, map, &shared->full, 0, 0);  // 4 KiB are left
 }
+FAULT(column_misaligned) {
+  Shared* shared = open(map);
+  if (threadIdx.x == 0) tma_load_2d(shared->out, map, &shared->full, 4, 0);  // four elements on
+}
 FAULT(wrong_rank) {
   Shared* shared = open(map);
   if (threadIdx.x == 0) tma_load_3d(shared->out, map, &shared->full, 0, 0, 0);  // the map has two
@@ -230,6 +234,11 @@ FAULT(store_not_awaited) {
 FAULT(store_from_im2col) {
   HOPPER_SMEM(Shared, shared);
   if (threadIdx.x == 0) tma_store_3d(pixels, shared->out, 0, 0, 0);  // through an im2col map
+}
+
+FAULT(store_before) {
+  HOPPER_SMEM(Shared, shared);
+  if (threadIdx.x == 0) tma_store_3d(map, shared->out, 0, -1, 0);  // from the line before the first
 }
 
 // ---- barriers with numbers
