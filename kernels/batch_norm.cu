@@ -25,10 +25,12 @@
 #include "batch_norm_images.cuh"
 
 constexpr int THREADS = 256;
-// Rows, or chunks of them, that a thread holds in registers at one time.
+// Rows that a thread holds in registers at one time.
 constexpr int HELD = 4;
 // Channels of a block of the finish kernels: a sector of 32 bytes of each chunk where sums are f32.
 constexpr int TILE = 8;
+// Chunks of a thread that are on the way at one time: of four, sm_80 spills registers.
+constexpr int TOGETHER = 3;
 constexpr int MOST_THREADS = 1024, MOST_WARPS = MOST_THREADS / 32, MOST_SLOTS = MOST_THREADS / THREADS;
 
 // Joins the moments of n values to those of `count` others (Chan, Golub, LeVeque 1979).
@@ -113,16 +115,16 @@ struct Finish {
   __device__ __forceinline__ void each_chunk(const A* partial, const BatchNormParams& p, Body body) const {
     int chunks = chunks_of(p);
     if (channel >= p.channels) return;
-    for (int chunk = lane; chunk < chunks; chunk += HELD * lanes) {
-      Pack<A, W> first[HELD], second[HELD];
+    for (int chunk = lane; chunk < chunks; chunk += TOGETHER * lanes) {
+      Pack<A, W> first[TOGETHER], second[TOGETHER];
       // Beyond the last chunk that one again: loads under a condition would each wait for the one before.
 #pragma unroll
-      for (int i = 0; i < HELD; i++) {
+      for (int i = 0; i < TOGETHER; i++) {
         const A* in = partial + size_t(min(chunk + i * lanes, chunks - 1)) * 2 * p.channels + channel;
         first[i] = load_pack<W>(in), second[i] = load_pack<W>(in + p.channels);
       }
 #pragma unroll
-      for (int i = 0; i < HELD; i++) {
+      for (int i = 0; i < TOGETHER; i++) {
         if (chunk + i * lanes < chunks) body(chunk + i * lanes, first[i], second[i]);
       }
     }

@@ -7,7 +7,8 @@
 #
 # FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under
 # CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills, if the compiler complained of products that it made wait for each
-# other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, or has HMMA. Hot
+# other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, has HMMA, or a fence
+# (MEMBAR) in its main loop. Hot
 # is every kernel but the f64 instances, which serve gradient checks alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,7 +46,11 @@ if [ -n "$sass" ]; then
   for file in "${files[@]}"; do
     PATH=$(dirname "$cuobjdump"):$PATH "$cuobjdump" -sass "${file%.ptxas}.fatbin" | awk '
       /code for sm_/ { arch = $3 }
-      /Function : / { kernel = $3; seen[arch " " kernel] = 1 }
+      /Function : / { kernel = $3; seen[arch " " kernel] = 1; loop = 0 }
+      # A main loop is what stands between a product and the arrival that gives its slice back.
+      /HGMMA\./ { loop = 1 }
+      /SYNCS\.ARRIVE/ { loop = 0 }
+      /MEMBAR/ && loop { fences[arch " " kernel]++ }
       /(LDG|LDGSTS|LDG\.E)[.A-Z0-9]*\.128/ { ldg[arch " " kernel]++ }
       /STG[.A-Z0-9]*\.128/ { stg[arch " " kernel]++ }
       (/LDS[.A-Z0-9]*\.128/ && !/LDGSTS/) || /LDSM[.A-Z0-9]*\.4/ { lds[arch " " kernel]++ }
@@ -55,12 +60,14 @@ if [ -n "$sass" ]; then
       /UTMASTG/ { stores[arch " " kernel]++ }
       END {
         for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + groups[key] + 0, maps[key] + stores[key] + 0
-        for (key in seen) if (key ~ / conv2d_wgmma_/ && (mma[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])))
+        for (key in seen) if (key ~ / conv2d_wgmma_/ && (mma[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_join_/)
           print "bad", key
+        for (key in seen) if (key ~ / conv2d_wgmma_/ && fences[key]) print "fenced", key
       }'
   done >"$vectors"
   if grep '^bad ' "$vectors" | sed 's/^bad /ptxas-table: not by warpgroups and tensor maps alone: /' >&2; then exit 1; fi
 fi
+if [ -n "$sass" ] && grep '^fenced ' "$vectors" | sed 's/^fenced /ptxas-table: a fence (MEMBAR) in the main loop: /' >&2; then exit 1; fi
 if grep -h 'C75[0-9][0-9]' "${files[@]}" >&2; then exit 1; fi
 
 awk -v sass="$sass" -v vectors="$vectors" '
