@@ -16,8 +16,10 @@ use crate::{
 pub struct Probe {
     /// Unique among the probes.
     pub name: &'static str,
-    cases: Box<dyn Fn(&Device) -> Result<Vec<Case>>>,
+    cases: Box<Launches>,
 }
+
+type Launches = dyn Fn(&Device) -> Result<Vec<Case>>;
 
 /// What a launch left, and what it must have.
 pub struct Case {

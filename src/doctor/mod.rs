@@ -31,7 +31,6 @@ use std::{
 
 pub use check::{Check, Outcome, Row, Status, Trouble};
 pub use children::Children;
-pub use ways::WAYS;
 
 use crate::{Device, Error, Result};
 
