@@ -3,7 +3,8 @@
 // Where tiles do not come out even with the multiprocessors, those of the last, partly empty round are cut, so that all have
 // work: where there are few of them, into `strips` of 64 columns; and the slices of all of these, one tile or strip after the
 // other, into `segments` of the same length. A part's sums go to memory; who comes last adds all up, in order, and has the tile or
-// strip. So the bits depend neither on who that is nor on the number of blocks.
+// strip; of a weight gradient, whose parts are many, another launch does. So the bits depend neither on who that is nor on the number
+// of blocks.
 //
 // Cut tiles come first: where each warpgroup has tiles of its own, one adds up parts while the other one multiplies.
 //
