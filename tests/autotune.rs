@@ -85,19 +85,26 @@ fn times_of_calls_are_those_between_their_events() {
     for device in kernel_devices() {
         let Some(cuda) = device.as_cuda() else { continue };
         let [small, large] = [1 << 20, 1 << 28].map(|bytes| Tensor::zeros(&[bytes], DType::U8, &device).unwrap());
-        let mut calls = 0;
-        let times = cuda.time_each(
-            || large.duplicate().map(drop),
-            4,
-            || {
-                calls += 1;
-                // The third takes longest.
-                if calls == 3 { large.duplicate().map(drop) } else { small.duplicate().map(drop) }
-            },
-        );
-        let times = times.unwrap();
-        assert_eq!((times.len(), calls), (4, 4));
-        assert!(times.iter().all(|&time| time >= 0.0 && time <= times[2]), "{times:?}");
+        // Memory for both lies ready then.
+        [&small, &large].iter().for_each(|tensor| drop(tensor.duplicate().unwrap()));
+        let attempt = || {
+            let mut calls = 0;
+            let times = cuda.time_each(
+                || large.duplicate().map(drop),
+                4,
+                || {
+                    calls += 1;
+                    // The third takes longest.
+                    if calls == 3 { large.duplicate().map(drop) } else { small.duplicate().map(drop) }
+                },
+            );
+            let times = times.unwrap();
+            assert_eq!((times.len(), calls), (4, 4));
+            assert!(times.iter().all(|&time| time >= 0.0), "{times:?}");
+            times.iter().all(|&time| time <= times[2])
+        };
+        // Other tests may use the GPU between two events, but not always.
+        assert!((0..20).any(|_| attempt()), "the longest call never took longest");
         assert!(cuda.time(|| large.duplicate().map(drop)).unwrap() > 0.0);
         let inside = device.capture(|| cuda.time(|| Ok(()))).map(drop).unwrap_err().to_string();
         assert!(inside.contains("time the replays"), "{inside}");
