@@ -113,28 +113,27 @@ __device__ __forceinline__ void each_result(char* shared, Load load, Begin begin
   constexpr int CHUNKS = Tile::BN / CHUNK<T>, ROWS = Tile::THREADS / CHUNKS, COUNT = Tile::BM / ROWS, AHEAD = Tile::AHEAD;
   static_assert(Tile::THREADS % CHUNKS == 0 && Tile::BM % ROWS == 0, "a thread keeps its column");
   static_assert(COUNT % AHEAD == 0, "lots are whole");
+  int first = Tile::thread() / CHUNKS, own = Tile::thread() % CHUNKS;
+  decltype(load(0, 0)) loaded[AHEAD];
+  auto load_lot = [&](int lot) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) loaded[i] = load(first + (lot + i) * ROWS, own * CHUNK<T>);
+  };
+  // One alone would only be in the way of other registers.
+  if constexpr (AHEAD > 1) load_lot(0);
+  sync<Tile>();
+  begin();
   if constexpr (AHEAD == 1) {
-    sync<Tile>();
-    begin();
     for (int i = Tile::thread(); i < Tile::BM * CHUNKS; i += Tile::THREADS) {
       int row = i / CHUNKS, chunk = i % CHUNKS;
       use(result<T, Tile>(shared, row, chunk), load(row, chunk * CHUNK<T>));
     }
   } else {
-    int first = Tile::thread() / CHUNKS, chunk = Tile::thread() % CHUNKS;
-    decltype(load(0, 0)) loaded[AHEAD];
-    auto load_lot = [&](int lot) {
-#pragma unroll
-      for (int i = 0; i < AHEAD; i++) loaded[i] = load(first + (lot + i) * ROWS, chunk * CHUNK<T>);
-    };
-    load_lot(0);
-    sync<Tile>();
-    begin();
 #pragma unroll 1
     for (int lot = 0; lot < COUNT; lot += AHEAD) {
       if (lot > 0) load_lot(lot);
 #pragma unroll
-      for (int i = 0; i < AHEAD; i++) use(result<T, Tile>(shared, first + (lot + i) * ROWS, chunk), loaded[i]);
+      for (int i = 0; i < AHEAD; i++) use(result<T, Tile>(shared, first + (lot + i) * ROWS, own), loaded[i]);
     }
   }
 }
