@@ -29,7 +29,7 @@ const DEEP: [Shape; 6] = [
 /// A layer of the published network: 33,856 pixels, 265 tiles of 128 x 256.
 const ON_A_GPU: Shape = ([4, 92, 92, 256], [256, 3], [1, 2, 2]);
 /// Several tiles for the emulator's few multiprocessors, and pixels enough to cut those of the weight gradient.
-const EMULATED: Shape = ([1, 23, 26, 72], [136, 3], [1, 2, 2]);
+const EMULATED: Shape = ([1, 22, 25, 136], [136, 2], [1, 1, 2]);
 
 /// The problem, and y, dx and dw by warps in the built-in way.
 struct Reference {
