@@ -178,17 +178,22 @@ launch() {
   child=$!
 }
 
-# part NAME KIND COMMAND...: runs it within the limit of its kind.
-part() {
-  local name=$1 limit
+# due NAME KIND: sets `limit` to what a part of this kind may take, and says that it runs; or leaves it out where no time is left.
+due() {
   limit=$(allowed "$2")
   if [ "$limit" -lt 1 ]; then
     late=1
-    skip "$name" "no time left"
+    skip "$1" "no time left"
     return 1
   fi
-  running=$name
+  running=$1
   save
+}
+
+# part NAME KIND COMMAND...: runs it within the limit of its kind.
+part() {
+  local name=$1 limit
+  due "$name" "$2" || return 1
   launch "$name" "$limit" "${@:3}"
   await "$name" "$limit" "$(now)"
 }
@@ -206,14 +211,7 @@ begin() {
 # finish NAME COMMAND...: opens the gate of what began (or begins it now) and gives it the part's limit.
 finish() {
   local name=$1 limit
-  limit=$(allowed "$name")
-  if [ "$limit" -lt 1 ]; then
-    late=1
-    skip "$name" "no time left"
-    return 1
-  fi
-  running=$name
-  save
+  due "$name" "$name" || return 1
   touch "$work/go-$name"
   [ -n "${background[$name]-}" ] || begin "$@"
   child=${background[$name]}
