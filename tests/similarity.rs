@@ -9,7 +9,9 @@ use bicl::{
     autograd::{Tape, Var},
     ops::{self, Prototypes},
 };
-use common::{Rng, all_devices, bytes_of, check_devices_at, check_gradients, of_dtype, value_and_gradients, wide};
+use common::{
+    Rng, all_devices, bytes_of, check_devices_at, check_gradients, kernel_devices, of_dtype, value_and_gradients, wide,
+};
 use golden::Golden;
 
 /// Similarity of v[0] with the prototypes v[1], of which every third is absent.
@@ -67,10 +69,29 @@ fn gradients_match_differences() {
     }
 }
 
+/// One dimension has no direction to turn to: the gradients are nothing but the rounding of each device.
+#[test]
+fn one_dimension_has_a_sign_alone() {
+    let mut rng = Rng(2);
+    for (dtype, epsilon) in [(DType::F32, 1.2e-7), (DType::F64, 2.3e-16), (DType::Bf16, 1.2e-7)] {
+        let inputs = inputs(&mut rng, [1, 1, 1, 1], 1, dtype);
+        let [f, rho] = [0, 1].map(|i: usize| wide(&inputs[i])[0]);
+        for device in kernel_devices().into_iter().chain([Device::cpu()]) {
+            let moved: Vec<Tensor> = inputs.iter().map(|input| input.to_device(&device).unwrap()).collect();
+            let (s, gradients) = value_and_gradients(similarity, &moved, None);
+            assert!((wide(&s)[0] - (f * rho).signum()).abs() <= 1e-2, "{dtype} on {device}: {:?}", wide(&s));
+            for (gradient, length) in gradients.iter().zip([f, rho]) {
+                let (gradient, bound) = (wide(gradient)[0], 8.0 * epsilon / length.abs());
+                assert!(gradient.abs() <= bound, "{dtype} on {device}: {gradient:e}, bound {bound:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn kernels_match_the_cpu() {
     let mut rng = Rng(2);
-    for (shape, classes) in [([2, 9, 17, 70], 40), ([1, 17, 16, 33], 5), ([1, 2, 2, 150], 19), ([1, 1, 1, 1], 1)] {
+    for (shape, classes) in [([2, 9, 17, 70], 40), ([1, 17, 16, 33], 5), ([1, 2, 2, 150], 19)] {
         for dtype in [DType::F32, DType::F64, DType::Bf16] {
             check_devices_at(similarity, &inputs(&mut rng, shape, classes, dtype));
         }
