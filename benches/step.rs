@@ -36,7 +36,7 @@ use bicl::{
     nn::Precision,
     ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope, SegmentationWeights},
     tensor::Rng,
-    train::{Config, Network, Preset, Stepper},
+    train::{Config, Network, PendingLosses, Preset, Stepper},
 };
 use clap::Parser;
 use clock::{By, Call, Timing, Work};
@@ -50,7 +50,7 @@ const REGIONS: usize = 9;
 const CLASSES: usize = 19;
 
 /// Steps of one timing on a GPU, one after the other as in training.
-const STEPS: usize = 8;
+const STEPS: usize = 16;
 
 /// Share of the regions that are 255.
 const IGNORED: f64 = 0.1;
@@ -235,11 +235,19 @@ impl Bench {
             let batches: Vec<_> = (0..steps).map(|_| (source.clone(), target.clone())).collect();
             device.synchronize()?;
             let start = Instant::now();
+            let mut launched: Option<PendingLosses> = None;
             for (source, target) in batches {
-                match adapt {
-                    true => stepper.adapt(&mut network, config, source, target, 1e-6)?,
-                    false => stepper.warmup(&mut network, config, source, 1e-6)?,
+                let now = match adapt {
+                    true => stepper.launch_adapt(&mut network, config, source, target, 1e-6)?,
+                    false => stepper.launch_warmup(&mut network, config, source, 1e-6)?,
                 };
+                // One step late, as in training.
+                if let Some(last) = launched.replace(now) {
+                    last.wait()?;
+                }
+            }
+            if let Some(last) = launched {
+                last.wait()?;
             }
             device.synchronize()?;
             Ok(start.elapsed().as_secs_f64() / steps as f64)

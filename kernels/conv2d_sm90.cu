@@ -18,64 +18,160 @@
 #include "conv_wgmma_results.cuh"
 #include "conv_wgmma_sources.cuh"
 
-template <class Tile>
-__device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map, const bf16* bias,
-                                        float* moments, const NormAfter<bf16>& norm, const Meeting& meeting, const ConvParams& p,
-                                        const Work& work, int group, int plain, const NormParams& n) {
-  HOPPER_SMEM(char, shared);
-  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
-  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
-  int turn = 0, joins = 0;
-  auto prepare = [&](const ResultPlace& at, ResultTile::Sums& sums) {
-    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
-  };
-  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
-    char* results = buffers.next(turn++);
-    stage_rounded(results, rounded);
-    if (norm.vectors.mean)
-      normalize_results<bf16, ResultTile>(
-          results, buffers.norms(), norm, n, at.column, p.k, [&](int r) { return at.offset(r, group, p.k); },
-          [](int, char* chunk, const Vector<bf16>& y) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), y); });
-    buffers.store<false>(y_map, results, at.column, at.row, at.layer);
-    if (moments) store_piece_moments(results, moments + at.piece(group) * 2 * p.k, at.rows, at.column, p.k);
-  };
-  auto begin = [&](const WorkItem& tile) {
-    if (norm.residual) prefetch_tile<Tile>(tile, group, p.k, norm.residual);
-  };
-  run_tiles<Tile, 0, 0>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
-    each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.k, bias, prepare, store);
-  });
-  if (threadIdx.x >= WARPGROUP) buffers.drain();
+// A tile as its kernels are launched, and with fewer slices and more slots, for results that need several images besides and for short
+// sums.
+struct Wide {
+  using Plain = WgmmaTile<128, 256, false, 4, 2>;
+  using Ahead = WgmmaTile<128, 256, false, 3, 5>;
+};
+struct Tall {
+  using Plain = WgmmaTile<256, 128, false, 4, 2>;
+  using Ahead = WgmmaTile<256, 128, false, 3, 5>;
+};
+struct Square {
+  using Plain = WgmmaTile<128, 128, true, 6, 2>;
+  using Ahead = WgmmaTile<128, 128, true, 4, 6>;
+};
+struct Narrow {
+  using Plain = WgmmaTile<128, 64, true, 8, 2>;
+  using Ahead = WgmmaTile<128, 64, true, 5, 6>;
+};
+
+// Runs a block's tiles; store(slots, place, words, values, before) has each 64 x 64 results, which are stored with `in`, or (BARE) with nothing,
+// and finish(place, values) what they leave.
+template <class Tile, int A_MN, int B_MN, bool LATER, bool BARE, class Source, class Prepare, class Store, class Finish>
+__device__ __forceinline__ void run(char* shared, const Meeting& meeting, const Work& work, const Source& source, int group, int count,
+                                    const BlockInputs& in, bool prepares, Prepare prepare, Store store, Finish finish) {
+  Slots<Tile, BARE> slots(shared, max(consumer(), 0));
+  int joins = 0;
+  run_tiles<Tile, A_MN, B_MN>(
+      shared, work, source, [&] { Slots<Tile, BARE>::init(shared); },
+      [&](const Cluster& cluster, int consumer) {
+        if (!BARE) fill_slots<Tile>(shared, cluster, work, consumer, group, count, in);
+      },
+      [&](const WorkItem& tile, auto& sums) {
+        auto each = [&](const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
+          store(slots, at, words, values, before);
+        };
+        each_block<Tile, LATER>(slots, meeting, work, tile, joins, sums, group, count, prepares, prepare, each, finish);
+      });
+  slots.drain();
 }
 
+// Results that leave nothing behind.
+__device__ __forceinline__ void nothing_left(const ResultPlace&, const ColumnValues&) {}
+
+template <class Tile>
+__device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map, const bf16* bias,
+                                        float* moments, const Meeting& meeting, const ConvParams& p, const Work& work, int group,
+                                        int plain) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
+  BlockInputs in = {};
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
+    slots.begin(in.slots());
+    stage_block(slots.slot(0), at.rows, words, [](int, int, uint32_t y) { return y; });
+    slots.store(y_map, at.column, at.row, at.layer);
+    before();
+    if (moments) piece_moments(slots.slot(0), at.rows, values);
+    slots.end(in.slots());
+  };
+  auto finish = [&](const ResultPlace& at, const ColumnValues& values) {
+    if (moments) store_moments(values, moments + at.piece(group) * 2 * p.k, at.column, p.k);
+  };
+  auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
+    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
+  };
+  run<Tile, 0, 0, false, true>(shared, meeting, work, source, group, p.k, in, bias, add, store, finish);
+}
+
+// With the batch norm after, by given statistics.
+template <class Tile>
+__device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map,
+                                                   const CUtensorMap* residual, const bf16* bias, const NormVectors& norm,
+                                                   const Meeting& meeting, const ConvParams& p, const Work& work, int group,
+                                                   int plain, const NormParams& n) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
+  BlockInputs in = {residual, nullptr, nullptr};
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
+    BlockNorms norms(slots.notes);
+    norms.make(norm, n, 0, at.column, p.k);
+    slots.begin(in.slots());
+    sync<ResultTile>();
+    ThreadWords more(slots.slot(0));
+    stage_block(more.slot, at.rows, words, [&](int j, int down, uint32_t z) {
+      return normalized(norms.pair(j), z, in.add ? more(j, down) : nullptr, n.relu != 0);
+    });
+    slots.store(y_map, at.column, at.row, at.layer);
+    slots.end(in.slots());
+  };
+  auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
+    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
+  };
+  run<Tile, 0, 0, false, false>(shared, meeting, work, source, group, p.k, in, bias, add, store, nothing_left);
+}
+
+// As it is, or added to, masked and scaled by given statistics.
 template <class Tile>
 __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
-                                              const bf16* so_far, const NormBefore<bf16>& norm, const Meeting& meeting,
+                                              const BlockInputs& in, const NormVectors& norm, const Meeting& meeting,
                                               const ConvParams& p, const Work& work, int group, int plain, const NormParams& n) {
   HOPPER_SMEM(char, shared);
   TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
-  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
-  bool changed = so_far || norm.vectors.mean;
-  int turn = 0, joins = 0;
-  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
-    char *results = buffers.next(turn++), *other = buffers.buffer(turn);
-    stage_rounded(results, rounded);
-    if (changed)
-      finish_gradient<bf16, ResultTile>(
-          results, other, buffers.norms(), so_far, norm, n, at.layer, at.piece(group), at.column, p.c,
-          [&](int r) { return at.offset(r, group, p.c); },
-          [](int, char* chunk, const Vector<bf16>& g) { store_shared(reinterpret_cast<Vector<bf16>*>(chunk), g); },
-          [&] { buffers.store<true>(dx_map, results, at.column, at.row, at.layer); });
-    else
-      buffers.store<false>(dx_map, results, at.column, at.row, at.layer);
+  bool scaled = norm.mean && n.scaled;
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
+    BlockNorms norms(slots.notes);
+    if (scaled) norms.make(norm, n, at.layer, at.column, p.c);
+    slots.begin(in.slots());
+    ThreadWords more(slots.slot(0)), y(slots.slot(in.mask_at()));
+    if (scaled) sync<ResultTile>();
+    stage_block(more.slot, at.rows, words, [&](int j, int down, uint32_t g) {
+      if (in.add) g = add_pairs(g, load_shared(more(j, down)));
+      if (in.mask) g &= above_zero(load_shared(y(j, down)));
+      if (!scaled) return g;
+      BlockNorms::Pair pair = norms.pair(j);
+      return pair_of(first_of(g) * pair.slope.at[0], second_of(g) * pair.slope.at[1]);
+    });
+    slots.store(dx_map, at.column, at.row, at.layer);
+    slots.end(in.slots());
   };
-  auto begin = [&](const WorkItem& tile) {
-    prefetch_tile<Tile>(tile, group, p.c, so_far, norm.x, norm.y);
+  run<Tile, 0, 1, false, false>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, nothing_left);
+}
+
+// With the sums for the batch norm before.
+template <class Tile>
+__device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
+                                                        const BlockInputs& in, const float* mean, float* sums_out,
+                                                        const Meeting& meeting, const ConvParams& p, const Work& work, int group,
+                                                        int plain) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
+    slots.begin(in.slots());
+    char *to = slots.slot(0), *mask = slots.slot(in.mask_at());
+    // What is not there takes no instruction.
+    if (in.add && in.mask) {
+      BlockWords more(to), y(mask);
+      stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) { return add_pairs(g, more.at[j][down]) & above_zero(y.at[j][down]); });
+    } else if (in.add) {
+      BlockWords more(to);
+      stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) { return add_pairs(g, more.at[j][down]); });
+    } else if (in.mask) {
+      BlockWords y(mask);
+      stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) { return g & above_zero(y.at[j][down]); });
+    } else {
+      stage_block(to, at.rows, words, [](int, int, uint32_t g) { return g; });
+    }
+    slots.store(dx_map, at.column, at.row, at.layer);
+    before();
+    piece_sums(to, slots.slot(in.x_at()), mean + at.layer * p.c, at.column, p.c, values);
+    slots.end(in.slots());
   };
-  run_tiles<Tile, 0, 1>(shared, work, source, begin, [&](const WorkItem& tile, auto& sums) {
-    each_block<Tile, false>(buffers.votes(), meeting, work, tile, joins, sums, group, p.c, false, Unprepared{}, store);
-  });
-  if (threadIdx.x >= WARPGROUP) buffers.drain();
+  auto finish = [&](const ResultPlace& at, const ColumnValues& values) {
+    store_sums(values, sums_out + at.piece(group) * 2 * p.c, at.column, p.c);
+  };
+  run<Tile, 0, 1, false, false>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, finish);
 }
 
 template <class Tile>
@@ -83,19 +179,16 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
                                                 const Meeting& meeting, const ConvParams& p, const Work& work, int plain) {
   HOPPER_SMEM(char, shared);
   PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p};
-  ResultBuffers buffers = ResultBuffers::of<Tile>(shared);
-  int turn = 0, joins = 0;
-  auto store = [&](const ResultPlace& at, const WgmmaRounded& rounded) {
-    char* results = buffers.next(turn++);
-    stage_rounded(results, rounded);
-    TapBlock block = tap_block(p, at.column / 64);
-    buffers.store<false>(dw_map, results, block.channel, block.row * p.s + block.column, at.row);
-  };
+  BlockInputs in = {};
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
-  run_tiles<Tile, 1, 1>(shared, work, source, [](const WorkItem&) {}, [&](const WorkItem& tile, auto& sums) {
-    each_block<Tile, true>(buffers.votes(), meeting, work, tile, joins, sums, p.k, columns, false, Unprepared{}, store);
-  });
-  if (threadIdx.x >= WARPGROUP) buffers.drain();
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
+    slots.begin(in.slots());
+    stage_block(slots.slot(0), 64, words, [](int, int, uint32_t dw) { return dw; });
+    TapBlock block = tap_block(p, at.column / 64);
+    slots.store(dw_map, block.channel, block.row * p.s + block.column, at.row);
+    slots.end(in.slots());
+  };
+  run<Tile, 1, 1, true, true>(shared, meeting, work, source, p.k, columns, in, false, Unprepared(), store, nothing_left);
 }
 
 // The tile of a weight gradient as its parts were left.
@@ -134,36 +227,52 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
 }
 KERNEL_EXPORT(conv2d_wgmma_weight_gradient_join_bf16)
 
+// Sums of so few slices take less time than to store them.
+constexpr int SHORT = 16;
+// Which images results are stored with, as a launch says.
+constexpr int READS_ADD = 1, READS_MASK = 2, READS_X = 4;
+
 // clang-format off
-#define CONV(name, ...)                                                                                            \
+#define CONV(name, Tiles)                                                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(               \
       const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap y,     \
-      const bf16* __restrict__ bias, float* __restrict__ moments, const bf16* __restrict__ residual,               \
+      const GRID_CONSTANT CUtensorMap residual, const bf16* __restrict__ bias, float* __restrict__ moments,        \
       const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
       const float* __restrict__ shift, float* partial, unsigned* arrived, ConvParams p, Work work, int group,      \
-      int plain, NormParams n) {                                                                                   \
-    NormAfter<bf16> norm = {residual, {mean, variance, scale, shift}};                                             \
-    forward<WgmmaTile<__VA_ARGS__>>(&x, &w, &y, bias, moments, norm, {partial, arrived}, p, work, group, plain, n); \
+      int plain, int reads, NormParams n) {                                                                        \
+    Meeting meeting = {partial, arrived};                                                                          \
+    if (mean)                                                                                                      \
+      forward_normalized<Tiles::Plain>(&x, &w, &y, reads & READS_ADD ? &residual : nullptr, bias,                  \
+                                       {mean, variance, scale, shift}, meeting, p, work, group, plain, n);         \
+    else if (work.slices <= SHORT)                                                                                 \
+      forward<Tiles::Ahead>(&x, &w, &y, bias, moments, meeting, p, work, group, plain);                            \
+    else                                                                                                           \
+      forward<Tiles::Plain>(&x, &w, &y, bias, moments, meeting, p, work, group, plain);                            \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_forward_##name##_bf16)                                                                \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_data_gradient_##name##_bf16(         \
       const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap dx,   \
-      const bf16* __restrict__ so_far, const bf16* __restrict__ x, const bf16* __restrict__ y,                     \
+      const GRID_CONSTANT CUtensorMap so_far, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap y, \
       const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
       const float* __restrict__ shift, float* __restrict__ sums, float* partial, unsigned* arrived, ConvParams p,  \
-      Work work, int group, int plain, NormParams n) {                                                             \
-    NormBefore<bf16> norm = {x, y, {mean, variance, scale, shift}, sums};                                          \
-    data_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &w, &dx, so_far, norm, {partial, arrived}, p, work, group, plain, n); \
+      Work work, int group, int plain, int reads, NormParams n) {                                                  \
+    BlockInputs in = {reads & READS_ADD ? &so_far : nullptr, reads & READS_MASK ? &y : nullptr,                    \
+                      reads & READS_X ? &x : nullptr};                                                             \
+    Meeting meeting = {partial, arrived};                                                                          \
+    if (in.x)                                                                                                      \
+      data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, mean, sums, meeting, p, work, group, plain);         \
+    else                                                                                                           \
+      data_gradient<Tiles::Plain>(&dy, &w, &dx, in, {mean, variance, scale, shift}, meeting, p, work, group, plain, n); \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
       const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,   \
       float* partial, ConvParams p, Work work, int plain) {                                                        \
-    weight_gradient<WgmmaTile<__VA_ARGS__>>(&dy, &x, &dw, {partial, nullptr}, p, work, plain);                     \
+    weight_gradient<Tiles::Plain>(&dy, &x, &dw, {partial, nullptr}, p, work, plain);                               \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
-CONV(wide, 128, 256, false, 4)
-CONV(tall, 256, 128, false, 4)
-CONV(square, 128, 128, true, 6)
-CONV(narrow, 128, 64, true, 8)
+CONV(wide, Wide)
+CONV(tall, Tall)
+CONV(square, Square)
+CONV(narrow, Narrow)
 // clang-format on

@@ -435,8 +435,10 @@ fn every_wait_and_fence_of_the_results_is_needed() {
     if common::gpu_alone() {
         return;
     }
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
-    bicl_emulator::check_barriers("kernels/include/conv_results.cuh", every_ending).unwrap();
+    for file in ["slots", "parts", "results"] {
+        bicl_emulator::check_barriers(&format!("kernels/include/conv_wgmma_{file}.cuh"), every_ending).unwrap();
+    }
+    bicl_emulator::check_barriers("kernels/conv2d_sm90.cu", every_ending).unwrap();
 }
 
 /// Products by warps share them, and need one more.

@@ -38,8 +38,7 @@ struct MmaTile : BlockTeam<MMA_THREADS> {
   static constexpr int TOGETHER = BM * BN >= 128 * 128 ? 2 : BM * BN >= 128 * 64 ? 4 : 5;
   static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
   // What the results may take: the place of the slices.
-  static constexpr int RESULT_BYTES = STAGES * STAGE_BYTES, AHEAD = 1, NORMS_BYTES = 0;
-  static constexpr bool SHARED_NORMS = false;
+  static constexpr int RESULT_BYTES = STAGES * STAGE_BYTES;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
   // 16 x 8 tiles, each in the fragments of mma.cuh.
   using Sums = float[DOWN_16][ACROSS_8][4];

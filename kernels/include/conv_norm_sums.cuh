@@ -19,11 +19,9 @@ struct NormBefore {
   float* sums;
 };
 
-// What a chunk of the gradient needs besides: what it is added to, the batch norm's input and output. `at` is where it lies in
-// the images, negative for nowhere.
+// What a chunk of the gradient needs besides: what it is added to, the batch norm's input and output.
 template <class T>
 struct GradientInputs {
-  int at;
   Vector<T> so_far, x, y;
 };
 
@@ -42,10 +40,9 @@ struct NormSums {
   ColumnNorms<T, Tile> columns;
   float sum[2][WIDTH] = {};
 
-  __device__ __forceinline__ NormSums(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count,
-                                      char* norms)
+  __device__ __forceinline__ NormSums(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count)
       : relu(p.relu != 0), scaled(p.scaled != 0), by_y(norm.y != nullptr),
-        columns(norm.vectors, p, group, start, count, !norm.y || p.scaled, norms) {}
+        columns(norm.vectors, p, group, start, count, !norm.y || p.scaled) {}
 
   // What is left of a chunk of the gradient: where the ReLU passed, and scaled where nothing else wants it as it is.
   __device__ __forceinline__ Vector<T> operator()(const GradientInputs<T>& in, Vector<T> g) {
@@ -134,59 +131,37 @@ struct NormSumsOf<bf16, Tile> {
   using Type = NormSumsOfPairs<Tile>;
 };
 
-// Calls put(at, chunk, g) for each chunk of a staged tile of a gradient of `count` channels, in whole chunks, from `start` on:
-// plus `so_far` where that is not null, and with what the batch norm before wants of it; `at` is negative where the chunk lies
-// beyond dx, and it is then as it was. offset_of(row) is where a row of the tile begins in dx, or negative for none. Then ready(),
-// and only then the sums take `scratch`. `norms` is for ColumnNorms.
-template <class T, class Tile, class Offset, class Put, class Ready>
-__device__ __forceinline__ void finish_gradient(char* shared, char* scratch, char* norms, const T* so_far, const NormBefore<T>& norm,
-                                                const NormParams& p, int group, size_t piece, int start, int count,
-                                                Offset offset_of, Put put, Ready ready) {
-  auto load = [&](int row, int column) {
-    int offset = offset_of(row);
-    GradientInputs<T> in = {offset >= 0 && start + column < count ? offset + start + column : -1, {}, {}, {}};
-    if (in.at >= 0) {
-      if (so_far) in.so_far = load_pack<CHUNK<T>>(so_far + in.at);
-      if (norm.x) in.x = load_pack<CHUNK<T>>(norm.x + in.at);
-      if (norm.y) in.y = load_pack<CHUNK<T>>(norm.y + in.at);
-    }
-    return in;
-  };
-  auto each = [&](auto begin, auto& change) {
-    each_result<T, Tile>(shared, load, begin, [&](char* chunk, const GradientInputs<T>& in) {
-      Vector<T> g = load_chunk<T>(chunk);
-      if (in.at >= 0) {
-        if (so_far) add(g, in.so_far);
-        g = change(in, g);
-      }
-      put(in.at, chunk, g);
-    });
-    ready();
-  };
-  if (norm.vectors.mean) {
-    typename NormSumsOf<T, Tile>::Type sums(norm, p, group, start, count, norms);
-    each([&] { sums.columns.ready(norms); }, sums);
-    if (norm.sums) sums.finish(scratch, norm.sums, piece, start, count);
-  } else {
-    auto same = [](const GradientInputs<T>&, const Vector<T>& g) { return g; };
-    each([] {}, same);
-  }
-}
-
-// Writes a tile of a gradient.
+// Writes a tile of a gradient of `count` channels, in whole chunks, from `start` on: plus `so_far` where that is not null, and with
+// what the batch norm before wants of it. offset_of(row) is where a row of the tile begins in dx, or negative for none.
 template <class T, class Tile, class Offset>
 __device__ __forceinline__ void store_gradient(char* shared, const typename Tile::Sums& sums, T* dx, const T* so_far,
                                                const NormBefore<T>& norm, const NormParams& p, int group, size_t piece,
                                                int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   // What follows comes after the results have left their registers.
-  finish_gradient<T, Tile>(
-      shared, shared, nullptr, so_far, norm, p, group, piece, start, count, offset_of,
-      [&](int at, char*, const Vector<T>& g) {
-        if (at >= 0) store_pack(dx + at, g);
-      },
-      // All have read the results before the sums take their place.
-      [&] {
-        if (norm.sums) sync<Tile>();
-      });
+  auto each = [&](auto& change) {
+    each_result<T, Tile>(shared, [&](const char* chunk, int row, int column) {
+      Vector<T> g = load_chunk<T>(chunk);
+      int at = offset_of(row);
+      if (at < 0 || start + column >= count) return;
+      at += start + column;
+      GradientInputs<T> in = {};
+      if (so_far) in.so_far = load_pack<CHUNK<T>>(so_far + at);
+      if (norm.x) in.x = load_pack<CHUNK<T>>(norm.x + at);
+      if (norm.y) in.y = load_pack<CHUNK<T>>(norm.y + at);
+      if (so_far) add(g, in.so_far);
+      store_pack(dx + at, change(in, g));
+    });
+  };
+  if (norm.vectors.mean) {
+    typename NormSumsOf<T, Tile>::Type norm_sums(norm, p, group, start, count);
+    each(norm_sums);
+    if (!norm.sums) return;
+    // All have read the results before the sums take their place.
+    sync<Tile>();
+    norm_sums.finish(shared, norm.sums, piece, start, count);
+  } else {
+    auto same = [](const GradientInputs<T>&, const Vector<T>& g) { return g; };
+    each(same);
+  }
 }

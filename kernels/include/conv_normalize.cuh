@@ -19,8 +19,8 @@ struct Normalized {
   bool residual, relu;
   ColumnNorms<T, Tile> columns;
 
-  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count, char* norms)
-      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count, true, norms) {}
+  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count)
+      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count, true) {}
 
   __device__ __forceinline__ Vector<T> operator()(const Vector<T>& more, Vector<T> z) const {
 #pragma unroll
@@ -35,43 +35,25 @@ struct Normalized {
   }
 };
 
-// Calls put(at, chunk, y) for each chunk of a staged tile of z, of `count` columns from `start` on; `at` is negative where it lies
-// beyond y, and the chunk then as it was. offset_of(row) is where a row of the tile begins in y, or negative for none. `norms` is for
-// ColumnNorms.
-template <class T, class Tile, class Offset, class Put>
-__device__ __forceinline__ void normalize_results(char* shared, char* norms, const NormAfter<T>& norm, const NormParams& p,
-                                                  int start, int count, Offset offset_of, Put put) {
-  struct Input {
-    int at;
-    Vector<T> more;
-  };
-  Normalized<T, Tile> normalized(norm, p, start, count, norms);
-  auto load = [&](int row, int column) {
-    int offset = offset_of(row);
-    Input in = {offset >= 0 && start + column < count ? offset + start + column : -1, {}};
-    if (in.at >= 0 && norm.residual) in.more = load_pack<CHUNK<T>>(norm.residual + in.at);
-    return in;
-  };
-  each_result<T, Tile>(shared, load, [&] { normalized.columns.ready(norms); }, [&](char* chunk, const Input& in) {
-    Vector<T> z = load_chunk<T>(chunk);
-    if (in.at >= 0) z = normalized(in.more, z);
-    put(in.at, chunk, z);
-  });
-}
-
-// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks.
+// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks. offset_of(row) is
+// where a row of the tile begins in y, or negative for none.
 template <class T, class Tile, class Offset>
 __device__ __forceinline__ void store_output(char* shared, const typename Tile::Sums& sums, T* y, const NormAfter<T>& norm,
                                              const NormParams& p, int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   if (norm.vectors.mean) {
     // After the sums have left their registers.
-    normalize_results<T, Tile>(shared, nullptr, norm, p, start, count, offset_of, [&](int at, char*, const Vector<T>& chunk) {
-      if (at >= 0) store_pack(y + at, chunk);
+    Normalized<T, Tile> normalized(norm, p, start, count);
+    each_result<T, Tile>(shared, [&](const char* chunk, int row, int column) {
+      Vector<T> z = load_chunk<T>(chunk), more = {};
+      int offset = offset_of(row);
+      if (offset < 0 || start + column >= count) return;
+      if (norm.residual) more = load_pack<CHUNK<T>>(norm.residual + offset + start + column);
+      store_pack(y + offset + start + column, normalized(more, z));
     });
     return;
   }
-  each_result<T, Tile>(shared, [&](int row, int column, const char* chunk) {
+  each_result<T, Tile>(shared, [&](const char* chunk, int row, int column) {
     int offset = offset_of(row);
     if (offset >= 0) store_chunk<T>(y + offset, start + column, count, count % CHUNK<T> == 0, chunk);
   });

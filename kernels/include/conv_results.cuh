@@ -7,8 +7,6 @@
 //   Sums, DOWN_16, ACROSS_8                a warp's part, in 16 x 8 tiles of mma.cuh's fragments
 //   row(), column()                        where that part begins
 //   RESULT_BYTES                           the shared memory that the results may take
-//   AHEAD                                  chunks of a thread for which each_result() loads before it uses the first
-//   SHARED_NORMS, NORMS_BYTES              whether there is shared memory besides, for conv_norm.cuh, and how much
 #pragma once
 #include "pack.cuh"
 
@@ -106,51 +104,21 @@ __device__ __forceinline__ void stage_results(char* shared, const typename Tile:
       }
 }
 
-// For each 16 bytes of staged results, use(chunk, load(row, column)), behind the barrier that they need, and behind begin(); a
-// thread's column is always the same. What is loaded from global memory is on its way AHEAD chunks at a time, the first lot before the barrier.
-template <class T, class Tile, class Load, class Begin, class Use>
-__device__ __forceinline__ void each_result(char* shared, Load load, Begin begin, Use use) {
-  constexpr int CHUNKS = Tile::BN / CHUNK<T>, ROWS = Tile::THREADS / CHUNKS, COUNT = Tile::BM / ROWS, AHEAD = Tile::AHEAD;
-  static_assert(Tile::THREADS % CHUNKS == 0 && Tile::BM % ROWS == 0, "a thread keeps its column");
-  static_assert(COUNT % AHEAD == 0, "lots are whole");
-  int first = Tile::thread() / CHUNKS, own = Tile::thread() % CHUNKS;
-  decltype(load(0, 0)) loaded[AHEAD];
-  auto load_lot = [&](int lot) {
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) loaded[i] = load(first + (lot + i) * ROWS, own * CHUNK<T>);
-  };
-  // One alone would only be in the way of other registers.
-  if constexpr (AHEAD > 1) load_lot(0);
+// For each 16 bytes of staged results, use(chunk, row, column), behind the barrier that they need; a thread's column is always the
+// same.
+template <class T, class Tile, class Use>
+__device__ __forceinline__ void each_result(char* shared, Use use) {
+  constexpr int CHUNKS = Tile::BN / CHUNK<T>;
+  static_assert(Tile::THREADS % CHUNKS == 0, "a thread keeps its column");
   sync<Tile>();
-  begin();
-  if constexpr (AHEAD == 1) {
-    for (int i = Tile::thread(); i < Tile::BM * CHUNKS; i += Tile::THREADS) {
-      int row = i / CHUNKS, chunk = i % CHUNKS;
-      use(result<T, Tile>(shared, row, chunk), load(row, chunk * CHUNK<T>));
-    }
-  } else {
-#pragma unroll 1
-    for (int lot = 0; lot < COUNT; lot += AHEAD) {
-      if (lot > 0) load_lot(lot);
-#pragma unroll
-      for (int i = 0; i < AHEAD; i++) use(result<T, Tile>(shared, first + (lot + i) * ROWS, own), loaded[i]);
-    }
+  for (int i = Tile::thread(); i < Tile::BM * CHUNKS; i += Tile::THREADS) {
+    int row = i / CHUNKS, chunk = i % CHUNKS;
+    use(result<T, Tile>(shared, row, chunk), row, chunk * CHUNK<T>);
   }
-}
-
-// The same where nothing is loaded: store(row, column, chunk).
-template <class T, class Tile, class Store>
-__device__ __forceinline__ void each_result(char* shared, Store store) {
-  struct Place {
-    int row, column;
-  };
-  each_result<T, Tile>(
-      shared, [](int row, int column) { return Place{row, column}; }, [] {},
-      [&](char* chunk, const Place& at) { store(at.row, at.column, chunk); });
 }
 
 template <class T, class Tile, class Store>
 __device__ __forceinline__ void finish(char* shared, const typename Tile::Sums& sums, Store store) {
   stage_results<T, Tile>(shared, sums);
-  each_result<T, Tile>(shared, store);
+  each_result<T, Tile>(shared, [&](char* chunk, int row, int column) { store(row, column, chunk); });
 }

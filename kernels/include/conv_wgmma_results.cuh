@@ -1,253 +1,79 @@
 // How the tiles of conv_wgmma.cuh are stored: 64 x 64 results of a warpgroup at a time, with what the convolutions of
-// conv2d_mma.cu do there, and the sums of cut tiles.
+// conv2d_mma.cu do there. A thread changes its own fragments (hopper.cuh) as words of two neighbours, beside which the slots
+// (conv_wgmma_slots.cuh) have theirs; sums over rows are products on tensor cores.
 #pragma once
-#include "conv_norm_sums.cuh"
-#include "conv_normalize.cuh"
-#include "conv_wgmma.cuh"
+#include "conv_wgmma_parts.cuh"
 
-// Behind the second tile of results: four votes of warps, twice, and what a batch norm needs of the columns.
-constexpr int VOTES_BYTES = 32;
-
-// 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
-struct ResultTile : WarpgroupTeam {
-  static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8, RESULT_BYTES = BLOCK_BYTES;
-  static constexpr int AHEAD = 2, NORMS_BYTES = ATOM_BYTES - VOTES_BYTES;
-  static constexpr bool SHARED_NORMS = true;
-  using Sums = WgmmaChunk;
-
-  __device__ static int row() { return thread() / 32 * 16; }
-  __device__ static int column() { return 0; }
-};
-
-// A warpgroup's shared memory for results: two tiles of them take turns, so that one is copied away while the next one is made.
-struct ResultBuffers {
-  char* first;
-
-  template <class Tile>
-  __device__ __forceinline__ static ResultBuffers of(char* shared) {
-    return {shared + Tile::RESULTS_AT + consumer() * RESULTS_BYTES};
-  }
-  __device__ __forceinline__ char* buffer(int turn) const { return first + turn % 2 * BLOCK_BYTES; }
-  __device__ __forceinline__ char* votes() const { return first + 2 * BLOCK_BYTES; }
-  __device__ __forceinline__ char* norms() const { return votes() + VOTES_BYTES; }
-  // The turn-th results' place. The copy that last read it is done, for who comes behind a barrier.
-  __device__ __forceinline__ char* next(int turn) const {
-    if (ResultTile::thread() == 0) tma_store_wait_read<1>();
-    return buffer(turn);
-  }
-  // Copies away what all threads have put there. REST: all copies before are done then, for who comes behind the barrier.
-  template <bool REST>
-  __device__ __forceinline__ static void store(const CUtensorMap* map, const char* results, int column, int row, int layer) {
-    if (REST && ResultTile::thread() == 0) tma_store_wait_read<0>();
-    proxy_fence();
-    sync<ResultTile>();
-    if (ResultTile::thread() == 0) {
-      tma_store_3d(map, results, column, row, layer);
-      tma_store_commit();
-    }
-  }
-  // Before the block ends.
-  __device__ __forceinline__ static void drain() {
-    if (ResultTile::thread() == 0) tma_store_wait_read<0>();
-  }
-};
-
-// Mean and squared deviations of the columns of 64 x 64 staged results, as conv_moments.cuh has them, for pieces of 64 rows: of
-// `rows` of them, and of columns below `count` from `start` on. A warp has 16 columns, which it reads turned: two chunks of eight,
-// a column for four lanes, which have 16 rows each.
-__device__ __forceinline__ void store_piece_moments(const char* results, float* moments, int rows, int start, int count) {
-  int warp = ResultTile::thread() / 32, lane = ResultTile::thread() % 32;
-  float size = min(rows, 64);
-  auto counts = [&](int pair, int e) { return pair * 8 + lane % 4 * 2 + e < rows; };
-  auto over_rows = [&](const uint32_t(&pairs)[2][4], auto value) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      uint32_t pair = pairs[i / 4][i % 4];
-      sum += rows >= 64 || counts(i, 0) ? value(first_of(pair)) : 0.0f;
-      sum += rows >= 64 || counts(i, 1) ? value(second_of(pair)) : 0.0f;
-    }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    return sum + __shfl_xor_sync(~0u, sum, 2);
-  };
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int chunk = warp * 2 + half;
-    uint32_t pairs[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; i++) ldmatrix_x4_trans(pairs[i], results + place<LINE_BYTES, false>(i * 32 + lane, chunk));
-    float mean = over_rows(pairs, [](float x) { return x; }) / size;
-    float squares = over_rows(pairs, [&](float x) { return (x - mean) * (x - mean); });
-    int at = start + chunk * 8 + lane / 4;
-    if (lane % 4 == 0 && rows > 0 && at < count) moments[at] = mean, moments[count + at] = squares;
-  }
-}
-
-// Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs, which is zero
-// again after a launch. Without `arrived` a launch of its own adds the parts up.
-struct Meeting {
-  float* partial;
-  unsigned* arrived;
-};
-
-// Which of a warpgroup's blocks in a cut tile or strip: the `block`-th of `count`.
-struct PartPlace {
-  int rank, group, block, count;  // of the cluster, of the block's warpgroups that share the tile, of the warpgroup's 64 x 64
-
-  template <class Tile>
-  __device__ __forceinline__ static PartPlace of(int block, int count) {
-    return {cluster_rank(), Tile::OWN ? 0 : consumer(), block, count};
-  }
-  // Its number among all blocks of the i-th part or unit.
-  __device__ __forceinline__ int operator()(int i, int size, int groups) const {
-    return ((i * size + rank) * groups + group) * count + block;
-  }
-};
-
-// The first of the parts of a unit, among the parts of all. Segments and units are numbered along the same slices, so no two parts
-// have the same sum of both.
-__device__ __forceinline__ int first_part(const Work& work, int unit) { return unit * work.slices / work.length + unit; }
-
-// The sums of a block of 64 x 64 in a part: eight fours a thread, each beside those of its neighbours.
-__device__ __forceinline__ float4* part_fours(float* partial, size_t block, int thread) {
-  return reinterpret_cast<float4*>(partial) + block * 8 * WARPGROUP + thread;
-}
-
-// Leaves a part's sums of a block. All a warp's rows at once: below the last one, few tiles have any.
-__device__ __forceinline__ void leave_part(float4* fours, int rows, const WgmmaChunk& sums) {
-  if (ResultTile::row() >= rows) return;
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    const float(&four)[4] = sums[0][j];
-    fours[j * WARPGROUP] = make_float4(four[0], four[1], four[2], four[3]);
-  }
-}
-
-// Leaves the sums of a part of 64 x 64 results, which are the `block`-th of `count` of a tile, and returns whether they are now those
-// of all parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
-template <class Tile>
-__device__ __forceinline__ bool join_parts(char* votes_at, const Meeting& meeting, const Work& work, const WorkItem& tile,
-                                           int turn, int block, int count, int rows, WgmmaChunk& sums) {
-  constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS;
-  int size = cluster_size(), first = first_part(work, tile.unit);
-  PartPlace place = PartPlace::of<Tile>(block, count);
-  // A thread reads what the same thread left of other parts.
-  auto fours = [&](int part) {
-    return part_fours(meeting.partial, place(first + part, size, GROUPS), ResultTile::thread());
-  };
-  leave_part(fours(tile.part), rows, sums);
-  bool some = ResultTile::row() < rows;
-  __threadfence();
-  // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
-  unsigned* arrived = meeting.arrived + place(tile.unit, size, GROUPS);
-  bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
-  if (last) *arrived = 0;
-  unsigned* votes = reinterpret_cast<unsigned*>(votes_at) + turn % 2 * 4;
-  unsigned any = __any_sync(~0u, last);
-  store_shared(votes + ResultTile::thread() / 32, any);
-  sync<ResultTile>();
-  bool joined = false;
-#pragma unroll
-  for (int warp = 0; warp < 4; warp++) joined |= load_shared(votes + warp) != 0;
-  if (!joined) return false;
-  __threadfence();
-#pragma unroll
-  for (int j = 0; j < 8; j++) sums[0][j][0] = sums[0][j][1] = sums[0][j][2] = sums[0][j][3] = 0;
-  if (!some) return true;
-#pragma unroll 1
-  for (int part = 0; part < tile.parts; part++) {
-    const float4* from = fours(part);
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-      // Where all multiprocessors see it.
-      float4 more = __ldcg(from + j * WARPGROUP);
-      float(&four)[4] = sums[0][j];
-      four[0] += more.x, four[1] += more.y, four[2] += more.z, four[3] += more.w;
-    }
-  }
-  return true;
-}
-
-// 64 x 64 results: from `row` of their group on, which ends after `rows` more, and from `column` on.
-struct ResultPlace {
-  int layer, row, rows, column;
-
-  // Which piece of 64 rows they are, of all groups of `group` rows.
-  __device__ __forceinline__ size_t piece(int group) const { return size_t(layer) * ((group + 63) / 64) + row / 64; }
-  // Where a row begins in an image of `count` channels; negative for none.
-  __device__ __forceinline__ int offset(int r, int group, int count) const {
-    return r < rows ? (layer * group + row + r) * count : -1;
-  }
-};
-
-// 64 x 64 results of a warpgroup, rounded: of the fragments (hopper.cuh) a row's neighbours in one word.
-using WgmmaRounded = uint32_t[8][2];
+// What a thread knows of 64 x 64 results that have left: three values of each of two columns.
+using ColumnValues = float[3][2];
+// A thread's words of 64 x 64 results, rounded: neighbours in a row, of columns 8 j + .. and 8 rows further on.
+using RoundedWords = uint32_t[8][2];
 
 // Sums that are stored as they are.
 struct Unprepared {
   __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
 };
 
-// Calls store(place, results) for the results of a warpgroup's tile, as far as they lie in a group of `group` rows and in `count`
-// columns; of a cut tile once, when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may
-// change sums, where it `prepares`.
+// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in a group of `group`
+// rows and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
+// when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may change sums, where it `prepares`.
 //
-// Registers have no index, so that a loop over blocks must move each to where one text finds it; a text for each would not fit
-// the instruction cache. What is left of the sums meanwhile is rounded: it takes half of the registers.
-template <class Tile, bool LATER, class Prepare, class Store>
-__device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, const Work& work, const WorkItem& tile,
-                                           int& joins, typename Tile::Sums& sums, int group, int count, bool prepares,
-                                           Prepare prepare, Store store) {
+// Registers have no index, so that a loop over blocks must move each to where one text finds it: a text for each takes longer to fetch
+// than to execute. What is left of the sums meanwhile is rounded, and takes half of the registers.
+//
+// The fence in front of a copy waits until what its thread has written to global memory is there. So what a block leaves is written
+// behind the fence of the next one, and is there by the fence after that.
+template <class Tile, bool LATER, class Slots, class Prepare, class Store, class Finish>
+__device__ __forceinline__ void each_block(Slots& slots, const Meeting& meeting, const Work& work, const WorkItem& tile, int& joins,
+                                           typename Tile::Sums& sums, int group, int count, bool prepares, Prepare prepare,
+                                           Store store, Finish finish) {
   constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
-  int first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
-  // Of a strip each row of blocks has one.
-  int across = tile.strip < 0 ? Tile::CHUNKS : 1, blocks = Tile::BLOCKS * across;
-  auto place = [&](int i) {
-    int row = first + i / across * 64, column = tile.column * Tile::SPAN + (tile.strip < 0 ? i % across : tile.strip) * 64;
-    return ResultPlace{tile.layer, row, group - row, column};
-  };
-  // Calls each(k, block) with the registers of the i-th block.
-  auto with = [&](auto& all, int i, auto each) {
-    int at = tile.strip < 0 ? i : i * Tile::CHUNKS;
+  TileBlocks<Tile> blocks{tile, consumer(), group, count};
+  unsigned some = blocks.some();
+  // Calls each(of the k-th block).
+  auto with = [&](auto& all, int k, auto each) {
 #pragma unroll
-    for (int k = 0; k < COUNT; k++)
-      if (k == at) each(all[k / Tile::CHUNKS][k % Tile::CHUNKS]);
+    for (int i = 0; i < COUNT; i++)
+      if (i == k) each(all[i / Tile::CHUNKS][i % Tile::CHUNKS]);
   };
-  unsigned stored = 0;
-  for (int i = 0; i < blocks; i++) {
-    ResultPlace at = place(i);
-    if (at.rows > 0 && at.column < count) stored |= 1u << i;
-  }
   // Of a cut tile even where it has one part alone.
   bool later = LATER && tile.unit >= 0;
-  if (tile.parts > 1 || prepares || later) {
+  if (tile.parts > 1 || later) {
+    // As parts are counted.
+    int all = tile.strip < 0 ? COUNT : Tile::BLOCKS;
 #pragma unroll 1
-    for (int i = 0; i < blocks; i++) {
-      if (!(stored >> i & 1)) continue;
+    for (int k = 0; k < COUNT; k++) {
+      if (!(some >> k & 1)) continue;
       WgmmaChunk own;
-      with(sums, i, [&](WgmmaChunk& block) {
+      with(sums, k, [&](WgmmaChunk& block) {
 #pragma unroll
         for (int j = 0; j < 32; j++) own[0][j / 4][j % 4] = block[0][j / 4][j % 4];
       });
-      ResultPlace at = place(i);
+      ResultPlace at = blocks.place(k);
+      int number = tile.strip < 0 ? k : k / Tile::CHUNKS;
       if (later) {
-        int block = PartPlace::of<Tile>(i, blocks)(first_part(work, tile.unit) + tile.part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
+        int block = PartPlace::of<Tile>(number, all)(first_part(work, tile.unit) + tile.part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
         leave_part(part_fours(meeting.partial, block, ResultTile::thread()), at.rows, own);
         continue;
       }
-      if (tile.parts > 1 && !join_parts<Tile>(votes, meeting, work, tile, joins++, i, blocks, at.rows, own)) {
-        stored &= ~(1u << i);
+      if (!join_parts<Tile>(slots.notes, meeting, work, tile, joins++, number, all, at.rows, own)) {
+        some &= ~(1u << k);
         continue;
       }
-      prepare(at, own);
-      with(sums, i, [&](WgmmaChunk& block) {
+      with(sums, k, [&](WgmmaChunk& block) {
 #pragma unroll
         for (int j = 0; j < 32; j++) block[0][j / 4][j % 4] = own[0][j / 4][j % 4];
       });
     }
+    if (later) return;
+    slots.send(some);
   }
-  if (later) return;
-  WgmmaRounded rounded[Tile::BLOCKS][Tile::CHUNKS];
+  if (prepares) {
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+      if (some >> k & 1) prepare(blocks.place(k), sums[k / Tile::CHUNKS][k % Tile::CHUNKS]);
+  }
+  RoundedWords rounded[Tile::BLOCKS][Tile::CHUNKS];
 #pragma unroll
   for (int k = 0; k < COUNT; k++)
 #pragma unroll
@@ -255,47 +81,203 @@ __device__ __forceinline__ void each_block(char* votes, const Meeting& meeting, 
       const float(&four)[4] = sums[k / Tile::CHUNKS][k % Tile::CHUNKS][0][j / 2];
       rounded[k / Tile::CHUNKS][k % Tile::CHUNKS][j / 2][j % 2] = pair_of(four[j % 2 * 2], four[j % 2 * 2 + 1]);
     }
+  ColumnValues values;
+  int last = -1;
+  auto before = [&] {
+    if (last >= 0) finish(blocks.place(last), values);
+  };
 #pragma unroll 1
-  for (int i = 0; i < blocks; i++) {
-    if (!(stored >> i & 1)) continue;
-    WgmmaRounded own;
-    with(rounded, i, [&](const WgmmaRounded& block) {
+  for (int k = 0; k < COUNT; k++) {
+    if (!(some >> k & 1)) continue;
+    RoundedWords own;
+    with(rounded, k, [&](const RoundedWords& block) {
 #pragma unroll
       for (int j = 0; j < 16; j++) own[j / 2][j % 2] = block[j / 2][j % 2];
     });
-    store(place(i), own);
+    store(blocks.place(k), own, values, before);
+    last = k;
   }
+  before();
+  slots.leave();
 }
 
-// Asks for what the results of a warpgroup's tile will need of images of `count` channels, which may be null, in lines of 64 of
-// them, so that it is in the L2 cache by then: a tile's loads alone are too few to keep the memory busy.
-template <class Tile>
-__device__ __forceinline__ void prefetch_tile(const WorkItem& tile, int group, int count, const bf16* a, const bf16* b = nullptr,
-                                              const bf16* c = nullptr) {
-  if (tile.parts > 1) return;
-  int lines = tile.strip < 0 ? Tile::CHUNKS : 1, first = tile.row * Tile::BM + (Tile::OWN ? 0 : consumer() * Tile::ROWS);
-  int column = tile.column * Tile::SPAN + max(tile.strip, 0) * 64;
-#pragma unroll 1
-  for (int i = ResultTile::thread(); i < Tile::ROWS * lines; i += WARPGROUP) {
-    int row = first + i / lines, at = column + i % lines * 64;
-    if (row >= group || at >= count) continue;
-    size_t offset = size_t(tile.layer * group + row) * count + at;
-    if (a) prefetch_l2(a + offset);
-    if (b) prefetch_l2(b + offset);
-    if (c) prefetch_l2(c + offset);
-  }
-}
+// Where they lie in a slot.
+struct ThreadWords {
+  char* slot;
+  int at;
 
-// Puts rounded results where a tensor map takes them from. A barrier must follow.
-__device__ __forceinline__ void stage_rounded(char* results, const WgmmaRounded& rounded) {
-  int lane = threadIdx.x % 32;
-  // All have read what lay there.
-  sync<ResultTile>();
+  __device__ __forceinline__ explicit ThreadWords(char* slot) : slot(slot) {
+    unsigned thread = thread_read_anew() % WARPGROUP, lane = thread % 32;
+    at = (thread / 32 * 16 + lane / 4) * LINE_BYTES + lane / 4 * 16 + lane % 4 * 4;
+  }
+  __device__ __forceinline__ uint32_t* operator()(int j, int down) const {
+    return reinterpret_cast<uint32_t*>(slot + (at ^ j << 4) + down * ATOM_BYTES);
+  }
+};
+
+// A thread's words of a block, of which all are on their way before the first is used.
+struct BlockWords {
+  uint32_t at[8][2];
+  __device__ __forceinline__ explicit BlockWords(char* slot) {
+    ThreadWords word(slot);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+      for (int down = 0; down < 2; down++) at[j][down] = load_shared(word(j, down));
+  }
+};
+
+// Stores change(j, down, word) of each word in `slot`; rows from `rows` on are 0, so that sums leave them out.
+template <class Change>
+__device__ __forceinline__ void stage_block(char* slot, int rows, const RoundedWords& words, Change change) {
+  ThreadWords word(slot);
+  int row = word.at / LINE_BYTES;
+  uint32_t keep[2] = {row < rows ? ~0u : 0, row + 8 < rows ? ~0u : 0};
 #pragma unroll
   for (int j = 0; j < 8; j++)
 #pragma unroll
-    for (int down = 0; down < 2; down++) {
-      char* to = result<bf16, ResultTile>(results, ResultTile::row() + lane / 4 + down * 8, j) + lane % 4 * 4;
-      store_shared(reinterpret_cast<uint32_t*>(to), rounded[j][down]);
+    for (int down = 0; down < 2; down++) store_shared(word(j, down), change(j, down, words[j][down]) & keep[down]);
+}
+
+// A warp's 16 columns of a block in shared memory, turned, as mma takes the first factor: what a lane holds is of the columns
+// column(0) and column(1).
+struct WarpColumns {
+  uint32_t rows[4][4];
+
+  __device__ __forceinline__ explicit WarpColumns(const char* block) {
+    unsigned thread = thread_read_anew() % WARPGROUP, lane = thread % 32, chunk = thread / 32 * 2 + lane / 8 % 2;
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+      ldmatrix_x4_trans(rows[step], block + place<LINE_BYTES, false>(step * 16 + lane / 16 * 8 + lane % 8, chunk));
+  }
+  __device__ __forceinline__ static int column(int which) {
+    unsigned thread = thread_read_anew() % WARPGROUP;
+    return thread / 32 * 16 + thread % 32 / 4 + which * 8;
+  }
+  // The sums of both columns, for each of their lanes: products by ones on tensor cores, exact and added up in f32.
+  __device__ __forceinline__ void sum(float (&sums)[2]) const {
+    constexpr uint32_t ONES = 0x3f803f80;
+    const uint32_t ones[1][2] = {{ONES, ONES}};
+    float all[1][4] = {};
+#pragma unroll
+    for (int step = 0; step < 4; step++) mma_bf16<1>(all, rows[step], ones);
+    sums[0] = all[0][0], sums[1] = all[0][2];
+  }
+  // The same of the products with another block's columns: all with all, of which lanes that are diagonal() have what is asked for.
+  __device__ __forceinline__ void multiply(const WarpColumns& by, float (&sums)[2]) const {
+    float all[2][4] = {};
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+      const uint32_t(&y)[4] = by.rows[step];
+      const uint32_t columns[2][2] = {{y[0], y[2]}, {y[1], y[3]}};
+      mma_bf16<2>(all, rows[step], columns);
     }
+    bool odd = thread_read_anew() % 8 / 4;
+    sums[0] = odd ? all[0][1] : all[0][0], sums[1] = odd ? all[1][3] : all[1][2];
+  }
+  __device__ __forceinline__ static bool diagonal() {
+    unsigned thread = thread_read_anew();
+    return thread % 4 == thread % 32 / 8;
+  }
+};
+
+// Mean and squared deviations of the columns of a block, as conv_moments.cuh has them, for a piece of `rows` rows, below which all is
+// 0.
+__device__ __forceinline__ void piece_moments(const char* block, int rows, ColumnValues& moments) {
+  WarpColumns values(block);
+  float(&mean)[2] = moments[0], squares[2] = {};
+  values.sum(mean);
+  auto add = [&](auto counts) {
+    unsigned thread = thread_read_anew();
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          uint32_t pair = values.rows[step][i];
+          float d = (e ? second_of(pair) : first_of(pair)) - mean[i % 2];
+          if (counts(step * 16 + i / 2 * 8 + thread % 4 * 2 + e)) squares[i % 2] = fma(d, d, squares[i % 2]);
+        }
+  };
+  if (rows >= 64) {
+    for (float& sum : mean) sum *= 1.0f / 64;
+    add([](int) { return true; });
+  } else {
+    // Not by its inverse: a constant channel has just that mean.
+    for (float& sum : mean) sum /= rows;
+    add([&](int row) { return row < rows; });
+  }
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    squares[which] += __shfl_xor_sync(~0u, squares[which], 1);
+    moments[1][which] = squares[which] + __shfl_xor_sync(~0u, squares[which], 2);
+  }
+}
+// Stores them where those of `count` columns lie, from column `start` on.
+__device__ __forceinline__ void store_moments(const ColumnValues& moments, float* to, int start, int count) {
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    int at = start + WarpColumns::column(which);
+    if (thread_read_anew() % 4 == 0 && at < count) to[at] = moments[0][which], to[count + at] = moments[1][which];
+  }
+}
+
+// A batch norm's vectors for the 64 columns of a block, each worked out by one thread: square roots and divisions by all threads would
+// take longer than the products of a short sum.
+struct BlockNorms {
+  float* at;
+
+  __device__ __forceinline__ explicit BlockNorms(char* notes) : at(reinterpret_cast<float*>(notes + 64)) {}
+  // Of columns from `start` on. A barrier must follow.
+  __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start, int count) const {
+    int column = ResultTile::thread(), channel = start + column < count ? start + column : 0;
+    if (column >= 64) return;
+    Channel<float> c(v.mean + size_t(group) * count, v.variance + size_t(group) * count, v.scale, v.shift, channel, p.epsilon);
+    store_shared(at + column, c.mean), store_shared(at + 64 + column, c.slope), store_shared(at + 128 + column, c.shift);
+  }
+  // Those of a thread's two columns of 8 j + ..
+  struct Pair {
+    Pack<float, 2> mean, slope, shift;
+    __device__ __forceinline__ float operator()(int e, float x) const { return fma(x - mean.at[e], slope.at[e], shift.at[e]); }
+  };
+  __device__ __forceinline__ Pair pair(int j) const {
+    auto two = [&](int vector) {
+      return load_shared(reinterpret_cast<const Pack<float, 2>*>(at + vector * 64 + j * 8 + thread_read_anew() % 4 * 2));
+    };
+    return {two(0), two(1), two(2)};
+  }
+};
+
+// relu(norm(z) + more), of words of two neighbours.
+__device__ __forceinline__ uint32_t normalized(const BlockNorms::Pair& norm, uint32_t z, const uint32_t* more, bool relu) {
+  float values[2] = {norm(0, first_of(z)), norm(1, second_of(z))};
+  if (more) {
+    uint32_t residual = load_shared(more);
+    values[0] += first_of(residual), values[1] += second_of(residual);
+  }
+  // NaN passes through.
+#pragma unroll
+  for (int e = 0; e < 2; e++)
+    if (relu && values[e] < 0) values[e] = 0;
+  return pair_of(values[0], values[1]);
+}
+// The sums over a block's rows of the gradient g, and of g x, for columns below `count` from `start` on, whose means are read meanwhile.
+__device__ __forceinline__ void piece_sums(const char* g, const char* x, const float* means, int start, int count, ColumnValues& sums) {
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    int at = start + WarpColumns::column(which);
+    sums[2][which] = means[at < count ? at : 0];
+  }
+  WarpColumns gradient(g), before(x);
+  gradient.sum(sums[0]), gradient.multiply(before, sums[1]);
+}
+// Stores those of conv_norm_sums.cuh, of g and of g (x - mean), where those of `count` columns lie.
+__device__ __forceinline__ void store_sums(const ColumnValues& sums, float* to, int start, int count) {
+#pragma unroll
+  for (int which = 0; which < 2; which++) {
+    int at = start + WarpColumns::column(which);
+    if (WarpColumns::diagonal() && at < count)
+      to[at] = sums[0][which], to[count + at] = fma(-sums[2][which], sums[0][which], sums[1][which]);
+  }
 }

@@ -79,6 +79,7 @@ struct TapSource {
   int row, column, channel, start_n;
   bool strip;
 
+  __device__ __forceinline__ void prefetch() const { tma_prefetch(window.map), tma_prefetch(filter); }
   __device__ __forceinline__ void begin(const WorkItem& tile) {
     place = window.place(tile.layer * group + tile.row * Tile::BM);
     strip = STRIPS && tile.strip >= 0;
@@ -136,6 +137,7 @@ struct PixelSource {
   bool strip;
   TapBlock blocks[Tile::CHUNKS];
 
+  __device__ __forceinline__ void prefetch() const { tma_prefetch(window.map), tma_prefetch(gradient); }
   __device__ __forceinline__ void begin(const WorkItem& tile) {
     place = window.place(tile.from * WGMMA_SLICE);
     start_m = tile.row * Tile::BM;

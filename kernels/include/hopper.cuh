@@ -22,6 +22,7 @@
 // Copies by tensor maps (TMA). One thread asks for a box; coordinates count elements, fastest dimension first. What lies
 // outside the tensor is read as zero and not written. Boxes lie in shared memory row by row, rows of 128 bytes swizzled
 // (`swizzled` below).
+//   tma_prefetch(map)                    the map itself comes into the cache where copies look for it
 //   tma_load_2d/3d(to, map, bar, ..)     completes on the barrier
 //   tma_load_im2col(to, map, bar, channel, x, y, image, right, down)   `pixels` of the map from (x, y, image) on, along rows
 //                                        of the map's bounding box, each read `right` and `down` from where it lies
@@ -44,6 +45,7 @@
 // The sums of chunk c of 64 columns are fragments like mma.cuh's: sums[c][0][j][e], with g = lane / 4 and t = lane % 4, is row
 // 16 warp + g + e / 2 * 8 and column 64 c + 8 j + 2 t + e % 2.
 //
+//   thread_read_anew()                   threadIdx.x, of which nothing is kept in a register from one use to the next
 //   warpgroup_sync(barrier, threads)     a barrier of this number for as many threads; 0 belongs to __syncthreads
 //   registers_release<N>(), registers_claim<N>()   a warpgroup gives registers back, or takes them
 #pragma once
@@ -126,6 +128,9 @@ __device__ __forceinline__ void mbarrier_arrive_at(uint64_t* bar, int rank) {
       : "memory");
 }
 
+__device__ __forceinline__ void tma_prefetch(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
@@ -226,6 +231,11 @@ __device__ __forceinline__ void wgmma(WgmmaChunk (&sums)[CHUNKS], uint64_t a, ui
                  : "l"(a), "l"(b), "n"(A_MN), "n"(B_MN));
 }
 
+__device__ __forceinline__ unsigned thread_read_anew() {
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 __device__ __forceinline__ void warpgroup_sync(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }

@@ -18,6 +18,8 @@ inline int cluster_rank() { return emu::cluster_rank(); }
 inline void cluster_sync(EMU_HERE) { emu::cluster_sync(file_, line_); }
 // clang-format on
 
+// Nothing to see where there is no such cache.
+inline void tma_prefetch(const CUtensorMap*) {}
 inline void tma_load_2d(void* to, const CUtensorMap* map, uint64_t* bar, int i, int j, EMU_HERE) {
   emu::Box box{*map, nullptr, {i, j}, 0, 0, "tma_load_2d", file_, line_};
   emu::tma_load(box, to, bar, 2, false);
@@ -68,6 +70,7 @@ void wgmma(WgmmaChunk (&sums)[CHUNKS], uint64_t a, uint64_t b, EMU_HERE) {
   emu::wgmma(&sums[0][0][0][0], 64 * CHUNKS, A_MN, B_MN, a, b, file_, line_);
 }
 
+inline unsigned thread_read_anew() { return threadIdx.x; }
 // A wrapper passes its own caller's place on.
 inline void warpgroup_sync(int barrier, int threads, EMU_HERE) { emu::warpgroup_sync(barrier, threads, file_, line_); }
 

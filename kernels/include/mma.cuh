@@ -6,7 +6,6 @@
 //   cp_async_commit(); cp_async_wait<N>()  close a group; wait until at most the N youngest groups are pending
 // A wait covers the thread's own copies: a __syncthreads must follow before other threads read them.
 //
-//   prefetch_l2(p)                         the line of 128 bytes at p comes into the L2 cache
 //   load_shared(p); store_shared(p, x)     4, 8 or 16 bytes, as `*p` and `*p = x`; the emulator counts their bank conflicts
 //   ldmatrix_x4(r, row), ldmatrix_x4_trans   four 8x8 matrices of 16-bit values; lane l gives row l%8 of matrix l/8
 //   mma_bf16<N>(d, a, b)   d[j] += a * b[j], j < N: m16n8k16, bf16 factors, f32 sums
@@ -38,10 +37,6 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
-__device__ __forceinline__ void prefetch_l2(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
 }
 
 template <class T>
@@ -106,9 +101,6 @@ template <int N>
 void cp_async_wait(EMU_HERE) {
   emu::async_wait(N, file_, line_);
 }
-
-// Nothing to see where all memory is alike.
-inline void prefetch_l2(const void*) {}
 
 template <class T>
 T load_shared(const T* p, EMU_HERE) {

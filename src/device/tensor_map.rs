@@ -128,6 +128,8 @@ impl MapSpec {
 impl TensorMap {
     /// Its size, which the architecture fixes.
     pub const BYTES: usize = 128;
+    /// Of no tensor.
+    pub const NONE: Self = Self([0; Self::BYTES]);
 
     /// The driver's bytes, or others'.
     pub(super) fn new(bytes: [u8; Self::BYTES]) -> Self {

@@ -44,15 +44,15 @@ impl Uploader {
         &self.device
     }
 
-    /// Begins to copy `source` into the buffer, of the same size and on this device.
-    pub(crate) fn start(&mut self, op: &str, target: &mut Buffer, source: &[u8]) -> Result<()> {
+    /// Begins to copy the parts of `source`, one after the other, into the buffer, of the same size and on this device.
+    pub(crate) fn start(&mut self, op: &str, target: &mut Buffer, source: &[&[u8]]) -> Result<()> {
         match (&mut self.staging, &self.device.0) {
             (Some(staging), Place::Cuda(_)) => {
                 let advice = "host memory may be gone at a replay; write to the tensor between replays";
                 self.device.expect_no_capture(op, advice)?;
                 staging.start(target, source)
             }
-            _ => self.device.upload(op, target, source),
+            _ => self.device.upload(op, target, &source.concat()),
         }
     }
 }

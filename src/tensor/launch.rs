@@ -52,6 +52,8 @@ pub struct Val<T>(PhantomData<T>);
 pub struct Table<T>(PhantomData<T>);
 /// `const GRID_CONSTANT CUtensorMap`: a tensor, bf16 or f32, that the kernel reads by copies of this map.
 pub(crate) struct MapIn<T>(PhantomData<T>);
+/// The same, all zero where the tensor is left out.
+pub(crate) struct OptMapIn<T>(PhantomData<T>);
 /// The same for a tensor that the kernel writes by copies of this map; its old content is not read, and stays where none goes.
 pub(crate) struct MapOut<T>(PhantomData<T>);
 
@@ -185,6 +187,17 @@ impl<T: Element> Param for MapIn<T> {
     }
     fn pack(kernel: &'static str, device: &Device, (tensor, spec): (&Tensor, &MapSpec)) -> Result<TensorMap> {
         map::<T>(kernel, device, tensor, spec)
+    }
+}
+
+impl<T: Element> Param for OptMapIn<T> {
+    type Host<'a> = Option<(&'a Tensor, &'a MapSpec)>;
+    type Packed = TensorMap;
+    fn traffic(host: &Self::Host<'_>) -> usize {
+        host.map_or(0, |(tensor, _)| bytes(tensor))
+    }
+    fn pack(kernel: &'static str, device: &Device, host: Option<(&Tensor, &MapSpec)>) -> Result<TensorMap> {
+        host.map_or(Ok(TensorMap::NONE), |map| MapIn::<T>::pack(kernel, device, map))
     }
 }
 

@@ -69,12 +69,19 @@ impl Tensor {
     ///
     /// Errors: as [`Tensor::write_from`]; an uploader of another device.
     pub fn write_through<T: Element>(&mut self, uploader: &mut Uploader, data: &[T]) -> Result<()> {
+        self.write_parts_through(uploader, &[data])
+    }
+
+    /// The same with data that lies in several places.
+    pub(crate) fn write_parts_through<T: Element>(&mut self, uploader: &mut Uploader, parts: &[&[T]]) -> Result<()> {
         const OP: &str = "write_through";
         if uploader.device() != &self.device {
             let (left, right) = (self.device.to_string(), uploader.device().to_string());
             return Err(Error::DeviceMismatch { op: OP, left, right });
         }
-        uploader.start(OP, self.in_place::<T>(OP, data.len())?, bytemuck::cast_slice(data))
+        let elements = parts.iter().map(|part| part.len()).sum();
+        let parts: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(part)).collect();
+        uploader.start(OP, self.in_place::<T>(OP, elements)?, &parts)
     }
 
     /// Overwrites all elements in place with those of `source`, of the same shape, dtype and device. A captured step may

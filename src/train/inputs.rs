@@ -13,8 +13,8 @@ pub(super) struct Inputs {
     uploader: Option<Uploader>,
 }
 
-/// Pixels and their extents.
-type Images = Vec<(Vec<f32>, [usize; 4])>;
+/// Pixels, of several batches one after the other, and their extents.
+type Images = Vec<(Vec<Vec<f32>>, [usize; 4])>;
 
 /// The batches of a step, source first, as the network takes them.
 pub(super) struct Batches {
@@ -33,10 +33,10 @@ impl Batches {
             labels.push((batch.labels, [n, h, w]));
             match images.last_mut().filter(|_| together && alike) {
                 Some((pixels, shape)) => {
-                    pixels.extend(batch.images);
+                    pixels.push(batch.images);
                     shape[0] += n;
                 }
-                None => images.push((batch.images, [n, h, w, 3])),
+                None => images.push((vec![batch.images], [n, h, w, 3])),
             }
         }
         Self { images, labels }
@@ -46,7 +46,7 @@ impl Batches {
 impl Inputs {
     /// New tensors.
     pub fn new(batches: Batches, rate: f64, device: &Device) -> Result<Self> {
-        let images = batches.images.into_iter().map(|(data, shape)| Tensor::from_vec(data, &shape, device));
+        let images = batches.images.into_iter().map(|(data, shape)| Tensor::from_vec(data.concat(), &shape, device));
         let images = images.collect::<Result<_>>()?;
         let labels = batches.labels.into_iter().map(|(data, shape)| Tensor::from_vec(data, &shape, device));
         let uploader = if device.is_cpu() { None } else { Some(Uploader::new(device)?) };
@@ -63,19 +63,20 @@ impl Inputs {
     /// Overwrites them, ahead of their use where the device can.
     pub fn write(&mut self, batches: &Batches, rate: f64) -> Result<()> {
         let Self { images, labels, uploader, .. } = self;
-        for (tensor, (data, _)) in images.iter_mut().zip(&batches.images) {
-            write(tensor, data, uploader)?;
+        for (tensor, (parts, _)) in images.iter_mut().zip(&batches.images) {
+            let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+            write(tensor, &parts, uploader)?;
         }
         for (tensor, (data, _)) in labels.iter_mut().zip(&batches.labels) {
-            write(tensor, data, uploader)?;
+            write(tensor, &[data], uploader)?;
         }
-        write(&mut self.rate, &[rate], uploader)
+        write(&mut self.rate, &[&[rate]], uploader)
     }
 }
 
-fn write<T: Element>(tensor: &mut Tensor, data: &[T], uploader: &mut Option<Uploader>) -> Result<()> {
+fn write<T: Element>(tensor: &mut Tensor, parts: &[&[T]], uploader: &mut Option<Uploader>) -> Result<()> {
     match uploader {
-        Some(uploader) => tensor.write_through(uploader, data),
-        None => tensor.write_from(data),
+        Some(uploader) => tensor.write_parts_through(uploader, parts),
+        None => tensor.write_from(&parts.concat()),
     }
 }

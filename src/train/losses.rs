@@ -5,17 +5,19 @@ use crate::{Error, Result, adapt::LossParts, tensor::Pending};
 /// The losses of a step, by name.
 pub(super) type Losses = Vec<(&'static str, f64)>;
 
-/// Losses on their way to the host.
-pub(super) struct PendingLosses(Vec<(&'static str, Pending<f32>)>);
+/// The losses of a step that was launched, on their way to the host.
+pub struct PendingLosses(Vec<(&'static str, Pending<f32>)>);
 
 impl PendingLosses {
     /// Begins to copy the scalars, f32.
-    pub fn read(parts: &LossParts) -> Result<Self> {
+    pub(super) fn read(parts: &LossParts) -> Result<Self> {
         parts.iter().map(|(name, value)| Ok((*name, value.read_later()?))).collect::<Result<_>>().map(Self)
     }
 
-    /// Waits for the step.
-    pub fn wait(self) -> Result<Losses> {
+    /// Waits for the step, and gives its losses by name.
+    ///
+    /// Errors: those of the device that the step ran into.
+    pub fn wait(self) -> Result<Vec<(&'static str, f64)>> {
         let value = |(name, pending): (&'static str, Pending<f32>)| {
             let missing = || Error::Internal(format!("the loss {name} is empty"));
             Ok((name, f64::from(*pending.wait()?.first().ok_or_else(missing)?)))

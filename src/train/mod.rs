@@ -29,6 +29,7 @@ pub use config::{
 };
 pub use evaluate::{evaluate, predict_image};
 pub use interrupt::Interrupt;
+pub use losses::PendingLosses;
 pub use memory_check::expect_memory;
 pub use metrics::{Confusion, Scores};
 pub use network::Network;

@@ -1,6 +1,6 @@
 //! Training steps on batches from anywhere: what the trainer does between its loaders and its log.
 
-use super::{Config, Network, step::State};
+use super::{Config, Network, PendingLosses, step::State};
 use crate::{Result, Tensor, data::Batch};
 
 /// The state of the optimiser and of the calibration, and the two kinds of step that change it.
@@ -66,6 +66,29 @@ impl Stepper {
         rate: f64,
     ) -> Result<Vec<(&'static str, f64)>> {
         self.0.adapt(network, config, source, target, rate)?.wait()
+    }
+
+    /// [`Stepper::warmup`], which waits for nothing: while a GPU computes the step, the caller prepares the next one.
+    pub fn launch_warmup(
+        &mut self,
+        network: &mut Network,
+        config: &Config,
+        source: Batch,
+        rate: f64,
+    ) -> Result<PendingLosses> {
+        self.0.warmup(network, config, source, rate)
+    }
+
+    /// [`Stepper::adapt`], which waits for nothing.
+    pub fn launch_adapt(
+        &mut self,
+        network: &mut Network,
+        config: &Config,
+        source: Batch,
+        target: Batch,
+        rate: f64,
+    ) -> Result<PendingLosses> {
+        self.0.adapt(network, config, source, target, rate)
     }
 
     /// The calibration xi [C,d]; `None` before the first step of adaptation.

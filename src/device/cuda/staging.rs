@@ -11,6 +11,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
+use rayon::prelude::*;
 
 use super::{CudaDevice, failed, pinned::Pinned};
 use crate::{
@@ -18,6 +19,8 @@ use crate::{
     device::{Buffer, block::Home},
 };
 
+/// Bytes that a thread copies at a time: one alone is slower than the way to the card.
+const PIECE: usize = 1 << 20;
 /// Ways for each target: one on which a batch travels, one for the batch before.
 const WAYS: usize = 2;
 
@@ -50,21 +53,27 @@ impl Staging {
         Ok(Self { device: device.clone(), stream, ways: HashMap::new() })
     }
 
-    /// Begins to copy `source` into `target`, of the same size: after what was launched so far, before what comes.
-    pub fn start(&mut self, target: &mut Buffer, source: &[u8]) -> Result<()> {
-        assert_eq!(target.len(), source.len(), "a buffer is written whole");
+    /// Begins to copy the parts of `source` into `target`, of their size together: after what was launched so far, before what comes.
+    pub fn start(&mut self, target: &mut Buffer, source: &[&[u8]]) -> Result<()> {
+        let bytes = source.iter().map(|part| part.len()).sum();
+        assert_eq!(target.len(), bytes, "a buffer is written whole");
         let (device, stream) = (&self.device, &self.stream);
         let ways = self.ways.entry((target.address(), target.len())).or_insert(Ways { ways: Vec::new(), next: 0 });
         if ways.ways.len() < WAYS {
             ways.next = ways.ways.len();
-            ways.ways.push(Way::new(device, source.len())?);
+            ways.ways.push(Way::new(device, bytes)?);
         }
         let way = &mut ways.ways[ways.next];
         ways.next = (ways.next + 1) % WAYS;
 
         // Passed at once for a way that was never used, as its event was never recorded.
         way.arrived.synchronize().map_err(failed("cuEventSynchronize"))?;
-        way.pinned.as_mut_slice().copy_from_slice(source);
+        let mut rest = way.pinned.as_mut_slice();
+        for part in source {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
+            rest = behind;
+        }
         stream.wait(&way.used).map_err(failed("cuStreamWaitEvent"))?;
         let staged = way.staged.address();
         // SAFETY: both have this size. `pinned` is next written after `arrived`, and dropped after the stream has come to
@@ -75,7 +84,7 @@ impl Staging {
         }
         way.arrived.record(stream).map_err(failed("cuEventRecord"))?;
         device.stream.wait(&way.arrived).map_err(failed("cuStreamWaitEvent"))?;
-        device.copy(target.address(), staged, source.len())?;
+        device.copy(target.address(), staged, bytes)?;
         way.used.record(&device.stream).map_err(failed("cuEventRecord"))
     }
 }

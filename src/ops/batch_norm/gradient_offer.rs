@@ -18,6 +18,7 @@ pub(in crate::ops) struct GradientOffer {
     x: Option<Tensor>,
     /// Its output, where x does not tell the ReLU's mask.
     y: Option<Tensor>,
+    relu: bool,
     affine: Affine,
     params: NormParams,
     answer: Mutex<Option<Answer>>,
@@ -59,10 +60,14 @@ impl GradientOffer {
     }
 
     fn new(saved: &Saved, image: &Tensor, x: Option<Tensor>, scaled: bool) -> Option<Arc<Self>> {
-        let (affine, y) = (saved.affine.clone(), saved.y.clone());
+        // To read the mask costs warpgroups less than to work it out: y lies beside x, and is on its way while they multiply.
+        let read = saved.relu && image.device().has_warpgroup_products() && image.dtype() == DType::Bf16;
+        let y = if read { Some(image.clone()) } else { saved.y.clone() };
+        let affine = saved.affine.clone();
         let params = NormParams::new(&affine, saved.relu).scaled(scaled);
         let (shape, dtype, answer) = (image.shape().to_vec(), image.dtype(), Mutex::default());
-        (!image.device().is_cpu()).then(|| Arc::new(Self { shape, dtype, x, y, affine, params, answer }))
+        (!image.device().is_cpu())
+            .then(|| Arc::new(Self { shape, dtype, x, y, relu: saved.relu, affine, params, answer }))
     }
 
     /// What became of it.
@@ -82,6 +87,19 @@ impl<'a> NormBefore<'a> {
         let (vectors, groups) = (norm.affine.vectors().map(Some), norm.affine.statistics.groups);
         let (x, y, params) = (norm.x.as_ref(), norm.y.as_ref(), norm.params);
         Self { offer: Some(norm), x, y, vectors, groups, params, sums: None }
+    }
+
+    /// The same for a kernel that needs y for a ReLU's mask.
+    pub fn taken_by_output(offer: Option<&'a Offer>, dx: &Tensor) -> Self {
+        let norm = offer.and_then(|offer| offer.downcast_ref::<GradientOffer>());
+        Self::taken(offer.filter(|_| norm.is_some_and(|norm| !norm.relu || norm.y.is_some())), dx)
+    }
+
+    /// Forgets what attempts answered.
+    pub fn withdraw(offer: Option<&Offer>) {
+        if let Some(norm) = offer.and_then(|offer| offer.downcast_ref::<GradientOffer>()) {
+            norm.take_answer();
+        }
     }
 
     /// Makes room for the sums of `pieces` pieces a group.

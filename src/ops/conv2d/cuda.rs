@@ -72,7 +72,8 @@ pub(super) fn forward<T: Element>(
     if let Window(tile) = choice.algorithm {
         return window::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
-    let problem = Problem { direction: Direction::Forward, params, dtype: T::DTYPE, groups };
+    let (direction, dtype) = (Direction::Forward, T::DTYPE);
+    let problem = Problem { direction, params, dtype, groups, adds: false, offers: false };
     let choice = problem.tuned(x.device(), choice, |choice| {
         let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
         // What is left to batch norm counts too.
@@ -175,11 +176,13 @@ pub(super) fn data_gradient<T: Element>(
     let so_far = &mut demand.so_far;
     let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_) | Wgmma(_)) && more.shape() == params.input());
     let more = more.as_ref();
-    let problem = Problem { direction: Direction::DataGradient, params, dtype: T::DTYPE, groups: None };
-    let choice = problem
-        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, None).map(drop))?;
     // What is left there is added afterwards, and the gradient not whole before.
     let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
+    let (direction, dtype) = (Direction::DataGradient, T::DTYPE);
+    let problem = Problem { direction, params, dtype, groups: None, adds: more.is_some(), offers: offer.is_some() };
+    let choice = problem
+        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, offer).map(drop))?;
+    NormBefore::withdraw(offer);
     data_gradient_by::<T>(choice, params, dy, w, more, offer)
 }
 
@@ -262,7 +265,8 @@ pub(super) fn weight_gradient<T: Element>(
 }
 
 fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let problem = Problem { direction: Direction::WeightGradient, params, dtype: T::DTYPE, groups: None };
+    let (direction, dtype) = (Direction::WeightGradient, T::DTYPE);
+    let problem = Problem { direction, params, dtype, groups: None, adds: false, offers: false };
     let choice =
         problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
     weight_gradient_by::<T>(choice, params, dy, x)

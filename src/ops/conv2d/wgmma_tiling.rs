@@ -83,12 +83,13 @@ impl WgmmaTile {
         self.extent().1 / STRIP
     }
 
-    /// Slices on the way (STAGES).
-    fn stages(self) -> usize {
+    /// Slices on the way, and blocks of results and what they need (STAGES, SLOTS): of the tile as it is, and where results are
+    /// stored with several images besides.
+    fn rings(self) -> [[usize; 2]; 2] {
         match self {
-            Self::Wide | Self::Tall => 4,
-            Self::Square => 6,
-            Self::Narrow => 8,
+            Self::Wide | Self::Tall => [[4, 2], [3, 5]],
+            Self::Square => [[6, 2], [4, 6]],
+            Self::Narrow => [[8, 2], [5, 6]],
         }
     }
 
@@ -98,9 +99,14 @@ impl WgmmaTile {
         (down + across) * SLICE * 2
     }
 
-    /// Dynamic shared memory of a block: the ring, two warpgroups' results, the barriers (SHARED_BYTES).
+    /// Dynamic shared memory of a block: the slices, two warpgroups' slots and notes, and all their barriers (SHARED_BYTES), for
+    /// either way.
     pub fn shared_bytes(self) -> u32 {
-        (self.stages() * (self.stage_bytes() + 16) + 2 * (8 + 9) * 1024 + 16) as u32
+        let bytes = |[stages, slots]: [usize; 2]| {
+            let (ring, blocks) = (stages * (self.stage_bytes() + 16), slots * (8 * 1024 + 16));
+            ring + 2 * (blocks + 1024 + 8 + 16)
+        };
+        self.rings().map(bytes).into_iter().max().unwrap_or(0) as u32
     }
 }
 

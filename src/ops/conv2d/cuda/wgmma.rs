@@ -22,7 +22,7 @@ use crate::{
             },
         },
     },
-    tensor::{Arrivals, Element, In, MapIn, MapOut, OptIn, OptOut, Out, Val},
+    tensor::{Arrivals, Element, In, MapIn, MapOut, OptIn, OptMapIn, OptOut, Out, Val},
 };
 
 /// `Work` of kernels/include/conv_work.cuh.
@@ -59,21 +59,21 @@ pub(crate) struct JoinShape {
 
 kernels! { "conv2d_sm90";
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 256.
-    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_wide<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, residual: OptMapIn<T>, bias: OptIn<T>, moments: OptOut<f32>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 256 x 128.
-    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_tall<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, residual: OptMapIn<T>, bias: OptIn<T>, moments: OptOut<f32>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 128.
-    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_square<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, residual: OptMapIn<T>, bias: OptIn<T>, moments: OptOut<f32>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// y = x * w + bias, and the batch norm after; tiles of 128 x 64.
-    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, bias: OptIn<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_forward_narrow<T in bf16>(x: MapIn<T>, w: MapIn<T>, y: MapOut<T>, residual: OptMapIn<T>, bias: OptIn<T>, moments: OptOut<f32>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 256.
-    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_wide<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptMapIn<T>, x: OptMapIn<T>, y: OptMapIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 256 x 128.
-    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_tall<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptMapIn<T>, x: OptMapIn<T>, y: OptMapIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 128.
-    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_square<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptMapIn<T>, x: OptMapIn<T>, y: OptMapIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
-    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptIn<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, norm: Val<NormParams>);
+    fn conv2d_wgmma_data_gradient_narrow<T in bf16>(dy: MapIn<T>, w: MapIn<T>, dx: MapOut<T>, so_far: OptMapIn<T>, x: OptMapIn<T>, y: OptMapIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, partial: OptOut<f32>, arrived: Arrivals, params: Val<ConvParams>, work: Val<Work>, group: Val<i32>, plain: Val<i32>, reads: Val<i32>, norm: Val<NormParams>);
     /// dw from dy and x; tiles of 128 x 256.
     fn conv2d_wgmma_weight_gradient_wide<T in bf16>(dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, partial: OptOut<f32>, params: Val<ConvParams>, work: Val<Work>, plain: Val<i32>);
     /// dw from dy and x; tiles of 256 x 128.
@@ -196,6 +196,11 @@ fn result_map(channels: i32, group: usize, layers: usize) -> MapSpec {
     map(&[channels, group as i32, layers as i32], &[64, 64, 1])
 }
 
+/// Which images the results are stored with (READS_*): what is added, what tells the mask, and x.
+fn reads(all: [bool; 3]) -> i32 {
+    all.iter().enumerate().map(|(bit, &is)| i32::from(is) << bit).sum()
+}
+
 pub(super) fn forward<T: Element>(
     tiling: WgmmaTiling,
     params: &ConvParams,
@@ -220,8 +225,9 @@ pub(super) fn forward<T: Element>(
     let parts = parts.as_mut();
     let (xs, ws) = (pixels_map(&p, false, tile.extent().0), filter_map(&p));
     let ys = result_map(p.k, group, layers);
+    let more = norm.residual.map(|residual| (residual, &ys));
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
-    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
+    let (reads, [mean, var, scale, shift], n) = (reads([more.is_some(), false, false]), norm.vectors, norm.params);
     let (g, plain) = (group as i32, i32::from(is_plain(&p)));
     // SAFETY: the maps stay within their tensors, which have the extents of `params`, and have the boxes of the tile; `work` covers
     // y in tiles, group by group, `m` has room for each group's pieces, and `parts` for the cut tiles; the shared
@@ -229,20 +235,20 @@ pub(super) fn forward<T: Element>(
     unsafe {
         match tile {
             Wide => conv2d_wgmma_forward_wide::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
-                plain, n,
+                device, launch, xs, ws, ys, more, bias, m, mean, var, scale, shift, parts, arrived, p, work, g, plain,
+                reads, n,
             )?,
             Tall => conv2d_wgmma_forward_tall::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
-                plain, n,
+                device, launch, xs, ws, ys, more, bias, m, mean, var, scale, shift, parts, arrived, p, work, g, plain,
+                reads, n,
             )?,
             Square => conv2d_wgmma_forward_square::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
-                plain, n,
+                device, launch, xs, ws, ys, more, bias, m, mean, var, scale, shift, parts, arrived, p, work, g, plain,
+                reads, n,
             )?,
             Narrow => conv2d_wgmma_forward_narrow::<T>(
-                device, launch, xs, ws, ys, bias, m, residual, mean, var, scale, shift, parts, arrived, p, work, g,
-                plain, n,
+                device, launch, xs, ws, ys, more, bias, m, mean, var, scale, shift, parts, arrived, p, work, g, plain,
+                reads, n,
             )?,
         }
     }
@@ -261,7 +267,7 @@ pub(super) fn data_gradient<T: Element>(
     let tile = tiling.warpgroups;
     let (device, p, [n, h, width, c]) = (dy.device(), *params, params.input());
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    let norm = NormBefore::taken(offer, &dx);
+    let norm = NormBefore::taken_by_output(offer, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let (layers, group) = (norm.groups, n / norm.groups * h * width);
     let mut norm = norm.with_room(group.div_ceil(PIECE))?;
@@ -272,8 +278,10 @@ pub(super) fn data_gradient<T: Element>(
     let parts = parts.as_mut();
     let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p));
     let dxs = result_map(p.c, group, layers);
+    let [more, bx, by] = [more, norm.x, norm.y].map(|image| image.map(|image| (image, &dxs)));
+    let reads = reads([more.is_some(), by.is_some(), bx.is_some()]);
     let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
-    let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
+    let (s, m) = (norm.sums.as_mut(), norm.params);
     let [mean, var, scale, shift] = norm.vectors;
     let (g, plain) = (group as i32, i32::from(is_plain(&p)));
     // SAFETY: as above; `more`, `bx` and `by` have the extents of dx, the vectors a value for each channel (mean and variance for
@@ -282,19 +290,19 @@ pub(super) fn data_gradient<T: Element>(
         match tile {
             Wide => conv2d_wgmma_data_gradient_wide::<T>(
                 device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
-                plain, m,
+                plain, reads, m,
             )?,
             Tall => conv2d_wgmma_data_gradient_tall::<T>(
                 device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
-                plain, m,
+                plain, reads, m,
             )?,
             Square => conv2d_wgmma_data_gradient_square::<T>(
                 device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
-                plain, m,
+                plain, reads, m,
             )?,
             Narrow => conv2d_wgmma_data_gradient_narrow::<T>(
                 device, launch, dys, ws, dxs, more, bx, by, mean, var, scale, shift, s, parts, arrived, p, work, g,
-                plain, m,
+                plain, reads, m,
             )?,
         }
     }
