@@ -95,7 +95,7 @@ __device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, con
   TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
   BlockInputs in = {residual, nullptr, nullptr};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
-    BlockNorms norms(slots.notes);
+    BlockNorms norms(slots.notes());
     norms.make(norm, n, 0, at.column, p.k);
     slots.begin(in.slots());
     sync<ResultTile>();
@@ -112,16 +112,32 @@ __device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, con
   run<Tile, 0, 0, false, false>(shared, meeting, work, source, group, p.k, in, bias, add, store, nothing_left);
 }
 
-// As it is, or added to, masked and scaled by given statistics.
+// As it is.
 template <class Tile>
 __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
+                                              const Meeting& meeting, const ConvParams& p, const Work& work, int group, int plain) {
+  HOPPER_SMEM(char, shared);
+  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
+  BlockInputs in = {};
+  auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
+    slots.begin(in.slots());
+    stage_block(slots.slot(0), at.rows, words, [](int, int, uint32_t g) { return g; });
+    slots.store(dx_map, at.column, at.row, at.layer);
+    slots.end(in.slots());
+  };
+  run<Tile, 0, 1, false, true>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, nothing_left);
+}
+
+// Added to, masked, scaled by given statistics.
+template <class Tile>
+__device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
                                               const BlockInputs& in, const NormVectors& norm, const Meeting& meeting,
                                               const ConvParams& p, const Work& work, int group, int plain, const NormParams& n) {
   HOPPER_SMEM(char, shared);
   TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
   bool scaled = norm.mean && n.scaled;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
-    BlockNorms norms(slots.notes);
+    BlockNorms norms(slots.notes());
     if (scaled) norms.make(norm, n, at.layer, at.column, p.c);
     slots.begin(in.slots());
     ThreadWords more(slots.slot(0)), y(slots.slot(in.mask_at()));
@@ -261,8 +277,13 @@ constexpr int READS_ADD = 1, READS_MASK = 2, READS_X = 4;
     Meeting meeting = {partial, arrived};                                                                          \
     if (in.x)                                                                                                      \
       data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, mean, sums, meeting, p, work, group, plain);         \
+    else if (mean || reads)                                                                                        \
+      data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, {mean, variance, scale, shift}, meeting, p, work,      \
+                                          group, plain, n);                                                        \
+    else if (work.slices <= SHORT)                                                                                 \
+      data_gradient<Tiles::Ahead>(&dy, &w, &dx, meeting, p, work, group, plain);                                   \
     else                                                                                                           \
-      data_gradient<Tiles::Plain>(&dy, &w, &dx, in, {mean, variance, scale, shift}, meeting, p, work, group, plain, n); \
+      data_gradient<Tiles::Plain>(&dy, &w, &dx, meeting, p, work, group, plain);                                   \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \

@@ -52,7 +52,7 @@ struct WgmmaTile {
 };
 
 // The warpgroup of this thread among those that multiply.
-__device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x) / WARPGROUP - 1; }
+__device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x / WARPGROUP) - 1; }
 // Which of a block's warpgroups that share a tile.
 template <class Tile>
 __device__ __forceinline__ int sharer(int consumer) {

@@ -56,7 +56,7 @@ __device__ __forceinline__ void each_block(Slots& slots, const Meeting& meeting,
         leave_part(part_fours(meeting.partial, block, ResultTile::thread()), at.rows, own);
         continue;
       }
-      if (!join_parts<Tile>(slots.notes, meeting, work, tile, joins++, number, all, at.rows, own)) {
+      if (!join_parts<Tile>(slots.notes(), meeting, work, tile, joins++, number, all, at.rows, own)) {
         some &= ~(1u << k);
         continue;
       }
@@ -104,14 +104,14 @@ __device__ __forceinline__ void each_block(Slots& slots, const Meeting& meeting,
 // Where they lie in a slot.
 struct ThreadWords {
   char* slot;
-  int at;
+  unsigned at;
 
   __device__ __forceinline__ explicit ThreadWords(char* slot) : slot(slot) {
     unsigned thread = thread_read_anew() % WARPGROUP, lane = thread % 32;
     at = (thread / 32 * 16 + lane / 4) * LINE_BYTES + lane / 4 * 16 + lane % 4 * 4;
   }
   __device__ __forceinline__ uint32_t* operator()(int j, int down) const {
-    return reinterpret_cast<uint32_t*>(slot + (at ^ j << 4) + down * ATOM_BYTES);
+    return reinterpret_cast<uint32_t*>(slot + (at ^ unsigned(j) << 4) + down * ATOM_BYTES);
   }
 };
 
@@ -131,7 +131,7 @@ struct BlockWords {
 template <class Change>
 __device__ __forceinline__ void stage_block(char* slot, int rows, const RoundedWords& words, Change change) {
   ThreadWords word(slot);
-  int row = word.at / LINE_BYTES;
+  int row = static_cast<int>(word.at / LINE_BYTES);
   uint32_t keep[2] = {row < rows ? ~0u : 0, row + 8 < rows ? ~0u : 0};
 #pragma unroll
   for (int j = 0; j < 8; j++)

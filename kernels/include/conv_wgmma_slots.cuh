@@ -3,8 +3,8 @@
 // as it has room: so the loads of an epilogue are on their way while its tile is multiplied, and hold no register.
 //
 // A slot is `full` when its bytes are there, and `empty` when all warps have read it and the copy that stores it has. Where results
-// need nothing besides, nobody fills slots: they are full as soon as the copies that read them before are done, of which all but
-// one may be under way. A copy waits behind those that bring slices, for longer than the next results take.
+// need nothing besides, nobody fills slots: they are full as soon as the copy that read them before is done, while all others may
+// be under way. A copy waits behind those that bring slices, for longer than the next results take.
 #pragma once
 #include "conv_norm.cuh"
 #include "conv_wgmma.cuh"
@@ -66,32 +66,33 @@ struct BlockInputs {
 // The ring of one warpgroup. Each side counts the slots that it has come to. BARE: results need nothing besides.
 template <class Tile, bool BARE = false>
 struct Slots {
-  static constexpr int COUNT = Tile::SLOTS;
-  char *first, *notes;
-  uint64_t* full;
+  static constexpr unsigned COUNT = Tile::SLOTS;
+  // Places in shared memory are worked out from its number anew: pointers would take twice the registers.
+  char* shared;
+  unsigned consumer;
   RingPlace<COUNT> next;
   int letters = 0, leaving = -1;
 
-  __device__ __forceinline__ Slots(char* shared, int consumer)
-      : first(shared + Tile::SLOTS_AT + consumer * COUNT * BLOCK_BYTES), notes(shared + Tile::NOTES_AT + consumer * NOTES_BYTES),
-        full(reinterpret_cast<uint64_t*>(shared + Tile::SLOT_BARRIERS_AT) + consumer * (2 * COUNT + 2)) {}
-  __device__ __forceinline__ uint64_t* empty() const { return full + COUNT; }
-  __device__ __forceinline__ uint64_t* sent() const { return full + 2 * COUNT; }
-  __device__ __forceinline__ uint64_t* read() const { return full + 2 * COUNT + 1; }
+  __device__ __forceinline__ Slots(char* shared, int consumer) : shared(shared), consumer(consumer) {}
+  __device__ __forceinline__ char* notes() const { return shared + (Tile::NOTES_AT + consumer * NOTES_BYTES); }
+  __device__ __forceinline__ uint64_t* full() const {
+    return reinterpret_cast<uint64_t*>(shared + (Tile::SLOT_BARRIERS_AT + consumer * ((2 * COUNT + 2) * 8)));
+  }
+  __device__ __forceinline__ uint64_t* empty() const { return full() + COUNT; }
+  __device__ __forceinline__ uint64_t* sent() const { return full() + 2 * COUNT; }
+  __device__ __forceinline__ uint64_t* read() const { return full() + 2 * COUNT + 1; }
   __device__ __forceinline__ static void init(char* shared) {
     for (int consumer = 0; consumer < CONSUMERS; consumer++) {
       Slots slots(shared, consumer);
-      for (int i = 0; i < COUNT; i++) mbarrier_init(slots.full + i, 1), mbarrier_init(slots.empty() + i, 4);
+      for (int i = 0; i < COUNT; i++) mbarrier_init(slots.full() + i, 1), mbarrier_init(slots.empty() + i, 4);
       mbarrier_init(slots.sent(), 1), mbarrier_init(slots.read(), 1);
-      // The first block's. Each block then says it of the next one's.
-      if (BARE) mbarrier_arrive(slots.full);
     }
   }
   // The i-th from now on.
-  __device__ __forceinline__ char* slot(int i) const { return first + (next + i).at * BLOCK_BYTES; }
+  __device__ __forceinline__ char* slot(int i) const { return shared + (Tile::SLOTS_AT + consumer * (COUNT * BLOCK_BYTES) + unsigned((next + i).at) * BLOCK_BYTES); }
 
   // Of a cut tile only the last of those who share it knows which blocks it will store. It tells who fills.
-  __device__ __forceinline__ unsigned* letter() const { return reinterpret_cast<unsigned*>(notes) + 8; }
+  __device__ __forceinline__ unsigned* letter() const { return reinterpret_cast<unsigned*>(notes()) + 8; }
   __device__ __forceinline__ void send(unsigned blocks) {
     if (BARE) return;
     if (ResultTile::thread() == 0) {
@@ -112,7 +113,7 @@ struct Slots {
 
   // Fills the next slot from a map, or with nothing.
   __device__ __forceinline__ void fill(const CUtensorMap* map, const ResultPlace& from) {
-    uint64_t* bar = full + next.at;
+    uint64_t* bar = full() + next.at;
     await_room(empty() + next.at, next.parity);
     if (map) {
       mbarrier_expect(bar, BLOCK_BYTES);
@@ -123,19 +124,19 @@ struct Slots {
     next = next + 1;
   }
 
-  // The multiplying side: begins a block of `count` slots. The block before has left now, or (BARE) the one that was in the next
-  // one's slot.
+  // The multiplying side: begins a block of `count` slots. The block before has left now, or (BARE) the one that was in this one's
+  // slot.
   __device__ __forceinline__ void begin(int count) {
     if (!BARE) {
       leave();
     } else if (ResultTile::thread() == 0) {
-      tma_store_wait_read<COUNT - 2>();
-      mbarrier_arrive(full + (next + 1).at);
+      tma_store_wait_read<COUNT - 1>();
+      mbarrier_arrive(full() + next.at);
     }
 #pragma unroll
     for (int i = 0; i < BlockInputs::MOST; i++) {
       RingPlace<COUNT> place = next + i;
-      if (i < count) mbarrier_wait(full + place.at, place.parity);
+      if (i < count) mbarrier_wait(full() + place.at, place.parity);
     }
   }
   // Copies the first slot away, which all threads have written. A barrier for them.
