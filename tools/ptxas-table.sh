@@ -7,7 +7,7 @@
 #
 # FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under
 # CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills, if the compiler complained of products that it made wait for each
-# other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, has HMMA, or a fence
+# other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, or has HMMA or a fence
 # (MEMBAR) in its main loop. Hot
 # is every kernel but the f64 instances, which serve gradient checks alone.
 set -euo pipefail
@@ -55,12 +55,13 @@ if [ -n "$sass" ]; then
       /STG[.A-Z0-9]*\.128/ { stg[arch " " kernel]++ }
       (/LDS[.A-Z0-9]*\.128/ && !/LDGSTS/) || /LDSM[.A-Z0-9]*\.4/ { lds[arch " " kernel]++ }
       /HMMA\./ { mma[arch " " kernel]++ }
+      /HMMA\./ && loop { warps[arch " " kernel]++ }
       /HGMMA\./ { groups[arch " " kernel]++ }
       /UTMALDG/ { maps[arch " " kernel]++ }
       /UTMASTG/ { stores[arch " " kernel]++ }
       END {
         for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + groups[key] + 0, maps[key] + stores[key] + 0
-        for (key in seen) if (key ~ / conv2d_wgmma_/ && (mma[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_join_/)
+        for (key in seen) if (key ~ / conv2d_wgmma_/ && (warps[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_join_/)
           print "bad", key
         for (key in seen) if (key ~ / conv2d_wgmma_/ && fences[key]) print "fenced", key
       }'

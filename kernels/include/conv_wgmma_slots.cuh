@@ -89,7 +89,9 @@ struct Slots {
     }
   }
   // The i-th from now on.
-  __device__ __forceinline__ char* slot(int i) const { return shared + (Tile::SLOTS_AT + consumer * (COUNT * BLOCK_BYTES) + unsigned((next + i).at) * BLOCK_BYTES); }
+  __device__ __forceinline__ char* slot(int i) const {
+    return shared + (Tile::SLOTS_AT + consumer * (COUNT * BLOCK_BYTES) + unsigned((next + i).at) * BLOCK_BYTES);
+  }
 
   // Of a cut tile only the last of those who share it knows which blocks it will store. It tells who fills.
   __device__ __forceinline__ unsigned* letter() const { return reinterpret_cast<unsigned*>(notes()) + 8; }
