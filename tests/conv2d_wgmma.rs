@@ -417,7 +417,9 @@ fn every_ending(device: &Device) -> Result<Vec<u8>> {
         let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
         bytes.extend(bytes_of(&normalized(case, &inputs, groups, true, device)?));
         bytes.extend(bytes_of(&before(case, groups, true, true, device)?));
-        bytes.extend(bytes_of(&by_given(case, true, true, device)?));
+        for residual in [true, false] {
+            bytes.extend(bytes_of(&by_given(case, residual, true, device)?));
+        }
     }
     // Two tiles in many parts: a block has several, and tells of each which of its blocks it stores.
     for way in [2, 3, 4, 6, 7, 8] {
