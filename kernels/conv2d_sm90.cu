@@ -98,7 +98,7 @@ __device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, con
     BlockNorms norms(slots.notes());
     norms.make(norm, n, 0, at.column, p.k);
     slots.begin(in.slots());
-    sync<ResultTile>();
+    norms.ready();
     ThreadWords more(slots.slot(0));
     stage_block(more.slot, at.rows, words, [&](int j, int down, uint32_t z) {
       return normalized(norms.pair(j), z, in.add ? more(j, down) : nullptr, n.relu != 0);
@@ -141,7 +141,7 @@ __device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map,
     if (scaled) norms.make(norm, n, at.layer, at.column, p.c);
     slots.begin(in.slots());
     ThreadWords more(slots.slot(0)), y(slots.slot(in.mask_at()));
-    if (scaled) sync<ResultTile>();
+    if (scaled) norms.ready();
     stage_block(more.slot, at.rows, words, [&](int j, int down, uint32_t g) {
       if (in.add) g = add_pairs(g, load_shared(more(j, down)));
       if (in.mask) g &= above_zero(load_shared(y(j, down)));

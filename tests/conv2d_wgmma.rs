@@ -444,7 +444,7 @@ fn every_wait_and_fence_of_the_results_is_needed() {
     }
     bicl_emulator::check_barriers("kernels/include/conv_wgmma_slots.cuh", every_ending).unwrap();
     bicl_emulator::check_barriers("kernels/include/conv_wgmma_parts.cuh", every_ending).unwrap();
-    bicl_emulator::check_barriers("kernels/conv2d_sm90.cu", every_ending).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
 }
 
 #[test]

@@ -229,13 +229,15 @@ struct BlockNorms {
   float* at;
 
   __device__ __forceinline__ explicit BlockNorms(char* notes) : at(reinterpret_cast<float*>(notes + 64)) {}
-  // Of columns from `start` on. A barrier must follow.
+  // Of columns from `start` on.
   __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start, int count) const {
     int column = ResultTile::thread(), channel = start + column < count ? start + column : 0;
     if (column >= 64) return;
     Channel<float> c(v.mean + size_t(group) * count, v.variance + size_t(group) * count, v.scale, v.shift, channel, p.epsilon);
     store_shared(at + column, c.mean), store_shared(at + 64 + column, c.slope), store_shared(at + 128 + column, c.shift);
   }
+  // For all threads, behind make() and in front of pair().
+  __device__ __forceinline__ static void ready() { sync<ResultTile>(); }
   // Those of a thread's two columns of 8 j + ..
   struct Pair {
     Pack<float, 2> mean, slope, shift;
