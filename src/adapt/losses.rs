@@ -1,4 +1,4 @@
-//! The losses of a step. METHOD.md, "Total loss":
+//! The losses of a step. docs/method.md, "Total loss":
 //!
 //! L = CE(pred_S, y_S) + 0.3 CE(pred_T, y_F) + 0.4 (H(pred_S) + 0.3 H(pred_T)) + l1 FCL + l2 BCL
 

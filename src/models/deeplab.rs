@@ -1,4 +1,4 @@
-//! DeepLab-V2 (Chen et al., PAMI 2018): a dilated ResNet and atrous spatial pyramid pooling. METHOD.md, "Features".
+//! DeepLab-V2 (Chen et al., PAMI 2018): a dilated ResNet and atrous spatial pyramid pooling. docs/method.md, "Features".
 
 use serde::{Deserialize, Serialize};
 

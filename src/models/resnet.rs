@@ -96,7 +96,7 @@ impl Block {
     }
 }
 
-/// The 7x7 convolution, its batch norm, the max pool, and the first stage: what METHOD's option `domain_stem` keeps
+/// The 7x7 convolution, its batch norm, the max pool, and the first stage: what `domain_stem` keeps
 /// one copy of per domain.
 pub struct Stem {
     conv: Conv2d,

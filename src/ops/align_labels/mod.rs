@@ -1,8 +1,8 @@
 //! Labels at the places where the segmentation losses see the cells of a feature map.
 //!
 //! The logits are upsampled with align_corners: of h cells over H pixels, cell i lies at pixel i (H - 1) / (h - 1). That is also
-//! where a network's strides centre it. The nearest-neighbour rule of METHOD.md ("Prototypes") reads its label at i H / h, up to a
-//! cell further up and left. On 730 pixels that is little against the objects; on 128 it is not.
+//! where a network's strides centre it. The nearest-neighbour rule of docs/method.md, "Prototypes", reads its label at
+//! i H / h, up to a cell further up and left. On 730 pixels that is little against the objects; on 128 it is not.
 
 pub(crate) mod cuda;
 

@@ -1,4 +1,4 @@
-//! Atrous spatial pyramid pooling, the head of DeepLab-V2 (Chen et al., PAMI 2018; METHOD.md, "Features"): convolutions of
+//! Atrous spatial pyramid pooling, the head of DeepLab-V2 (Chen et al., PAMI 2018; docs/method.md, "Features"): convolutions of
 //! one input that differ in their dilation, side by side:
 //!
 //! y[n,p,q,b K + k] = bias_b[k] + sum over r,s,c of x[n, p + (r - R/2) d_b, q + (s - S/2) d_b, c] w_b[k,r,s,c]

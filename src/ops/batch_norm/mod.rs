@@ -2,7 +2,7 @@
 //!
 //!   y = relu( (x - mean_c) / sqrt(variance_c + epsilon) * scale_c + shift_c + residual )
 //!
-//! (Ioffe, Szegedy, "Batch Normalization", 2015, with the biased variance; METHOD.md, "Optimisation", `bn`.)
+//! (Ioffe, Szegedy, "Batch Normalization", 2015, with the biased variance; docs/method.md, "Optimisation".)
 //! With g = dy where the ReLU passed, r = 1 / sqrt(variance + epsilon), h = (x - mean) r and M pixels:
 //!
 //!   d shift = sum g      d scale = sum g h      d residual = g

@@ -1,5 +1,5 @@
 //! Both contrastive terms of a step of adaptation, and all that they are made of: prototypes of both domains, their
-//! calibration, label transfer, hybrid labels, overlap (METHOD.md, "Prototypes" to "Hybrid pseudo labels").
+//! calibration, label transfer, hybrid labels, overlap (docs/method.md, "Prototypes" to "Hybrid pseudo labels").
 //!
 //! The CPU composes it of the single operations (`composed.rs`), whose pages have the equations. Kernels take both domains in
 //! one launch wherever neither needs the other's result (`fused.rs`), and no label map is made that is read only once.

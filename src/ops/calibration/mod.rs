@@ -1,11 +1,11 @@
-//! Class-wise domain bias of the prototypes (METHOD.md, "Calibration").
+//! Class-wise domain bias of the prototypes (docs/method.md, "Calibration").
 //!
 //! ```text
 //! xi(c) <- m xi(c) + (1-m) mean_n ( rho_T(n,c) - rho_S(n,c) )     over the pairs n in which both prototypes exist
 //! ```
 //!
-//! A class without such a pair keeps its xi. METHOD.md states the update for one pair; averaging over a step's pairs
-//! keeps one decay by m a step, whatever the batch. No gradient.
+//! A class without such a pair keeps its xi. Averaging over a step's pairs keeps one decay by m a step, whatever the
+//! batch. No gradient.
 
 pub(crate) mod cuda;
 

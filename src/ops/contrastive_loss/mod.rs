@@ -1,4 +1,4 @@
-//! One direction of the pixel-prototype contrastive loss (METHOD.md, "The two contrastive terms").
+//! One direction of the pixel-prototype contrastive loss (docs/method.md, "The two contrastive terms").
 //!
 //! Every label pixel q inside one feature cell p shares the same similarities, so with n(p,c) the number of label
 //! pixels of class c in cell p, and z(p,c) = s(p,c) / tau over all C classes (s = -1 for absent ones):

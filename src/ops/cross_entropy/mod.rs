@@ -1,5 +1,5 @@
 //! Softmax cross entropy: the mean over the pixels whose label is not 255 of
-//! -ln softmax(x)[label] = ln(sum_c exp(x_c - m)) - (x_label - m), with m = max_c x_c. METHOD.md, "Total loss".
+//! -ln softmax(x)[label] = ln(sum_c exp(x_c - m)) - (x_label - m), with m = max_c x_c. docs/method.md, "Total loss".
 //!
 //! Over no pixel it is 0 with zero gradient, never NaN.
 

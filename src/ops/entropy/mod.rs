@@ -1,4 +1,4 @@
-//! Softmax entropy, in natural logarithms: the mean over all pixels of -sum_c p_c ln p_c. METHOD.md, "Total loss".
+//! Softmax entropy, in natural logarithms: the mean over all pixels of -sum_c p_c ln p_c. docs/method.md, "Total loss".
 //!
 //! With m = max_c x_c, s = sum_c exp(x_c - m) and u = sum_c p_c (x_c - m) it is ln s - u, and its gradient
 //! -p_c (x_c - m - u): no logarithm of a probability, so a probability of 0 does no harm.

@@ -1,4 +1,4 @@
-//! Prototypes: masked average pooling of features by class (METHOD.md, "Prototypes").
+//! Prototypes: masked average pooling of features by class (docs/method.md, "Prototypes").
 //!
 //! ```text
 //! rho(c) = sum_p M(p,c) f(p) / n(c),   n(c) = sum_p M(p,c);   df(p) = drho(y(p)) / n(y(p)), 0 where y(p) is no class
@@ -135,7 +135,7 @@ fn backward(drho: &Tensor, labels: &Tensor, counts: &Tensor, pools: Pools, dtype
 }
 
 /// u8 [N,C]: 1 where a class occurs in both, from the pixel counts u32 [N,C] of two domains. It is the weight w(c) of
-/// METHOD.md, "The two contrastive terms".
+/// docs/method.md, "The two contrastive terms".
 ///
 /// Errors: shapes, dtypes or devices that differ.
 pub fn class_overlap(counts_s: &Tensor, counts_t: &Tensor) -> Result<Tensor> {

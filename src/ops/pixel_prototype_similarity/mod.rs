@@ -1,4 +1,4 @@
-//! Cosine similarity of every feature pixel with every prototype (METHOD.md, "Pixel-prototype similarity"); the
+//! Cosine similarity of every feature pixel with every prototype (docs/method.md, "Pixel-prototype similarity"); the
 //! equations, with those of the gradients, are in `ops/cosine/mod.rs`.
 
 mod cpu;

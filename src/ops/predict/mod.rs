@@ -1,5 +1,6 @@
 //! Prediction from low-resolution logits: bilinear upsampling (align_corners = true), softmax maximum and argmax in
-//! one pass, for evaluation and for the static pseudo labels (METHOD.md). No gradient, no logits of full resolution.
+//! one pass, for evaluation and for the static pseudo labels (docs/method.md, "Static pseudo labels"). No
+//! gradient, no logits of full resolution.
 
 mod cpu;
 pub(crate) mod cuda;

@@ -1,4 +1,4 @@
-//! Nearest-neighbour resizing of label maps (METHOD.md, "Prototypes"), and the inverse of the upsampling rule.
+//! Nearest-neighbour resizing of label maps (docs/method.md, "Prototypes"), and the inverse of the upsampling rule.
 
 pub(crate) mod cuda;
 

@@ -1,5 +1,5 @@
-//! The loss of a segmentation: cross entropy and entropy of bilinearly upsampled logits, fused. METHOD.md, "Total
-//! loss".
+//! The loss of a segmentation: cross entropy and entropy of bilinearly upsampled logits, fused. docs/method.md,
+//! "Total loss".
 //!
 //! total = w_ce CE(up(x), labels) + w_H H(up(x)), where up resizes the logits to the labels' size with align_corners =
 //! true, CE is the mean over the pixels whose label is not 255 (0 over none) and H the mean over all pixels.

@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum and weight decay (METHOD.md, "Optimisation"), and the check that
+//! Stochastic gradient descent with momentum and weight decay (docs/method.md, "Optimisation"), and the check that
 //! gradients are finite.
 //!
 //! PyTorch's rule, in place: g' = g + decay * p;  m = momentum * m + g';  p = p - rate * m. With m = 0 before the

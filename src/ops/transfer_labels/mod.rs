@@ -1,4 +1,4 @@
-//! Non-parametric label transfer and hybrid labels (METHOD.md, "Dynamic pseudo labels", "Hybrid pseudo labels").
+//! Non-parametric label transfer and hybrid labels (docs/method.md, "Dynamic pseudo labels" and "Hybrid pseudo labels").
 //!
 //! ```text
 //! pi(p,c) = exp(s(p,c)/tau) / sum_k exp(s(p,k)/tau);   y(p) = argmax_c pi(p,c) where max_c pi > threshold, else 255

@@ -1,4 +1,4 @@
-//! Bilinear resizing with align_corners = true, as METHOD.md ("Features") asks for the logits.
+//! Bilinear resizing with align_corners = true, as docs/method.md, "Features", asks for the logits.
 //!
 //! y[i,j] = lerp over rows of the lerp over columns: with (y0, y1, s) and (x0, x1, t) the positions of i and j,
 //! y[i,j] = u0 + s (u1 - u0), where u0 = x[y0,x0] + t (x[y0,x1] - x[y0,x0]), and u1 likewise in row y1.
