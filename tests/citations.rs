@@ -76,7 +76,8 @@ fn faults(file: &Path, text: &str) -> Vec<String> {
         let is_page = name.ends_with(".md") && !name.ends_with("/.md") && name != ".md";
         let in_repository = FOLDERS.iter().any(|folder| name.starts_with(&format!("{folder}/")));
         let is_source = in_repository && SOURCES.iter().any(|ending| name.ends_with(ending));
-        if (!is_page && !(is_source && !cites_no_source)) || EXAMPLES.iter().any(|example| name.contains(example)) {
+        let is_cited = is_page || (is_source && !cites_no_source);
+        if !is_cited || EXAMPLES.iter().any(|example| name.contains(example)) {
             continue;
         }
         let fault = |what: String| format!("{}: {name}{what}", file.strip_prefix(root()).unwrap_or(file).display());

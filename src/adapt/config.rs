@@ -29,7 +29,7 @@ impl From<PrototypeScope> for ops::PrototypeScope {
 pub enum LabelPlaces {
     /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
     Nearest,
-    /// Where the upsampling of the logits puts it: [`ops::align_labels`]. For small images, on which the other rule is off by
+    /// Where the upsampling of the logits puts it: [`fn@ops::align_labels`]. For small images, on which the other rule is off by
     /// the size of the objects.
     Aligned,
 }

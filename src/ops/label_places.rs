@@ -9,7 +9,7 @@ pub enum LabelPlaces {
     /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
     #[default]
     Nearest,
-    /// Where the upsampling of the logits puts it: [`align_labels`](super::align_labels).
+    /// Where the upsampling of the logits puts it: [`align_labels`](fn@super::align_labels).
     Aligned,
 }
 

@@ -91,7 +91,7 @@ impl Stepper {
         self.0.adapt(network, config, source, target, rate)
     }
 
-    /// The calibration xi [C,d]; `None` before the first step of adaptation.
+    /// The calibration xi `[C,d]`; `None` before the first step of adaptation.
     pub fn calibration(&self) -> Option<&Tensor> {
         self.0.calibration.as_ref()
     }

@@ -8,7 +8,7 @@ use crate::{Error, Result, Tensor};
 
 const OP: &str = "resize_labels_nearest";
 
-/// Labels u8 [N,H,W] at the size `height` x `width`: element (y, x) is the label at
+/// Labels u8 `[N,H,W]` at the size `height` x `width`: element (y, x) is the label at
 /// (floor(y * H / height), floor(x * W / width)), the rule of PyTorch's `interpolate(mode="nearest")`, in integers.
 ///
 /// Errors: a shape of other than three dimensions, a dtype other than u8, or labels without pixels.

@@ -52,8 +52,8 @@ struct Scales {
     entropy: f64,
 }
 
-/// Weighted cross entropy and entropy of logits [N,h,w,C] (f32, f64 or bf16), upsampled to the size of labels u8
-/// [N,H,W], where 255 is ignored. Where the logits are tracked, the same pass computes their gradient.
+/// Weighted cross entropy and entropy of logits `[N,h,w,C]` (f32, f64 or bf16), upsampled to the size of labels u8
+/// `[N,H,W]`, where 255 is ignored. Where the logits are tracked, the same pass computes their gradient.
 ///
 /// On the CPU a label that is neither below C nor 255 is an error; kernels leave such a pixel out of the cross
 /// entropy like one labelled 255.

@@ -34,7 +34,7 @@ pub struct SgdItem<'a> {
 pub struct SgdSpec<'a> {
     /// The momentum's factor.
     pub momentum: f64,
-    /// The learning rate, f64 [1]: in memory, so that a captured step can be replayed with another.
+    /// The learning rate, f64 `[1]`: in memory, so that a captured step can be replayed with another.
     pub rate: &'a Tensor,
     /// Losses, f32 of any shape: where one is NaN or infinite, nothing is changed.
     pub gate: Option<&'a Tensor>,
