@@ -1,4 +1,4 @@
-// Class-wise domain bias (METHOD.md, "Calibration"; equations: src/ops/calibration/mod.rs).
+// Class-wise domain bias (docs/method.md, "Calibration"; equations: src/ops/calibration/mod.rs).
 //   calibrate            out[n][i] = rho[n][i] + xi[i]                                                    writes (=)
 //   update_calibration   xi[c][k] = m xi + (1 - m) mean of (rho_t - rho_s) over the pairs with both       in place
 //                        Nothing happens where one of the `gates` elements of `gate` is NaN or infinite.

@@ -1,5 +1,5 @@
-// The contrastive loss (METHOD.md, "The two contrastive terms"; the equations in n(p,c): src/ops/contrastive_loss/mod.rs), in
-// one direction, or in both: the pixels of each domain against the prototypes of the other.
+// The contrastive loss (docs/method.md, "The two contrastive terms"; the equations in n(p,c):
+// src/ops/contrastive_loss/mod.rs), in one direction, or in both: the pixels of each domain against the prototypes of the other.
 //
 //   contrastive_tiles    for a tile of 64 feature pixels: u, s, then z = s / tau, n[p][c] from the labels of the pixel's
 //                        cell, g = m softmax(z) - w n, a = sum_c g s; the tile's sums of loss and m         writes (=)

@@ -1,4 +1,5 @@
-// Prototypes by masked average pooling (METHOD.md, "Prototypes"), their gradient, and the classes that two domains share.
+// Prototypes by masked average pooling (docs/method.md, "Prototypes"), their gradient, and the classes that
+// two domains share.
 //
 //   pool_partial    part[chunk][c][k] = sum of f[p][k] over the chunk's pixels with y[p] = c,
 //                   part_count[chunk][c] = their number                                              writes (=)

@@ -1,4 +1,4 @@
-// Cosine similarity of pixels and prototypes (METHOD.md, "Pixel-prototype similarity").
+// Cosine similarity of pixels and prototypes (docs/method.md, "Pixel-prototype similarity").
 //
 //   pixel_similarity   s[p][c] = u v <f[p], rho[c]>, -1 where counts[c] = 0                          writes (=)
 //   similarity_sums    g[p][c] = counts[c] ? ds[p][c] : 0,  a[p] = sum_c g s                         writes (=)

@@ -1,4 +1,4 @@
-// Nearest-neighbour resizing of labels, source index floor(dst * in / out) (METHOD.md, "Prototypes").
+// Nearest-neighbour resizing of labels, source index floor(dst * in / out) (docs/method.md, "Prototypes").
 //   resize_labels   out[n][y][x] = in[n][floor(y * rows / height)][floor(x * columns / width)]     writes (=)
 // Layout: in u8 [N, rows, columns], out u8 [N, height, width].
 // Launch: a thread an element of out, blocks of 256 in x.

@@ -1,4 +1,4 @@
-// Label transfer and hybrid labels (METHOD.md, "Dynamic pseudo labels", "Hybrid pseudo labels").
+// Label transfer and hybrid labels (docs/method.md, "Dynamic pseudo labels" and "Hybrid pseudo labels").
 //
 //   transfer_tiles   label[p] = argmax over present c of s[p][c] where 1 / sum_c exp((s[p][c] - best) / tau) > threshold,
 //                    else 255; the lowest class wins a tie. Leaves s and u in scratch memory.      writes (=)

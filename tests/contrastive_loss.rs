@@ -1,4 +1,5 @@
-//! The contrastive loss: against METHOD.md's definition at full resolution, known cases, gradients, kernels.
+//! The contrastive loss: against its definition at full resolution (docs/method.md, "The two contrastive terms"), known
+//! cases, gradients, kernels.
 
 mod common;
 #[path = "golden/file.rs"]
@@ -65,7 +66,8 @@ impl Case {
         ops::contrastive_loss(&vars[0], &labels, &other, &overlap, self.temperature)
     }
 
-    /// METHOD.md to the letter: every full-resolution label pixel with its own softmax over all classes.
+    /// docs/method.md, "The two contrastive terms", to the letter: every full-resolution label pixel with its
+    /// own softmax over all classes.
     fn reference(&self) -> f64 {
         let [n, h, w, d, rows, columns] = self.extents;
         let small = |labels: &[u8], pair: usize, y: usize, x: usize| {

@@ -40,7 +40,7 @@ fn cityscapes(folder: &TempDir) -> PathBuf {
     root
 }
 
-/// METHOD.md's table for Cityscapes and GTA5, by id 0..=23.
+/// The table for Cityscapes and GTA5 in docs/method.md, "Data", by id 0..=23.
 fn cityscapes_class(id: u8) -> u8 {
     match id {
         7 => 0,
@@ -125,7 +125,7 @@ fn synthia_sixteen_bit() {
     encoder.write_header().unwrap().write_image_data(&words).unwrap();
     write::atomically(&label, &file).unwrap();
     let data = truth(DatasetKind::Synthia, &root).unwrap();
-    // METHOD.md's table, by id 0..=22.
+    // The table in docs/method.md, "Data", by id 0..=22.
     let want = [255, 10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 255, 255, 6, 9, 12, 14, 15, 16, 3, 255, 255];
     let got = data.read(0).unwrap().labels.unwrap();
     assert_eq!(&got.row(0)[..23], &want[..23]);

@@ -14,7 +14,7 @@ fn transfer(device: &Device, [features, vectors, present]: [&Tensor; 3], tau: f6
     ops::transfer_labels(&features, &vectors, &present, tau, threshold).unwrap().to_vec().unwrap()
 }
 
-/// METHOD.md to the letter: the label, and how far the decision is from its margins.
+/// docs/method.md, "Dynamic pseudo labels", to the letter: the label, and how far the decision is from its margins.
 fn reference(f: &[f64], rho: &[f64], present: &[u8], tau: f64, threshold: f64) -> (u8, f64) {
     let d = f.len();
     let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);

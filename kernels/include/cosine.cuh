@@ -1,4 +1,4 @@
-// Cosines of feature pixels with prototypes (METHOD.md, "Pixel-prototype similarity"), as src/ops/cosine/mod.rs states them.
+// Cosines of feature pixels with prototypes (docs/method.md, "Pixel-prototype similarity"; src/ops/cosine/mod.rs).
 //
 //   inverse_norm_of_row    u = 1 / max(|x|, 1e-12) of one row, by some lanes of a warp
 //   similarity_tile        s of 64 pixels with all classes, by a block of 128 threads

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops;
 
-/// Over which images a prototype is averaged. METHOD.md, "Prototypes".
+/// Over which images a prototype is averaged. docs/method.md, "Prototypes".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrototypeScope {
@@ -27,9 +27,9 @@ impl From<PrototypeScope> for ops::PrototypeScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LabelPlaces {
-    /// By PyTorch's nearest-neighbour rule, as the published code: METHOD.md, "Prototypes".
+    /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
     Nearest,
-    /// Where the upsampling of the logits puts it: [`ops::align_labels`]. For small images, on which the other rule is off by
+    /// Where the upsampling of the logits puts it: [`fn@ops::align_labels`]. For small images, on which the other rule is off by
     /// the size of the objects.
     Aligned,
 }
@@ -43,7 +43,7 @@ impl From<LabelPlaces> for ops::LabelPlaces {
     }
 }
 
-/// METHOD.md, "The two contrastive terms" to "Total loss".
+/// docs/method.md, "The two contrastive terms" to "Total loss".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodConfig {

@@ -1,4 +1,4 @@
-//! The losses of a step. METHOD.md, "Total loss":
+//! The losses of a step. docs/method.md, "Total loss":
 //!
 //! L = CE(pred_S, y_S) + 0.3 CE(pred_T, y_F) + 0.4 (H(pred_S) + 0.3 H(pred_T)) + l1 FCL + l2 BCL
 
@@ -15,9 +15,9 @@ pub type LossParts = Vec<(&'static str, Tensor)>;
 
 /// What the network makes of a batch of source-target pairs.
 pub struct PairOutput {
-    /// [N,h,w,d] of each domain.
+    /// `[N,h,w,d]` of each domain.
     pub features: DomainPair,
-    /// [N,h,w,C] of each domain.
+    /// `[N,h,w,C]` of each domain.
     pub logits: DomainPair,
 }
 
@@ -55,7 +55,7 @@ pub fn source_loss(output: &Output, labels: &Tensor) -> Result<(Var, LossParts)>
 
 /// The total loss of a batch of source-target pairs.
 ///
-/// `source_labels` and `static_labels` are u8 [N,H,W]; `calibration` is xi [C,d], zero at the start.
+/// `source_labels` and `static_labels` are u8 `[N,H,W]`; `calibration` is xi `[C,d]`, zero at the start.
 pub fn adaptation_step(
     method: &MethodConfig,
     pairs: &PairOutput,

@@ -1,4 +1,4 @@
-//! The method: bi-directional pixel-prototype contrastive learning with dynamic pseudo labels, METHOD.md.
+//! The method: bi-directional pixel-prototype contrastive learning with dynamic pseudo labels (docs/method.md).
 
 mod config;
 mod losses;

@@ -1,4 +1,4 @@
-//! Static pseudo labels with class-balanced thresholds, made before each round. METHOD.md, "Static pseudo labels".
+//! Static pseudo labels with class-balanced thresholds, made before each round. docs/method.md, "Static pseudo labels".
 //!
 //! Two passes over the target images: the first collects confidences ([`ConfidenceSample`]) and gives the
 //! thresholds, the second decides pixel by pixel ([`Selection`]).

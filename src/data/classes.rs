@@ -1,4 +1,4 @@
-//! The 19 classes, their colours, and the id tables of the data sets (METHOD.md, "Data").
+//! The 19 classes, their colours, and the id tables of the data sets (docs/method.md, "Data").
 
 /// Number of classes.
 pub const CLASSES: usize = 19;

@@ -1,4 +1,4 @@
-//! Data sets as their downloads unpack, transforms, and the prefetching loader (METHOD.md, "Data").
+//! Data sets as their downloads unpack, transforms, and the prefetching loader (docs/method.md, "Data").
 //!
 //! The path of an image: [`Dataset::read`] decodes one [`Example`]; a [`TrainTransform`] or [`EvalTransform`] resizes,
 //! crops, mirrors and normalises it; a [`Loader`] does this on threads and hands out [`Batch`]es in an order that

@@ -1,4 +1,4 @@
-//! What happens to an image between the file and the network (METHOD.md, "Data" and the preset `scratch`).
+//! What happens to an image between the file and the network (docs/method.md, "Data" and "Presets").
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,8 @@ pub struct Jitter {
 }
 
 impl Jitter {
-    /// METHOD.md's preset `scratch`: gamma e^U(-0.7, 0.7), contrast 0.5-1.5, brightness 0.3-1.3, gains 0.7-1.3.
+    /// The preset `scratch` (docs/method.md, "Presets"): gamma e^U(-0.7, 0.7), contrast 0.5-1.5, brightness
+    /// 0.3-1.3, gains 0.7-1.3.
     pub const SCRATCH: Self =
         Self { log_gamma: [-0.7, 0.7], contrast: [0.5, 1.5], brightness: [0.3, 1.3], gain: [0.7, 1.3] };
 }
@@ -86,7 +87,8 @@ pub struct TrainTransform {
 }
 
 impl TrainTransform {
-    /// METHOD.md's defaults: shorter side 850, scale 0.8-1.2, crop 730 x 730, mirror 0.5, no jitter, Caffe.
+    /// The published transform (docs/method.md, "Data"): shorter side 850, scale 0.8-1.2, crop 730 x 730, mirror
+    /// 0.5, no jitter, Caffe.
     pub const PAPER: Self = Self {
         short_side: Some(850),
         scale: [0.8, 1.2],

@@ -1,4 +1,4 @@
-//! DeepLab-V2 (Chen et al., PAMI 2018): a dilated ResNet and atrous spatial pyramid pooling. METHOD.md, "Features".
+//! DeepLab-V2 (Chen et al., PAMI 2018): a dilated ResNet and atrous spatial pyramid pooling. docs/method.md, "Features".
 
 use serde::{Deserialize, Serialize};
 
@@ -45,9 +45,9 @@ pub struct DeepLabConfig {
 
 /// What a pass gives.
 pub struct Output {
-    /// [N,h,w,d] at stride 8, for the contrastive terms.
+    /// `[N,h,w,d]` at stride 8, for the contrastive terms.
     pub features: Var,
-    /// [N,h,w,C] at stride 8, for the segmentation losses and predictions.
+    /// `[N,h,w,C]` at stride 8, for the segmentation losses and predictions.
     pub logits: Var,
 }
 
@@ -82,7 +82,7 @@ impl DeepLab {
         self.target_stem.is_none() && (normalization == Normalization::Batch || !self.domain_statistics)
     }
 
-    /// Images [N,H,W,3], normalised -> features and logits at stride 8. The batch divides into a run of N / `domains.len()`
+    /// Images `[N,H,W,3]`, normalised -> features and logits at stride 8. The batch divides into a run of N / `domains.len()`
     /// images for each of `domains`; with several, [`DeepLab::takes_both_domains`] must hold.
     pub fn forward(&self, pass: &Forward<'_>, images: &Tensor, domains: &'static [Domain]) -> Result<Output> {
         pass.enter(domains);

@@ -96,7 +96,7 @@ impl Block {
     }
 }
 
-/// The 7x7 convolution, its batch norm, the max pool, and the first stage: what METHOD's option `domain_stem` keeps
+/// The 7x7 convolution, its batch norm, the max pool, and the first stage: what `domain_stem` keeps
 /// one copy of per domain.
 pub struct Stem {
     conv: Conv2d,
@@ -165,7 +165,7 @@ impl Stem {
         })
     }
 
-    /// [N,H,W,3] -> [N,H/4,W/4,width * expansion].
+    /// `[N,H,W,3]` -> `[N,H/4,W/4,width * expansion]`.
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
         let x = self.norm.after(pass, &self.conv, x, None, true)?;
         let x = ops::max_pool2d(

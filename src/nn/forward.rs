@@ -177,7 +177,7 @@ impl<'a> Forward<'a> {
         Ok(cast)
     }
 
-    /// Notes batch statistics for [`Forward::finish`]: row `run` of `batch` [C] or [runs,C].
+    /// Notes batch statistics for [`Forward::finish`]: row `run` of `batch` `[C]` or `[runs,C]`.
     pub fn measured(&self, running: ParameterId, batch: Tensor, run: usize) {
         self.measured.borrow_mut().push(Measured { running, batch, run });
     }

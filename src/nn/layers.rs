@@ -71,7 +71,7 @@ impl Conv2d {
         parameters.add(format!("{name}.weight"), values, &extents, role)
     }
 
-    /// [N,H,W,C] -> [N,P,Q,K].
+    /// `[N,H,W,C]` -> `[N,P,Q,K]`.
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
         let (filter, bias) = self.weights(pass)?;
         ops::conv2d(x, &filter, bias.as_ref(), &self.spec)
@@ -106,7 +106,7 @@ impl Aspp {
         Ok(Self { branches, dilations: dilations.to_vec() })
     }
 
-    /// [N,H,W,C] -> [N,H,W,B*K]: the branches' outputs, concatenated.
+    /// `[N,H,W,C]` -> `[N,H,W,B*K]`: the branches' outputs, concatenated.
     pub fn forward(&self, pass: &Forward<'_>, x: &Var) -> Result<Var> {
         let parts = |branch: &Conv2d| {
             let bias = branch.bias.ok_or_else(|| Error::Internal("a branch of the head has no bias".into()))?;

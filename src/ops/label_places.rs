@@ -6,10 +6,10 @@ pub(crate) const EACH: usize = 8;
 /// Where the contrastive terms read the label of a feature pixel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LabelPlaces {
-    /// By PyTorch's nearest-neighbour rule, as the published code: METHOD.md, "Prototypes".
+    /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
     #[default]
     Nearest,
-    /// Where the upsampling of the logits puts it: [`align_labels`](super::align_labels).
+    /// Where the upsampling of the logits puts it: [`align_labels`](fn@super::align_labels).
     Aligned,
 }
 

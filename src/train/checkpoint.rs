@@ -58,7 +58,7 @@ pub struct Checkpoint {
     pub log_lines: usize,
     /// Momentum by parameter name.
     pub momentum: HashMap<String, Tensor>,
-    /// xi [C,d]; none before the first adaptation step.
+    /// xi `[C,d]`; none before the first adaptation step.
     pub calibration: Option<Tensor>,
     /// The configuration as TOML.
     pub config: String,

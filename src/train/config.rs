@@ -41,7 +41,7 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// With which statistics batch norms normalise while training. METHOD.md, "Optimisation".
+/// With which statistics batch norms normalise while training. docs/method.md, "Optimisation".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Statistics {
@@ -64,7 +64,7 @@ pub struct BatchNormConfig {
     pub precise: bool,
 }
 
-/// Data sets and transforms. METHOD.md, "Data".
+/// Data sets and transforms. docs/method.md, "Data".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -120,7 +120,7 @@ impl DataConfig {
     }
 }
 
-/// SGD and its schedule. METHOD.md, "Optimisation".
+/// SGD and its schedule. docs/method.md, "Optimisation".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {

@@ -9,7 +9,7 @@ use crate::{
     ops::{self, PredictSpec, Prediction},
 };
 
-/// One prediction for a normalised image [1,H,W,3], at `full` rows and columns.
+/// One prediction for a normalised image `[1,H,W,3]`, at `full` rows and columns.
 pub fn predict_image(network: &Network, image: &Tensor, full: (usize, usize)) -> Result<Prediction> {
     ops::predict(&network.logits(image)?, full.0, full.1, PredictSpec::default())
 }

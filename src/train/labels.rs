@@ -1,4 +1,4 @@
-//! Static pseudo labels for all target training images, before each round. METHOD.md, "Static pseudo labels".
+//! Static pseudo labels for all target training images, before each round. docs/method.md, "Static pseudo labels".
 
 use std::{fs, path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Mean intersection over union from one confusion matrix over a whole data set. METHOD.md, "Data".
+//! Mean intersection over union from one confusion matrix over a whole data set. docs/method.md, "Data".
 
 use serde::{Deserialize, Serialize};
 

@@ -38,12 +38,12 @@ impl Network {
         Ok((network, config))
     }
 
-    /// The normalised pixels of one image as a batch [1,H,W,3] on the network's device.
+    /// The normalised pixels of one image as a batch `[1,H,W,3]` on the network's device.
     pub fn image(&self, pixels: Vec<f32>, height: usize, width: usize) -> Result<Tensor> {
         Tensor::from_vec(pixels, &[1, height, width, 3], self.parameters.device())
     }
 
-    /// Logits [N,h,w,C] in f32 of normalised target images [N,H,W,3], with running statistics.
+    /// Logits `[N,h,w,C]` in f32 of normalised target images `[N,H,W,3]`, with running statistics.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         let pass = Forward::evaluate(&self.parameters, self.precision);
         self.model.forward(&pass, images, &[Domain::Target])?.logits.value().to_dtype(DType::F32)

@@ -1,4 +1,4 @@
-//! The four presets. METHOD.md, "Presets" and "Optimisation".
+//! The four presets. docs/method.md, "Presets" and "Optimisation".
 
 use std::{fmt, str::FromStr};
 
@@ -114,7 +114,7 @@ fn scratch() -> Config {
     };
     // Batch norm makes the backbone's filters insensitive to their scale and lets them move fast. The head has none and sums
     // 36 taps of 512 channels: it needs a far smaller rate. Each stage decays to 0. Day to dusk, one seed: mIoU 36.5 on the
-    // source's training images after 600 steps, against 24.5 at METHOD.md's rate of 0.01 with the head at ten times that.
+    // source's training images after 600 steps, against 24.5 at a rate of 0.01 with the head at ten times that.
     config.optimizer.head_multiplier = 0.016;
     config.optimizer.horizon = 1.0;
     config.warmup = WarmupConfig {

@@ -1,4 +1,4 @@
-//! Learning rates. METHOD.md, "Optimisation": lr = base (1 - i / I)^power with I = horizon * steps.
+//! Learning rates. docs/method.md, "Optimisation": lr = base (1 - i / I)^power with I = horizon * steps.
 
 use super::OptimizerConfig;
 

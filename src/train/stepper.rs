@@ -6,7 +6,7 @@ use crate::{Result, Tensor, data::Batch};
 /// The state of the optimiser and of the calibration, and the two kinds of step that change it.
 ///
 /// Each step is forward, losses, backward and the SGD update of `network`; it returns the losses by name, unweighted
-/// but for `loss`. Where one of them is not finite, nothing was changed. METHOD.md, "Total loss" and "Optimisation".
+/// but for `loss`. Where one of them is not finite, nothing was changed. docs/method.md, "Total loss" and "Optimisation".
 ///
 /// ```
 /// use bicl::{Device, data::Batch, train::{Network, Preset, Stepper}};
@@ -91,7 +91,7 @@ impl Stepper {
         self.0.adapt(network, config, source, target, rate)
     }
 
-    /// The calibration xi [C,d]; `None` before the first step of adaptation.
+    /// The calibration xi `[C,d]`; `None` before the first step of adaptation.
     pub fn calibration(&self) -> Option<&Tensor> {
         self.0.calibration.as_ref()
     }

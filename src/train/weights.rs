@@ -1,6 +1,6 @@
 //! Exchange of weights with PyTorch: safetensors files with torchvision's names and layouts.
 //!
-//! Filters are [K,C,R,S] there and [K,R,S,C] here; everything else has one layout.
+//! Filters are `[K,C,R,S]` there and `[K,R,S,C]` here; everything else has one layout.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Label ids of Cityscapes and GTA5 (METHOD.md "Data") and their usual display colours.
+//! Label ids of Cityscapes and GTA5 (docs/method.md, "Data") and their usual display colours.
 
 pub(super) const ROAD: u8 = 7;
 pub(super) const SIDEWALK: u8 = 8;

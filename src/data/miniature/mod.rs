@@ -1,5 +1,5 @@
 //! Miniature: generated street scenes in two styles with exact labels, in GTA5's and Cityscapes' on-disk layouts
-//! (METHOD.md "Data").
+//! (docs/method.md, "Data").
 //!
 //! A scene is a straight street in perspective: surfaces painted from far to near onto a canvas with 2 x 2 samples per
 //! pixel, then a camera model. Both domains share the classes and the anatomy of a street; all in which they differ is a

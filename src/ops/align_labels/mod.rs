@@ -1,8 +1,8 @@
 //! Labels at the places where the segmentation losses see the cells of a feature map.
 //!
 //! The logits are upsampled with align_corners: of h cells over H pixels, cell i lies at pixel i (H - 1) / (h - 1). That is also
-//! where a network's strides centre it. The nearest-neighbour rule of METHOD.md ("Prototypes") reads its label at i H / h, up to a
-//! cell further up and left. On 730 pixels that is little against the objects; on 128 it is not.
+//! where a network's strides centre it. The nearest-neighbour rule of docs/method.md, "Prototypes", reads its label at
+//! i H / h, up to a cell further up and left. On 730 pixels that is little against the objects; on 128 it is not.
 
 pub(crate) mod cuda;
 
@@ -14,8 +14,8 @@ const OP: &str = "align_labels";
 /// No class.
 const IGNORE: u8 = 255;
 
-/// Labels u8 [N,H,W] in blocks of `each` x `each` for every cell of a feature map of `height` x `width`: [N, height * each,
-/// width * each], spread evenly over the cell, whose middle is at (i (H - 1) / (height - 1), j (W - 1) / (width - 1)). What lies
+/// Labels u8 `[N,H,W]` in blocks of `each` x `each` for every cell of a feature map of `height` x `width`: `[N, height * each,
+/// width * each]`, spread evenly over the cell, whose middle is at (i (H - 1) / (height - 1), j (W - 1) / (width - 1)). What lies
 /// outside the image is 255; a single cell covers all. With `each` 1 it is the label at the middle.
 ///
 /// Errors: a shape of other than three dimensions, a dtype other than u8, labels without pixels, `each` 0, or a result of more

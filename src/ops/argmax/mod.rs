@@ -8,7 +8,7 @@ use crate::{DType, Result, Tensor, with_float, with_real};
 
 const OP: &str = "argmax";
 
-/// The first largest class of logits [N,H,W,C] (f32, f64 or bf16; C at most 255) at each pixel: u8 [N,H,W].
+/// The first largest class of logits `[N,H,W,C]` (f32, f64 or bf16; C at most 255) at each pixel: u8 `[N,H,W]`.
 ///
 /// A NaN counts as the largest, as in PyTorch.
 ///

@@ -1,9 +1,9 @@
-//! Atrous spatial pyramid pooling, the head of DeepLab-V2 (Chen et al., PAMI 2018; METHOD.md, "Features"): convolutions of
+//! Atrous spatial pyramid pooling, the head of DeepLab-V2 (Chen et al., PAMI 2018; docs/method.md, "Features"): convolutions of
 //! one input that differ in their dilation, side by side:
 //!
-//! y[n,p,q,b K + k] = bias_b[k] + sum over r,s,c of x[n, p + (r - R/2) d_b, q + (s - S/2) d_b, c] w_b[k,r,s,c]
+//! `y[n,p,q,b K + k] = bias_b[k] + sum over r,s,c of x[n, p + (r - R/2) d_b, q + (s - S/2) d_b, c] w_b[k,r,s,c]`
 //!
-//! In general this is [`conv2d`] for each branch and [`concat_channels`]. On tensor cores the four branches are one problem:
+//! In general this is [`fn@conv2d`] for each branch and [`fn@concat_channels`]. On tensor cores the four branches are one problem:
 //! the input's gradient is summed over them where it is made, and 19 output channels waste no tile of their own. On Hopper, in
 //! bf16, that problem is a plain product of matrices, of which warpgroups make the most, and passes that move pixels.
 
@@ -14,20 +14,20 @@ use crate::{Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "aspp";
 
-/// A branch: the filter [K,R,S,C] with odd R and S, the bias [K], and the distance between the filter's taps.
+/// A branch: the filter `[K,R,S,C]` with odd R and S, the bias `[K]`, and the distance between the filter's taps.
 #[derive(Clone, Copy)]
 pub struct AsppBranch<'a> {
-    /// [K,R,S,C].
+    /// `[K,R,S,C]`.
     pub filter: &'a Var,
-    /// [K].
+    /// `[K]`.
     pub bias: &'a Var,
     /// At least 1.
     pub dilation: usize,
 }
 
-/// The branches' outputs for `x` [N,H,W,C], concatenated: [N,H,W,B*K]. All of one dtype: f32, f64 or bf16.
+/// The branches' outputs for `x` `[N,H,W,C]`, concatenated: `[N,H,W,B*K]`. All of one dtype: f32, f64 or bf16.
 ///
-/// Errors: no branches, filters of different or even extents, and those of [`conv2d`].
+/// Errors: no branches, filters of different or even extents, and those of [`fn@conv2d`].
 ///
 /// ```
 /// use bicl::{Device, Tensor, autograd::Tape, ops::{AsppBranch, aspp}};

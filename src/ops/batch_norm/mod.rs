@@ -2,7 +2,7 @@
 //!
 //!   y = relu( (x - mean_c) / sqrt(variance_c + epsilon) * scale_c + shift_c + residual )
 //!
-//! (Ioffe, Szegedy, "Batch Normalization", 2015, with the biased variance; METHOD.md, "Optimisation", `bn`.)
+//! (Ioffe, Szegedy, "Batch Normalization", 2015, with the biased variance; docs/method.md, "Optimisation".)
 //! With g = dy where the ReLU passed, r = 1 / sqrt(variance + epsilon), h = (x - mean) r and M pixels:
 //!
 //!   d shift = sum g      d scale = sum g h      d residual = g
@@ -44,9 +44,9 @@ pub enum BatchNormMode<'a> {
     },
     /// Given ones, constant for the gradient.
     Running {
-        /// [C], f32 (f64 for f64 images).
+        /// `[C]`, f32 (f64 for f64 images).
         mean: &'a Tensor,
-        /// [C], f32 (f64 for f64 images).
+        /// `[C]`, f32 (f64 for f64 images).
         variance: &'a Tensor,
         /// Added to the variance.
         epsilon: f64,
@@ -58,7 +58,7 @@ pub enum BatchNormMode<'a> {
 pub struct BatchNormSpec<'a> {
     /// Which statistics normalise.
     pub mode: BatchNormMode<'a>,
-    /// [N,H,W,C], added after scale and shift.
+    /// `[N,H,W,C]`, added after scale and shift.
     pub residual: Option<&'a Var>,
     /// Whether a rectified linear unit follows.
     pub relu: bool,
@@ -69,16 +69,16 @@ pub struct BatchNormSpec<'a> {
 
 /// The image and the statistics behind it.
 pub struct BatchNormOutput {
-    /// [N,H,W,C], of the input's dtype.
+    /// `[N,H,W,C]`, of the input's dtype.
     pub y: Var,
-    /// Mean of each channel, [C]: the batch's, or the one that was given. [groups,C] where there are several.
+    /// Mean of each channel, `[C]`: the batch's, or the one that was given. `[groups,C]` where there are several.
     pub mean: Tensor,
     /// Variance of each channel, of the mean's shape: the batch's, unbiased (division by M - 1), with which running statistics are
     /// updated; or the one that was given.
     pub variance: Tensor,
 }
 
-/// Normalises `x` [N,H,W,C] (f32, f64 or bf16) with `scale` and `shift` [C], both f32 (f64 for f64 images).
+/// Normalises `x` `[N,H,W,C]` (f32, f64 or bf16) with `scale` and `shift` `[C]`, both f32 (f64 for f64 images).
 ///
 /// Errors: shapes, dtypes or devices that do not fit; moments of another image; images that do not divide into the
 /// groups; batch statistics over fewer than two values a channel, which have no unbiased variance.

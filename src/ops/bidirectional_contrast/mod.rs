@@ -1,5 +1,5 @@
 //! Both contrastive terms of a step of adaptation, and all that they are made of: prototypes of both domains, their
-//! calibration, label transfer, hybrid labels, overlap (METHOD.md, "Prototypes" to "Hybrid pseudo labels").
+//! calibration, label transfer, hybrid labels, overlap (docs/method.md, "Prototypes" to "Hybrid pseudo labels").
 //!
 //! The CPU composes it of the single operations (`composed.rs`), whose pages have the equations. Kernels take both domains in
 //! one launch wherever neither needs the other's result (`fused.rs`), and no label map is made that is read only once.
@@ -39,14 +39,14 @@ pub struct Contrast {
     pub forward: Option<Tensor>,
     /// The backward term, unweighted; `None` where its weight is 0.
     pub backward: Option<Tensor>,
-    /// The labels by transfer, u8 [N,h,w].
+    /// The labels by transfer, u8 `[N,h,w]`.
     pub dynamic_labels: Option<Tensor>,
     /// What moves the calibration.
     pub prototypes: DomainPrototypes,
 }
 
-/// Both terms for features [N,h,w,d] of source and target, whose image n is a pair, with labels u8 [N,H,W] of each at any
-/// resolution. `calibration` is xi [C,d], which the transfer adds to the source's prototypes. Gradients reach the features,
+/// Both terms for features `[N,h,w,d]` of source and target, whose image n is a pair, with labels u8 `[N,H,W]` of each at any
+/// resolution. `calibration` is xi `[C,d]`, which the transfer adds to the source's prototypes. Gradients reach the features,
 /// through pixels and prototypes; none passes through labels.
 ///
 /// Errors: shapes, dtypes or devices that do not fit; classes outside 1..=255; a temperature that is not a positive number.

@@ -1,11 +1,11 @@
-//! Class-wise domain bias of the prototypes (METHOD.md, "Calibration").
+//! Class-wise domain bias of the prototypes (docs/method.md, "Calibration").
 //!
 //! ```text
 //! xi(c) <- m xi(c) + (1-m) mean_n ( rho_T(n,c) - rho_S(n,c) )     over the pairs n in which both prototypes exist
 //! ```
 //!
-//! A class without such a pair keeps its xi. METHOD.md states the update for one pair; averaging over a step's pairs
-//! keeps one decay by m a step, whatever the batch. No gradient.
+//! A class without such a pair keeps its xi. Averaging over a step's pairs keeps one decay by m a step, whatever the
+//! batch. No gradient.
 
 pub(crate) mod cuda;
 
@@ -34,7 +34,7 @@ fn check_dtypes(xi: &Tensor, prototypes: &Tensor) -> Result<()> {
     Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")))
 }
 
-/// The calibrated prototypes rho_S + xi [N,C,d] of `prototypes_s` [N,C,d] with `xi` [C,d], f32 or f64. What stands in
+/// The calibrated prototypes rho_S + xi `[N,C,d]` of `prototypes_s` `[N,C,d]` with `xi` `[C,d]`, f32 or f64. What stands in
 /// the row of an absent class has no meaning: it stays absent.
 ///
 /// Errors: shapes, dtypes or devices that do not fit.
@@ -90,7 +90,7 @@ impl DomainPrototypes {
         Self { vectors: Halves::one(vectors), counts: Halves::one(counts), extents }
     }
 
-    /// Moves xi [C,d] as [`update_calibration`] does; nothing where an element of `gate` (f32) is NaN or infinite.
+    /// Moves xi `[C,d]` as [`update_calibration`] does; nothing where an element of `gate` (f32) is NaN or infinite.
     ///
     /// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
     pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, gate: Option<&Tensor>) -> Result<()> {
@@ -113,8 +113,8 @@ impl DomainPrototypes {
     }
 }
 
-/// Moves `xi` [C,d] towards the difference of the prototypes of target and source [N,C,d] with `momentum` m, for the
-/// classes of which some pair has both (counts u32 [N,C] above 0).
+/// Moves `xi` `[C,d]` towards the difference of the prototypes of target and source `[N,C,d]` with `momentum` m, for the
+/// classes of which some pair has both (counts u32 `[N,C]` above 0).
 ///
 /// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
 pub fn update_calibration(

@@ -7,7 +7,7 @@ use crate::{Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "concat_channels";
 
-/// [N,H,W,C1], [N,H,W,C2], .. -> [N,H,W,C1+C2+..], all of one float dtype and device. The gradients are the slices.
+/// `[N,H,W,C1]`, `[N,H,W,C2]`, .. -> `[N,H,W,C1+C2+..]`, all of one float dtype and device. The gradients are the slices.
 ///
 /// Errors: no parts; parts that differ in N, H, W, dtype or device.
 pub fn concat_channels(parts: &[&Var]) -> Result<Var> {

@@ -1,4 +1,4 @@
-//! One direction of the pixel-prototype contrastive loss (METHOD.md, "The two contrastive terms").
+//! One direction of the pixel-prototype contrastive loss (docs/method.md, "The two contrastive terms").
 //!
 //! Every label pixel q inside one feature cell p shares the same similarities, so with n(p,c) the number of label
 //! pixels of class c in cell p, and z(p,c) = s(p,c) / tau over all C classes (s = -1 for absent ones):
@@ -47,10 +47,10 @@ struct Problem {
     tracked: bool,
 }
 
-/// The loss, of shape [], of features [N,h,w,d] of one domain against the prototypes of the other.
+/// The loss, of shape `[]`, of features `[N,h,w,d]` of one domain against the prototypes of the other.
 ///
-/// `labels` u8 [N,H,W] are those of the features' domain at any resolution; pixels whose label is no class (255) are
-/// left out, and so are classes for which `overlap` u8 [N,C] is 0 (see [`class_overlap`](super::class_overlap)).
+/// `labels` u8 `[N,H,W]` are those of the features' domain at any resolution; pixels whose label is no class (255) are
+/// left out, and so are classes for which `overlap` u8 `[N,C]` is 0 (see [`class_overlap`](super::class_overlap)).
 /// Gradients reach the features and the prototypes.
 ///
 /// Errors: shapes, dtypes or devices that do not fit; a temperature that is not a positive number.

@@ -1,10 +1,10 @@
 //! Two-dimensional convolution (cross-correlation, as in every framework), NHWC:
 //!
-//! y[n,p,q,k] = b[k] + sum over r,s,c of x[n, p stride - pad + r dilation, q stride - pad + s dilation, c] w[k,r,s,c]
+//! `y[n,p,q,k] = b[k] + sum over r,s,c of x[n, p stride - pad + r dilation, q stride - pad + s dilation, c] w[k,r,s,c]`
 //!
 //! with zeros outside the image. Gradients:
-//! dx[n,h,w,c] = sum over the taps that hit the pixel of dy[n,p,q,k] w[k,r,s,c];
-//! dw[k,r,s,c] = sum over n,p,q of dy[n,p,q,k] x[..]; db[k] = sum over n,p,q of dy[n,p,q,k].
+//! `dx[n,h,w,c]` = sum over the taps that hit the pixel of `dy[n,p,q,k] w[k,r,s,c]`;
+//! `dw[k,r,s,c]` = sum over n,p,q of `dy[n,p,q,k] x[..]`; `db[k]` = sum over n,p,q of `dy[n,p,q,k]`.
 //! Every sum runs in an order fixed by the shapes alone, or by what was chosen for them once ([`Device::set_autotune`]).
 //!
 //! [`Device::set_autotune`]: crate::Device::set_autotune
@@ -42,7 +42,7 @@ enum Products {
     Tf32,
 }
 
-/// Convolution of `x` [N, H, W, C] with the filter `w` [K, R, S, C], plus `bias` [K]: [N, P, Q, K] with
+/// Convolution of `x` `[N, H, W, C]` with the filter `w` `[K, R, S, C]`, plus `bias` `[K]`: `[N, P, Q, K]` with
 /// P = (H + 2 padding - dilation (R - 1) - 1) / stride + 1, and Q likewise. All of one dtype: f32, f64 or bf16
 /// (stored; sums are kept in f32). On a GPU bf16 is multiplied on tensor cores, and so is f32, rounded to tf32, where the
 /// tape says so ([`crate::autograd::Tape::with_tf32`]).

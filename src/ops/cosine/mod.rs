@@ -1,6 +1,6 @@
 //! What the contrastive operations share: cosines between feature pixels and prototypes, and their gradients.
 //!
-//! With u = 1 / max(|f|, 1e-12) and v = 1 / max(|rho|, 1e-12) (METHOD.md, "Pixel-prototype similarity"):
+//! With u = 1 / max(|f|, 1e-12) and v = 1 / max(|rho|, 1e-12) (docs/method.md, "Pixel-prototype similarity"):
 //!
 //! ```text
 //! s(p,c)    = u(p) v(c) <f(p), rho(c)>                        0 for a zero vector, -1 for an absent class

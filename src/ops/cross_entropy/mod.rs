@@ -1,5 +1,5 @@
 //! Softmax cross entropy: the mean over the pixels whose label is not 255 of
-//! -ln softmax(x)[label] = ln(sum_c exp(x_c - m)) - (x_label - m), with m = max_c x_c. METHOD.md, "Total loss".
+//! `-ln softmax(x)[label]` = ln(sum_c exp(x_c - m)) - (x_label - m), with m = max_c x_c. docs/method.md, "Total loss".
 //!
 //! Over no pixel it is 0 with zero gradient, never NaN.
 
@@ -13,7 +13,7 @@ const OP: &str = "cross_entropy";
 /// The label of pixels that do not count.
 pub(crate) const IGNORE: u8 = 255;
 
-/// Mean cross entropy (a scalar of shape []) of logits [N,H,W,C], f32, f64 or bf16, against labels u8 [N,H,W].
+/// Mean cross entropy (a scalar of shape `[]`) of logits `[N,H,W,C]`, f32, f64 or bf16, against labels u8 `[N,H,W]`.
 ///
 /// The loss has the logits' dtype, f32 for bf16 logits. On the CPU a label that is neither below C nor 255 is an
 /// error; kernels leave such a pixel out like one labelled 255.

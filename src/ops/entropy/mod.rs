@@ -1,4 +1,4 @@
-//! Softmax entropy, in natural logarithms: the mean over all pixels of -sum_c p_c ln p_c. METHOD.md, "Total loss".
+//! Softmax entropy, in natural logarithms: the mean over all pixels of -sum_c p_c ln p_c. docs/method.md, "Total loss".
 //!
 //! With m = max_c x_c, s = sum_c exp(x_c - m) and u = sum_c p_c (x_c - m) it is ln s - u, and its gradient
 //! -p_c (x_c - m - u): no logarithm of a probability, so a probability of 0 does no harm.
@@ -10,7 +10,7 @@ use crate::{DType, Error, Result, autograd::Var, with_float, with_real};
 
 const OP: &str = "entropy";
 
-/// Mean softmax entropy (a scalar of shape [], in nats) of logits [N,H,W,C], f32, f64 or bf16, over all pixels.
+/// Mean softmax entropy (a scalar of shape `[]`, in nats) of logits `[N,H,W,C]`, f32, f64 or bf16, over all pixels.
 ///
 /// The result has the logits' dtype, f32 for bf16 logits; over no pixel it is 0.
 ///

@@ -1,4 +1,4 @@
-//! Prototypes: masked average pooling of features by class (METHOD.md, "Prototypes").
+//! Prototypes: masked average pooling of features by class (docs/method.md, "Prototypes").
 //!
 //! ```text
 //! rho(c) = sum_p M(p,c) f(p) / n(c),   n(c) = sum_p M(p,c);   df(p) = drho(y(p)) / n(y(p)), 0 where y(p) is no class
@@ -14,14 +14,14 @@ const OP: &str = "masked_average_pool";
 /// The class prototypes of each pair.
 #[derive(Clone)]
 pub struct Prototypes {
-    /// rho [N,C,d], in f32 for features in bf16, else in their dtype; zero for an absent class.
+    /// rho `[N,C,d]`, in f32 for features in bf16, else in their dtype; zero for an absent class.
     pub vectors: Var,
-    /// Pixels of each class, u32 [N,C]; a class with none is *absent*.
+    /// Pixels of each class, u32 `[N,C]`; a class with none is *absent*.
     pub counts: Tensor,
 }
 
 impl Prototypes {
-    /// u8 [N,C]: 1 where the class has a prototype.
+    /// u8 `[N,C]`: 1 where the class has a prototype.
     pub fn present(&self) -> Result<Tensor> {
         class_overlap(&self.counts, &self.counts)
     }
@@ -60,7 +60,7 @@ impl Pools {
     }
 }
 
-/// Prototypes of `classes` classes from features [N,h,w,d] (f32, f64, bf16) and labels u8 [N,h,w] at the features'
+/// Prototypes of `classes` classes from features `[N,h,w,d]` (f32, f64, bf16) and labels u8 `[N,h,w]` at the features'
 /// size; each image has its own. Labels that are no class, 255 among them, belong to no prototype.
 ///
 /// Errors: shapes that do not fit, `classes` outside 1..=255.
@@ -134,8 +134,8 @@ fn backward(drho: &Tensor, labels: &Tensor, counts: &Tensor, pools: Pools, dtype
     with_real!(dtype, OP, T => cpu::backward::<T>(drho, labels, counts, pools))
 }
 
-/// u8 [N,C]: 1 where a class occurs in both, from the pixel counts u32 [N,C] of two domains. It is the weight w(c) of
-/// METHOD.md, "The two contrastive terms".
+/// u8 `[N,C]`: 1 where a class occurs in both, from the pixel counts u32 `[N,C]` of two domains. It is the weight w(c) of
+/// docs/method.md, "The two contrastive terms".
 ///
 /// Errors: shapes, dtypes or devices that differ.
 pub fn class_overlap(counts_s: &Tensor, counts_t: &Tensor) -> Result<Tensor> {

@@ -39,7 +39,7 @@ struct Problem {
     padding: [usize; 2],
 }
 
-/// The maximum over each window of x [N,H,W,C], f32, f64 or bf16: [N,P,Q,C]. The gradient goes to the first maximum
+/// The maximum over each window of x `[N,H,W,C]`, f32, f64 or bf16: `[N,P,Q,C]`. The gradient goes to the first maximum
 /// of a window (to the last NaN, where there is one).
 ///
 /// Errors: x without four dimensions, a kernel or stride of 0, a padding above half the kernel, a window of more

@@ -1,4 +1,4 @@
-//! Cosine similarity of every feature pixel with every prototype (METHOD.md, "Pixel-prototype similarity"); the
+//! Cosine similarity of every feature pixel with every prototype (docs/method.md, "Pixel-prototype similarity"); the
 //! equations, with those of the gradients, are in `ops/cosine/mod.rs`.
 
 mod cpu;
@@ -9,7 +9,7 @@ use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "pixel_prototype_similarity";
 
-/// s [N,h,w,C] of features [N,h,w,d] with the prototypes of their pairs, in the prototypes' dtype. An absent class has
+/// s `[N,h,w,C]` of features `[N,h,w,d]` with the prototypes of their pairs, in the prototypes' dtype. An absent class has
 /// s = -1 and passes no gradient; a zero feature vector has s = 0 and gets none.
 ///
 /// Errors: shapes, dtypes or devices that do not fit.

@@ -1,5 +1,6 @@
 //! Prediction from low-resolution logits: bilinear upsampling (align_corners = true), softmax maximum and argmax in
-//! one pass, for evaluation and for the static pseudo labels (METHOD.md). No gradient, no logits of full resolution.
+//! one pass, for evaluation and for the static pseudo labels (docs/method.md, "Static pseudo labels"). No
+//! gradient, no logits of full resolution.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -21,17 +22,17 @@ pub struct PredictSpec<'a> {
 /// A prediction at full resolution.
 #[derive(Clone, Debug)]
 pub struct Prediction {
-    /// The first most probable class, u8 [N,H,W].
+    /// The first most probable class, u8 `[N,H,W]`.
     pub labels: Tensor,
-    /// Its probability, f32 [N,H,W].
+    /// Its probability, f32 `[N,H,W]`.
     pub confidence: Option<Tensor>,
-    /// 1 where some class reaches its threshold, else 0; u8 [N,H,W].
+    /// 1 where some class reaches its threshold, else 0; u8 `[N,H,W]`.
     pub reaches: Option<Tensor>,
 }
 
-/// Predicts the classes of the pixels of [N,height,width] from logits [N,h,w,C], f32, f64 or bf16.
+/// Predicts the classes of the pixels of `[N,height,width]` from logits `[N,h,w,C]`, f32, f64 or bf16.
 ///
-/// The labels are those of [`argmax`](super::argmax) over [`upsample_bilinear`](super::upsample_bilinear).
+/// The labels are those of [`argmax`](fn@super::argmax) over [`upsample_bilinear`](fn@super::upsample_bilinear).
 ///
 /// Errors: logits without four dimensions, an extent of 0, no class or more than 255, thresholds that are not one a
 /// class, a dtype that is no float.

@@ -1,4 +1,4 @@
-//! Nearest-neighbour resizing of label maps (METHOD.md, "Prototypes"), and the inverse of the upsampling rule.
+//! Nearest-neighbour resizing of label maps (docs/method.md, "Prototypes"), and the inverse of the upsampling rule.
 
 pub(crate) mod cuda;
 
@@ -8,7 +8,7 @@ use crate::{Error, Result, Tensor};
 
 const OP: &str = "resize_labels_nearest";
 
-/// Labels u8 [N,H,W] at the size `height` x `width`: element (y, x) is the label at
+/// Labels u8 `[N,H,W]` at the size `height` x `width`: element (y, x) is the label at
 /// (floor(y * H / height), floor(x * W / width)), the rule of PyTorch's `interpolate(mode="nearest")`, in integers.
 ///
 /// Errors: a shape of other than three dimensions, a dtype other than u8, or labels without pixels.

@@ -1,5 +1,5 @@
-//! The loss of a segmentation: cross entropy and entropy of bilinearly upsampled logits, fused. METHOD.md, "Total
-//! loss".
+//! The loss of a segmentation: cross entropy and entropy of bilinearly upsampled logits, fused. docs/method.md,
+//! "Total loss".
 //!
 //! total = w_ce CE(up(x), labels) + w_H H(up(x)), where up resizes the logits to the labels' size with align_corners =
 //! true, CE is the mean over the pixels whose label is not 255 (0 over none) and H the mean over all pixels.
@@ -52,8 +52,8 @@ struct Scales {
     entropy: f64,
 }
 
-/// Weighted cross entropy and entropy of logits [N,h,w,C] (f32, f64 or bf16), upsampled to the size of labels u8
-/// [N,H,W], where 255 is ignored. Where the logits are tracked, the same pass computes their gradient.
+/// Weighted cross entropy and entropy of logits `[N,h,w,C]` (f32, f64 or bf16), upsampled to the size of labels u8
+/// `[N,H,W]`, where 255 is ignored. Where the logits are tracked, the same pass computes their gradient.
 ///
 /// On the CPU a label that is neither below C nor 255 is an error; kernels leave such a pixel out of the cross
 /// entropy like one labelled 255.

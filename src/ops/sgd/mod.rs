@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum and weight decay (METHOD.md, "Optimisation"), and the check that
+//! Stochastic gradient descent with momentum and weight decay (docs/method.md, "Optimisation"), and the check that
 //! gradients are finite.
 //!
 //! PyTorch's rule, in place: g' = g + decay * p;  m = momentum * m + g';  p = p - rate * m. With m = 0 before the
@@ -34,7 +34,7 @@ pub struct SgdItem<'a> {
 pub struct SgdSpec<'a> {
     /// The momentum's factor.
     pub momentum: f64,
-    /// The learning rate, f64 [1]: in memory, so that a captured step can be replayed with another.
+    /// The learning rate, f64 `[1]`: in memory, so that a captured step can be replayed with another.
     pub rate: &'a Tensor,
     /// Losses, f32 of any shape: where one is NaN or infinite, nothing is changed.
     pub gate: Option<&'a Tensor>,

@@ -11,7 +11,7 @@ use crate::{
 
 const OP: &str = "split_images";
 
-/// `x` [N,..] -> [counts[0],..], [counts[1],..], ..: its images in order, of any float dtype. Each part's gradient goes to
+/// `x` `[N,..]` -> `[counts[0],..]`, `[counts[1],..]`, ..: its images in order, of any float dtype. Each part's gradient goes to
 /// its own images.
 ///
 /// Errors: counts that do not add up to N; a dtype that is no float.

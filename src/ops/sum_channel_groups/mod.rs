@@ -1,4 +1,4 @@
-//! Sum over groups of channels, as of the ASPP branches' logits: y[n,h,w,k] = sum_g x[n,h,w,g K + k], g in rising order.
+//! Sum over groups of channels, as of the ASPP branches' logits: `y[n,h,w,k] = sum_g x[n,h,w,g K + k]`, g in rising order.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -7,7 +7,7 @@ use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "sum_channel_groups";
 
-/// [N,H,W,G*K] -> [N,H,W,K] for G = `groups`, f32, f64 or bf16 (summed in f32). The gradient of each group is dy.
+/// `[N,H,W,G*K]` -> `[N,H,W,K]` for G = `groups`, f32, f64 or bf16 (summed in f32). The gradient of each group is dy.
 ///
 /// Errors: channels that are no multiple of `groups`.
 ///

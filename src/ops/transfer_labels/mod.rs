@@ -1,4 +1,4 @@
-//! Non-parametric label transfer and hybrid labels (METHOD.md, "Dynamic pseudo labels", "Hybrid pseudo labels").
+//! Non-parametric label transfer and hybrid labels (docs/method.md, "Dynamic pseudo labels" and "Hybrid pseudo labels").
 //!
 //! ```text
 //! pi(p,c) = exp(s(p,c)/tau) / sum_k exp(s(p,k)/tau);   y(p) = argmax_c pi(p,c) where max_c pi > threshold, else 255
@@ -18,8 +18,8 @@ use crate::{DType, Error, Result, Tensor, tensor::Element, with_float, with_real
 
 const OP: &str = "transfer_labels";
 
-/// Labels u8 [N,h,w] of features [N,h,w,d] by their similarity with prototypes [N,C,d] (in f32 for features in bf16,
-/// else in their dtype), of which those with `present` u8 [N,C] not 0 exist. The method hands in calibrated
+/// Labels u8 `[N,h,w]` of features `[N,h,w,d]` by their similarity with prototypes `[N,C,d]` (in f32 for features in bf16,
+/// else in their dtype), of which those with `present` u8 `[N,C]` not 0 exist. The method hands in calibrated
 /// prototypes, see [`calibrate`](super::calibrate).
 ///
 /// Errors: shapes, dtypes or devices that do not fit; a temperature that is not a positive number.
@@ -59,7 +59,7 @@ pub fn transfer_labels(
     with_real!(features.dtype(), OP, T => cpu::transfer::<T>(features, prototypes, present, extents, cutoffs))
 }
 
-/// Labels u8 [N,H,W]: the static label where it is not 255, else the dynamic one, u8 [N,h,w], of the feature cell
+/// Labels u8 `[N,H,W]`: the static label where it is not 255, else the dynamic one, u8 `[N,h,w]`, of the feature cell
 /// (floor(y * h / H), floor(x * w / W)) that nearest-neighbour upsampling assigns.
 ///
 /// Errors: shapes, dtypes or devices that do not fit.

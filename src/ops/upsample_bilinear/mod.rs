@@ -1,7 +1,7 @@
-//! Bilinear resizing with align_corners = true, as METHOD.md ("Features") asks for the logits.
+//! Bilinear resizing with align_corners = true, as docs/method.md, "Features", asks for the logits.
 //!
-//! y[i,j] = lerp over rows of the lerp over columns: with (y0, y1, s) and (x0, x1, t) the positions of i and j,
-//! y[i,j] = u0 + s (u1 - u0), where u0 = x[y0,x0] + t (x[y0,x1] - x[y0,x0]), and u1 likewise in row y1.
+//! `y[i,j]` = lerp over rows of the lerp over columns: with (y0, y1, s) and (x0, x1, t) the positions of i and j,
+//! `y[i,j] = u0 + s (u1 - u0)`, where `u0 = x[y0,x0] + t (x[y0,x1] - x[y0,x0])`, and u1 likewise in row y1.
 //! The backward pass gathers: an input pixel adds up the output pixels around it in a fixed order.
 
 mod axis;
@@ -43,7 +43,7 @@ impl Resize {
     }
 }
 
-/// Resizes x [N,h,w,C] to [N,height,width,C], f32, f64 or bf16; the corner pixels keep their values.
+/// Resizes x `[N,h,w,C]` to `[N,height,width,C]`, f32, f64 or bf16; the corner pixels keep their values.
 ///
 /// Works upwards and downwards; an axis of one output pixel takes the first input pixel.
 ///

@@ -1,4 +1,4 @@
-//! The total loss as a weighted sum of scalar terms: y = sum_i w_i x_i (METHOD.md, "Total loss").
+//! The total loss as a weighted sum of scalar terms: y = sum_i w_i x_i (docs/method.md, "Total loss").
 //!
 //! The terms stay on their device: nothing waits for their values. The order of addition is that of the terms.
 
