@@ -34,14 +34,15 @@
 // Shapes are written [N,H,W,C] all over, which is no link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-// One direction: a module imports only from those to its left in device, tensor, autograd, ops, nn, models, adapt,
-// data, train, doctor, cli (tests/layers.rs checks it).
+// One direction: a module imports only from those to its left in dtype, error, device, tensor, autograd, ops, nn, models,
+// adapt, data, train, doctor, cli (tests/layers.rs checks it).
 pub mod adapt;
 pub mod autograd;
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod doctor;
+mod dtype;
 mod error;
 pub mod models;
 pub mod nn;
@@ -50,5 +51,6 @@ pub mod tensor;
 pub mod train;
 
 pub use device::Device;
+pub use dtype::DType;
 pub use error::{Error, Result};
-pub use tensor::{DType, Tensor};
+pub use tensor::Tensor;
