@@ -13,16 +13,18 @@
 //! # Ok::<(), bicl::Error>(())
 //! ```
 
+mod backward;
 mod fusion;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 pub use fusion::{Contribution, Fused, GradientEpilogue, GradientRequest};
 
 use crate::{Device, Error, Result, Tensor};
+use backward::Pass;
 
 /// Takes the gradient of the output, what of the operation's epilogue was applied to it, and what is asked for each parent.
 /// Returns the contributions to the parents' gradients, in their order; `None` where none is wanted.
@@ -97,18 +99,6 @@ impl Tape {
         nodes.len() - 1
     }
 
-    /// How many contributions the gradient of each node will have in a pass from `last`.
-    fn uses(&self, last: usize) -> Vec<usize> {
-        let nodes = self.nodes();
-        let mut uses = vec![0; last + 1];
-        for index in (0..=last).rev() {
-            if index == last || uses[index] > 0 {
-                nodes[index].parents.iter().flatten().for_each(|&parent| uses[parent] += 1);
-            }
-        }
-        uses
-    }
-
     fn is(&self, other: &Tape) -> bool {
         Arc::ptr_eq(&self.nodes, &other.nodes)
     }
@@ -154,67 +144,7 @@ impl Tape {
         let Some(last) = output.node else {
             return Err(Error::Autograd("the output depends on no variable".into()));
         };
-        let mut uses = self.uses(last);
-        let mut pending = HashMap::from([(last, Contribution::from(seed))]);
-        let mut by_node = HashMap::new();
-        for index in (0..=last).rev() {
-            let Some(Contribution { gradient, fused }) = pending.remove(&index) else { continue };
-            let (op, parents, backward) = {
-                let node = &mut self.nodes()[index];
-                if node.is_variable {
-                    by_node.insert(index, gradient);
-                    continue;
-                }
-                node.epilogue = None;
-                (node.op, std::mem::take(&mut node.parents), node.backward.take())
-            };
-            let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
-            let mut requests: Vec<GradientRequest> = parents
-                .iter()
-                .map(|parent| GradientRequest {
-                    wanted: parent.is_some(),
-                    accumulate: parent.and_then(|parent| pending.remove(&parent)).map(|sum| sum.gradient),
-                    // Only to whoever completes the gradient.
-                    epilogue: parent
-                        .filter(|&parent| uses[parent] == 1)
-                        .and_then(|parent| self.nodes()[parent].epilogue.take()),
-                })
-                .collect();
-            for parent in parents.iter().flatten() {
-                uses[*parent] -= 1;
-            }
-            let contributions = backward(gradient, fused, &mut requests)?;
-            if contributions.len() != parents.len() {
-                let (got, want) = (contributions.len(), parents.len());
-                return Err(Error::Autograd(format!(
-                    "{op}: its backward pass gave {got} gradients for {want} parents"
-                )));
-            }
-            // Back before anything is added: two parents may be one node, whose gradient the first of them then held.
-            for (parent, request) in parents.iter().zip(&mut requests) {
-                if let (Some(parent), Some(sum)) = (parent, request.accumulate.take()) {
-                    pending.insert(*parent, sum.into());
-                }
-            }
-            for ((parent, request), contribution) in parents.into_iter().zip(requests).zip(contributions) {
-                let Some(parent) = parent else { continue };
-                let contribution =
-                    contribution.ok_or_else(|| Error::Autograd(format!("{op}: a parent's gradient is missing")))?;
-                if contribution.fused.is_some() && request.epilogue.is_none() {
-                    return Err(Error::Autograd(format!("{op}: it fused an epilogue that it was not shown")));
-                }
-                match pending.entry(parent) {
-                    Entry::Vacant(slot) => {
-                        slot.insert(contribution);
-                    }
-                    Entry::Occupied(_) if contribution.fused.is_some() => {
-                        return Err(Error::Autograd(format!("{op}: it fused an epilogue into a part of a gradient")));
-                    }
-                    Entry::Occupied(mut sum) => sum.get_mut().gradient.accumulate(&contribution.gradient)?,
-                }
-            }
-        }
-        Ok(Gradients { tape: self.clone(), by_node })
+        Ok(Gradients { tape: self.clone(), by_node: Pass::new(self, last, seed).run()? })
     }
 }
 

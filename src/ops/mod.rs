@@ -1,5 +1,6 @@
 //! Differentiable operations. Each folder holds one: `mod.rs` (what it computes, its shapes, its checks, its tape
-//! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
+//! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator). `epilogue`, `cosine` and
+//! `partial_sums` hold what several of them share. No two operations import from each other, directly or through others.
 
 pub mod add;
 pub mod align_labels;
