@@ -55,8 +55,9 @@ fn use_tree<'a>(tokens: &[&'a str], mut i: usize, mut path: Vec<&'a str>, all: &
             "{" => {
                 i += 1;
                 while i < tokens.len() && tokens[i] != "}" {
-                    i = use_tree(tokens, i, path.clone(), all);
-                    i += usize::from(tokens.get(i) == Some(&","));
+                    let next = use_tree(tokens, i, path.clone(), all);
+                    // On in any case, over the comma or what no declaration has.
+                    i = next + usize::from(next == i || tokens.get(next) == Some(&","));
                 }
                 return i + 1;
             }
