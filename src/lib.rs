@@ -78,14 +78,15 @@
 //! The programs in `examples` go on from here: an operation of one's own, and a training loop.
 #![warn(missing_docs)]
 
-// One direction: a module imports only from those to its left in device, tensor, autograd, ops, nn, models, adapt,
-// data, train, doctor, cli (tests/layers.rs checks it).
+// One direction: a module imports only from those to its left in dtype, error, device, tensor, autograd, ops, nn, models,
+// adapt, data, train, doctor, cli (tests/layers.rs checks it).
 pub mod adapt;
 pub mod autograd;
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod doctor;
+mod dtype;
 mod error;
 pub mod models;
 pub mod nn;
@@ -94,5 +95,6 @@ pub mod tensor;
 pub mod train;
 
 pub use device::Device;
+pub use dtype::DType;
 pub use error::{Error, Result};
-pub use tensor::{DType, Tensor};
+pub use tensor::Tensor;

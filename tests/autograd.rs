@@ -9,7 +9,7 @@ use std::sync::{
 
 use bicl::{
     DType, Device, Result, Tensor,
-    autograd::{Offer, Tape, Var},
+    autograd::{Contribution, Fused, GradientEpilogue, GradientRequest, Tape, Var},
     ops,
 };
 use common::{all_devices, of_dtype, wide};
@@ -164,39 +164,119 @@ fn memory_is_freed() {
     assert_eq!(Arc::strong_count(&stored), 1);
 }
 
-/// Who completes a gradient sees the offer, and nobody else; what it holds is freed with the pass.
+/// What a producer would do first; what it says does not matter to the tape.
+fn epilogue(device: &Device) -> GradientEpilogue {
+    let [mean, variance, scale, shift] = [0.0, 1.0, 1.0, 0.0].map(|value| scalar(value, device));
+    let (groups, epsilon) = (1, 0.0);
+    GradientEpilogue { x: None, y: None, relu: true, mean, variance, scale, shift, groups, epsilon, scaled: false }
+}
+
+/// A tape with an operation that has an epilogue, and consumers of it.
+struct Fusion {
+    x: Var,
+    y: Var,
+    /// Who was asked for a contribution, and whether an epilogue was shown; at last what reached the producer.
+    log: Arc<Mutex<Vec<(&'static str, Option<&'static str>)>>>,
+}
+
+impl Fusion {
+    fn new(device: &Device) -> Self {
+        let (tape, log) = (Tape::new(device), Arc::new(Mutex::new(Vec::new())));
+        let x = tape.variable(scalar(1.0, device));
+        let notes = log.clone();
+        let y =
+            Var::record_fusing("producer", scalar(1.0, device), &[&x], Some(epilogue(device)), move |dy, fused, _| {
+                let what = fused.map(|fused| match fused {
+                    Fused::Masked => "masked",
+                    Fused::Sums(sums) if wide(&sums) == [7.0] => "sums of 7",
+                    Fused::Sums(_) => "sums",
+                });
+                notes.lock().unwrap().push(("producer", what));
+                Ok(vec![Some(dy.into())])
+            })
+            .unwrap();
+        Self { x, y, log }
+    }
+
+    /// Reads y so many times. It takes what there is to accumulate where `adds`, and fuses what it may.
+    fn consumer(&self, name: &'static str, times: usize, adds: bool) -> Var {
+        let (log, device) = (self.log.clone(), self.y.tape().device().clone());
+        Var::record_fusing(name, scalar(0.0, &device), &vec![&self.y; times], None, move |dy, _, requests| {
+            let mut shown = None;
+            let mut contribution = |request: &mut GradientRequest| {
+                let sum = if adds { request.take_accumulate(&[]) } else { None };
+                let mut gradient = dy.clone();
+                sum.map_or(Ok(()), |sum| gradient.accumulate(&sum))?;
+                shown = shown.or(request.epilogue().map(|_| "shown"));
+                let fused = request.epilogue().map(|_| Fused::Sums(scalar(7.0, dy.device())));
+                Ok(Some(Contribution { gradient, fused }))
+            };
+            let contributions = requests.iter_mut().map(&mut contribution).collect();
+            log.lock().unwrap().push((name, shown));
+            contributions
+        })
+        .unwrap()
+    }
+
+    /// The pass from the sum of the consumers: what happened, and the gradient of x.
+    fn run(&self, consumers: &[Var]) -> (Vec<(&'static str, Option<&'static str>)>, f64) {
+        let sum = consumers[1..].iter().fold(consumers[0].clone(), |sum, other| ops::add(&sum, other).unwrap());
+        let gradients = sum.tape().backward(&sum).unwrap();
+        (self.log.lock().unwrap().clone(), gradients.get(&self.x).unwrap().item().unwrap())
+    }
+}
+
 #[test]
-fn offers_go_to_the_last_contribution() {
+fn what_a_consumer_fused_reaches_the_producer() {
+    let fusion = Fusion::new(&Device::cpu());
+    let only = fusion.consumer("only", 1, false);
+    assert_eq!(fusion.run(&[only]), (vec![("only", Some("shown")), ("producer", Some("sums of 7"))], 1.0));
+}
+
+/// The tape runs in reverse: the consumer recorded first contributes last, and one that leads nowhere never does.
+#[test]
+fn an_epilogue_is_shown_to_who_completes_the_gradient() {
+    let fusion = Fusion::new(&Device::cpu());
+    let consumers = [fusion.consumer("first", 1, true), fusion.consumer("last", 1, true)];
+    let _unused = fusion.consumer("unused", 1, true);
+    let log = vec![("last", None), ("first", Some("shown")), ("producer", Some("sums of 7"))];
+    assert_eq!(fusion.run(&consumers), (log, 2.0));
+}
+
+/// Two consumers none of which adds up: neither writes the whole gradient, so nobody fuses.
+#[test]
+fn no_part_of_a_gradient_is_fused() {
+    let fusion = Fusion::new(&Device::cpu());
+    let consumers = [fusion.consumer("first", 1, false), fusion.consumer("last", 1, false)];
+    assert_eq!(fusion.run(&consumers), (vec![("last", None), ("first", None), ("producer", None)], 2.0));
+    // Nor does an operation that has the same parent twice, and so two contributions.
+    for adds in [false, true] {
+        let fusion = Fusion::new(&Device::cpu());
+        let twice = fusion.consumer("twice", 2, adds);
+        assert_eq!(fusion.run(&[twice]), (vec![("twice", None), ("producer", None)], 2.0));
+    }
+}
+
+#[test]
+fn fusing_what_was_not_shown_is_refused() {
     let device = Device::cpu();
-    let tape = Tape::new(&device);
-    let x = tape.variable(scalar(1.0, &device));
-    let offer: Offer = Arc::new("offered");
-    let y = ops::scale(&x, 2.0).unwrap().offering(offer.clone());
-    let seen: Arc<Mutex<Vec<(&str, bool)>>> = Arc::default();
-    let reads = |name: &'static str, parents: &[&Var]| {
-        let (seen, count) = (seen.clone(), parents.len());
-        Var::record_adding(name, scalar(0.0, &device), parents, move |dy, demands| {
-            let offered = demands.iter().any(|demand| {
-                demand.offer.as_ref().is_some_and(|offer| offer.downcast_ref::<&str>() == Some(&"offered"))
-            });
-            seen.lock().unwrap().push((name, offered));
-            Ok(vec![Some(dy); count])
+    let masks = |parent: &Var| {
+        Var::record_fusing("masks", scalar(0.0, &device), &[parent], None, |dy, _, _| {
+            Ok(vec![Some(Contribution { gradient: dy, fused: Some(Fused::Masked) })])
         })
         .unwrap()
     };
-    let (first, twice, unused, last) =
-        (reads("first", &[&y]), reads("twice", &[&y, &y]), reads("unused", &[&y]), reads("last", &[&y]));
-    let sum = ops::add(&ops::add(&first, &twice).unwrap(), &last).unwrap();
-    let gradients = tape.backward(&sum).unwrap();
-    // In reverse: the operation recorded first contributes last, and the one that leads nowhere never does.
-    assert_eq!(*seen.lock().unwrap(), [("last", false), ("twice", false), ("first", true)]);
-    assert_eq!(gradients.get(&x).unwrap().item().unwrap(), 8.0);
-    assert_eq!(Arc::strong_count(&offer), 1, "the pass frees it");
-    drop(unused);
-    // An operation with the same parent twice gives two contributions, neither of which is the whole.
-    let tape = Tape::new(&device);
-    let y = ops::scale(&tape.variable(scalar(1.0, &device)), 2.0).unwrap().offering(offer);
-    seen.lock().unwrap().clear();
-    tape.backward(&reads("twice", &[&y, &y])).unwrap();
-    assert_eq!(*seen.lock().unwrap(), [("twice", false)]);
+    let fusion = Fusion::new(&device);
+    let (tape, y) = (fusion.y.tape(), &fusion.y);
+    // A variable has no epilogue.
+    assert_eq!(text(tape.backward(&masks(&fusion.x))), "autograd: masks: it fused an epilogue that it was not shown");
+    // The first of two contributions.
+    let early = ops::add(&ops::scale(y, 2.0).unwrap(), &masks(y)).unwrap();
+    assert_eq!(text(tape.backward(&early)), "autograd: masks: it fused an epilogue that it was not shown");
+    // The last, which left the other one out.
+    let fusion = Fusion::new(&device);
+    let last = masks(&fusion.y);
+    let late = ops::add(&last, &ops::scale(&fusion.y, 2.0).unwrap()).unwrap();
+    let tape = fusion.y.tape();
+    assert_eq!(text(tape.backward(&late)), "autograd: masks: it fused an epilogue into a part of a gradient");
 }

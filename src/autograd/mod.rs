@@ -1,5 +1,5 @@
 //! A small tape. Operations append what they need for their backward pass; [`Tape::backward`] runs the list in
-//! reverse. The tape knows no operation.
+//! reverse. The tape knows no operation; it passes on what neighbours fuse ([`GradientEpilogue`]).
 //!
 //! ```
 //! use bicl::{Device, Tensor, autograd::Tape, ops};
@@ -13,31 +13,25 @@
 //! # Ok::<(), bicl::Error>(())
 //! ```
 
+mod backward;
+mod fusion;
+
 use std::{
-    any::Any,
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use fusion::{Contribution, Fused, GradientEpilogue, GradientRequest};
+
 use crate::{Device, Error, Result, Tensor};
+use backward::Pass;
 
-/// Takes the gradient of the output and what is asked for each parent; gives the contributions, `None` where none is wanted.
-type Backward = Box<dyn FnOnce(Tensor, &mut [Demand]) -> Result<Vec<Option<Tensor>>> + Send>;
+/// Takes the gradient of the output, what of the operation's epilogue was applied to it, and what is asked for each parent.
+/// Returns the contributions to the parents' gradients, in their order; `None` where none is wanted.
+type Backward = Box<dyn FnOnce(Tensor, Option<Fused>, &mut [GradientRequest]) -> Result<Contributions> + Send>;
 
-/// What a backward pass is asked for one parent.
-pub struct Demand {
-    /// Whether its gradient is wanted.
-    pub wanted: bool,
-    /// What other operations have contributed to it so far. An operation that can add to it where it writes takes it and
-    /// returns the sum; what is left here is added to its contribution.
-    pub so_far: Option<Tensor>,
-    /// What the operation that made the parent offered ([`Var::offering`]), where this contribution completes its gradient.
-    pub offer: Option<Offer>,
-}
-
-/// What an operation would do first with the whole gradient of its output, for another that writes the last contribution
-/// to take over. The tape only passes it on; the two operations agree on what it holds and on how it is answered.
-pub type Offer = Arc<dyn Any + Send + Sync>;
+/// One for each parent.
+type Contributions = Vec<Option<Contribution>>;
 
 struct Node {
     op: &'static str,
@@ -45,7 +39,8 @@ struct Node {
     parents: Vec<Option<usize>>,
     /// `None` for variables, and for operations whose backward pass has run.
     backward: Option<Backward>,
-    offer: Option<Offer>,
+    /// What the backward pass would do first; gone when a consumer has been shown it.
+    epilogue: Option<GradientEpilogue>,
     is_variable: bool,
 }
 
@@ -104,26 +99,19 @@ impl Tape {
         nodes.len() - 1
     }
 
-    /// How many contributions the gradient of each node will have in a pass from `last`.
-    fn uses(&self, last: usize) -> Vec<usize> {
-        let nodes = self.nodes();
-        let mut uses = vec![0; last + 1];
-        for index in (0..=last).rev() {
-            if index == last || uses[index] > 0 {
-                nodes[index].parents.iter().flatten().for_each(|&parent| uses[parent] += 1);
-            }
-        }
-        uses
-    }
-
     fn is(&self, other: &Tape) -> bool {
         Arc::ptr_eq(&self.nodes, &other.nodes)
     }
 
     /// A tensor whose gradient is wanted.
     pub fn variable(&self, value: Tensor) -> Var {
-        let node =
-            self.append(Node { op: "variable", parents: Vec::new(), backward: None, offer: None, is_variable: true });
+        let node = self.append(Node {
+            op: "variable",
+            parents: Vec::new(),
+            backward: None,
+            epilogue: None,
+            is_variable: true,
+        });
         Var { value, node: Some(node), tape: self.clone() }
     }
 
@@ -156,60 +144,7 @@ impl Tape {
         let Some(last) = output.node else {
             return Err(Error::Autograd("the output depends on no variable".into()));
         };
-        let mut uses = self.uses(last);
-        let mut pending = HashMap::from([(last, seed)]);
-        let mut by_node = HashMap::new();
-        for index in (0..=last).rev() {
-            let Some(gradient) = pending.remove(&index) else { continue };
-            let (op, parents, backward) = {
-                let node = &mut self.nodes()[index];
-                if node.is_variable {
-                    by_node.insert(index, gradient);
-                    continue;
-                }
-                node.offer = None;
-                (node.op, std::mem::take(&mut node.parents), node.backward.take())
-            };
-            let backward = backward.ok_or_else(|| Error::Autograd(format!("{op}: its backward pass has run")))?;
-            let mut demands: Vec<Demand> = parents
-                .iter()
-                .map(|parent| Demand {
-                    wanted: parent.is_some(),
-                    so_far: parent.and_then(|parent| pending.remove(&parent)),
-                    offer: parent
-                        .filter(|&parent| uses[parent] == 1)
-                        .and_then(|parent| self.nodes()[parent].offer.clone()),
-                })
-                .collect();
-            for parent in parents.iter().flatten() {
-                uses[*parent] -= 1;
-            }
-            let contributions = backward(gradient, &mut demands)?;
-            if contributions.len() != parents.len() {
-                let (got, want) = (contributions.len(), parents.len());
-                return Err(Error::Autograd(format!(
-                    "{op}: its backward pass gave {got} gradients for {want} parents"
-                )));
-            }
-            // Back before anything is added: two parents may be one node, whose gradient the first of them then held.
-            for (parent, demand) in parents.iter().zip(demands) {
-                if let (Some(parent), Some(so_far)) = (parent, demand.so_far) {
-                    pending.insert(*parent, so_far);
-                }
-            }
-            for (parent, contribution) in parents.into_iter().zip(contributions) {
-                let Some(parent) = parent else { continue };
-                let contribution =
-                    contribution.ok_or_else(|| Error::Autograd(format!("{op}: a parent's gradient is missing")))?;
-                match pending.entry(parent) {
-                    Entry::Vacant(slot) => {
-                        slot.insert(contribution);
-                    }
-                    Entry::Occupied(mut slot) => slot.get_mut().accumulate(&contribution)?,
-                }
-            }
-        }
-        Ok(Gradients { tape: self.clone(), by_node })
+        Ok(Gradients { tape: self.clone(), by_node: Pass::new(self, last, seed).run()? })
     }
 }
 
@@ -232,14 +167,6 @@ impl Var {
     /// The same value, with no gradient behind it.
     pub fn detach(&self) -> Var {
         self.tape.constant(self.value.clone())
-    }
-
-    /// The same, with an offer to whoever completes its gradient: see [`Demand::offer`].
-    pub fn offering(self, offer: Offer) -> Var {
-        if let Some(node) = self.node {
-            self.tape.nodes()[node].offer = Some(offer);
-        }
-        self
     }
 
     /// Records an operation: `backward` receives the gradient of `value` and, for each parent, whether its gradient
@@ -266,18 +193,24 @@ impl Var {
         parents: &[&Var],
         backward: impl FnOnce(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Result<Var> {
-        Self::record_adding(op, value, parents, move |gradient, demands| {
-            backward(gradient, &demands.iter().map(|demand| demand.wanted).collect::<Vec<_>>())
+        Self::record_fusing(op, value, parents, None, move |gradient, _, requests| {
+            let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
+            let gradients = backward(gradient, &wanted)?;
+            Ok(gradients.into_iter().map(|gradient| gradient.map(Contribution::from)).collect())
         })
     }
 
-    /// As [`Var::record_many`], for an operation that can add to a parent's gradient where it writes its own: see
-    /// [`Demand::so_far`].
-    pub fn record_adding(
+    /// As [`Var::record_many`], for an operation whose kernels fuse: that add to a parent's gradient where they write their
+    /// contribution, or apply the epilogue of a parent's producer ([`GradientRequest`]); or that has an `epilogue` of its own,
+    /// of which `backward` learns with the gradient what was applied to it.
+    pub fn record_fusing(
         op: &'static str,
         value: Tensor,
         parents: &[&Var],
-        backward: impl FnOnce(Tensor, &mut [Demand]) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+        epilogue: Option<GradientEpilogue>,
+        backward: impl FnOnce(Tensor, Option<Fused>, &mut [GradientRequest]) -> Result<Vec<Option<Contribution>>>
+        + Send
+        + 'static,
     ) -> Result<Var> {
         let Some(first) = parents.first() else {
             return Err(Error::Autograd(format!("{op}: an operation needs a parent")));
@@ -290,8 +223,7 @@ impl Var {
             return Ok(tape.constant(value));
         }
         let parents = parents.iter().map(|parent| parent.node).collect();
-        let node =
-            tape.append(Node { op, parents, backward: Some(Box::new(backward)), offer: None, is_variable: false });
+        let node = tape.append(Node { op, parents, backward: Some(Box::new(backward)), epilogue, is_variable: false });
         Ok(Var { value, node: Some(node), tape })
     }
 }

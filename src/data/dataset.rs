@@ -1,15 +1,13 @@
 //! A data set on disk: finding its files, checking that they belong together, reading one item.
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::classes::Ids;
+use super::listing::{Item, Layout};
 use super::pixels::{LabelMap, RgbImage};
 use super::{cityscapes, decode, gta5, synthia};
 use crate::{Error, Result};
@@ -29,11 +27,7 @@ pub enum DatasetKind {
 impl DatasetKind {
     /// The name: also the folder below `--data-root`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Gta5 => "gta5",
-            Self::Synthia => "synthia",
-            Self::Cityscapes => "cityscapes",
-        }
+        self.layout().name
     }
 
     /// The data set's folder below `data_root`.
@@ -50,12 +44,11 @@ impl DatasetKind {
         }
     }
 
-    /// The layout, for messages.
-    fn layout(self) -> &'static str {
+    fn layout(self) -> &'static Layout {
         match self {
-            Self::Gta5 => gta5::LAYOUT,
-            Self::Synthia => synthia::LAYOUT,
-            Self::Cityscapes => cityscapes::LAYOUT,
+            Self::Gta5 => &gta5::LAYOUT,
+            Self::Synthia => &synthia::LAYOUT,
+            Self::Cityscapes => &cityscapes::LAYOUT,
         }
     }
 }
@@ -113,19 +106,6 @@ pub enum LabelSource {
     Folder(PathBuf),
 }
 
-/// One image of a data set, before it is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The file name without folder, suffix and extension.
-    pub name: String,
-    /// The image file.
-    pub image: PathBuf,
-    /// The label file, where labels were asked for.
-    pub labels: Option<PathBuf>,
-    /// Where this item's pseudo label lies, below a pseudo-label folder.
-    pub(super) pseudo: PathBuf,
-}
-
 /// One image of a data set, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
@@ -155,12 +135,12 @@ impl Dataset {
         let found = match kind {
             DatasetKind::Gta5 => gta5::list(root),
             DatasetKind::Synthia => synthia::list(root),
-            DatasetKind::Cityscapes => cityscapes::list(root, split),
+            DatasetKind::Cityscapes => cityscapes::list(root, split.name()),
         }?;
         let mut items = found.items;
         items.sort_by(|a, b| a.name.cmp(&b.name));
         if items.is_empty() {
-            let message = format!("no .png or .jpg image here; {kind} is expected as {}", kind.layout());
+            let message = format!("no .png or .jpg image here; {}", kind.layout());
             return Err(Error::data(found.folder, message));
         }
         if let Some(pair) = items.windows(2).find(|pair| pair[0].name == pair[1].name) {
@@ -178,7 +158,7 @@ impl Dataset {
             {
                 let advice = match labels {
                     LabelSource::Folder(_) => "pseudo labels are written before each round".to_owned(),
-                    _ => format!("{kind} is expected as {}", kind.layout()),
+                    _ => kind.layout().to_string(),
                 };
                 return Err(Error::data(
                     &item.image,
@@ -255,62 +235,4 @@ impl Dataset {
         let missing = || Error::shape("Dataset::read", format!("item {index} of {}", self.items.len()));
         self.items.get(index).ok_or_else(missing)
     }
-}
-
-/// What a layout's lister found: the items (with their true labels), and the folder that was searched for images.
-pub(super) struct Found {
-    pub(super) folder: PathBuf,
-    pub(super) items: Vec<Item>,
-}
-
-/// The layout of GTA5 and SYNTHIA: images in one folder, labels of the same stem in another.
-pub(super) fn list_flat(kind: DatasetKind, root: &Path, images: &str, labels: &str) -> Result<Found> {
-    let folder = root.join(images);
-    let label_folder = root.join(labels);
-    let items = list_images(&folder, kind)?
-        .into_iter()
-        .map(|(stem, image)| {
-            let file = format!("{stem}.png");
-            Item { labels: Some(label_folder.join(&file)), name: stem, image, pseudo: file.into() }
-        })
-        .collect();
-    Ok(Found { folder, items })
-}
-
-/// The images of a folder: (stem, path). Hidden files and other kinds of files are passed over.
-pub(super) fn list_images(folder: &Path, kind: DatasetKind) -> Result<Vec<(String, PathBuf)>> {
-    let mut images = Vec::new();
-    for path in list_folder(folder, kind)? {
-        let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-        if !matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg")) {
-            continue;
-        }
-        match path.file_stem().and_then(OsStr::to_str) {
-            Some(stem) => images.push((stem.to_owned(), path)),
-            None => return Err(Error::data(&path, "the file name is not valid UTF-8; rename the file")),
-        }
-    }
-    Ok(images)
-}
-
-/// The entries of a folder except hidden ones. Where there is no such folder, the message states the layout.
-pub(super) fn list_folder(folder: &Path, kind: DatasetKind) -> Result<Vec<PathBuf>> {
-    let problem = match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => None,
-        Ok(_) => Some("not a folder".to_owned()),
-        Err(e) if e.kind() == ErrorKind::NotFound => Some("no such folder".to_owned()),
-        // Among others a loop of symbolic links.
-        Err(e) => Some(e.to_string()),
-    };
-    if let Some(problem) = problem {
-        return Err(Error::data(folder, format!("{problem}; {kind} is expected as {}", kind.layout())));
-    }
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-        let entry = entry.map_err(|e| Error::io(folder, e))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
-    Ok(paths)
 }

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use super::dataset::{DatasetKind, Found, list_flat};
+use super::listing::{Found, Layout, list_flat};
 use crate::Result;
 
-pub(super) const LAYOUT: &str = "ROOT/images/00001.png (or .jpg) with ROOT/labels/00001.png";
+pub(super) const LAYOUT: Layout =
+    Layout { name: "gta5", files: "ROOT/images/00001.png (or .jpg) with ROOT/labels/00001.png" };
 
 pub(super) fn list(root: &Path) -> Result<Found> {
-    list_flat(DatasetKind::Gta5, root, "images", "labels")
+    list_flat(&LAYOUT, root, "images", "labels")
 }

@@ -9,6 +9,7 @@ pub mod classes;
 mod dataset;
 pub mod decode;
 mod gta5;
+mod listing;
 mod loader;
 pub mod miniature;
 mod pixels;

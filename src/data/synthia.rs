@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use super::dataset::{DatasetKind, Found, list_flat};
+use super::listing::{Found, Layout, list_flat};
 use crate::Result;
 
-pub(super) const LAYOUT: &str = "ROOT/RGB/NAME.png (or .jpg) with ROOT/GT/LABELS/NAME.png";
+pub(super) const LAYOUT: Layout =
+    Layout { name: "synthia", files: "ROOT/RGB/NAME.png (or .jpg) with ROOT/GT/LABELS/NAME.png" };
 
 pub(super) fn list(root: &Path) -> Result<Found> {
-    list_flat(DatasetKind::Synthia, root, "RGB", "GT/LABELS")
+    list_flat(&LAYOUT, root, "RGB", "GT/LABELS")
 }

@@ -1,83 +1,9 @@
-//! Memory and where it goes when nobody holds it any more.
+//! A block of memory, and who holds it.
 
-use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{
-    CudaDevice, Plan,
-    graph_memory::GraphMemory,
-    pool::{Pool, size_class},
-};
+use super::{heap::Home, pool::size_class};
 use crate::Result;
-
-/// Alignment of host blocks: a cache line, and the widest vector load.
-const ALIGN: usize = 64;
-/// Host memory kept for reuse at most.
-const HOST_LIMIT: usize = 6 << 30;
-
-pub(super) static HOST_POOL: std::sync::LazyLock<Pool> = std::sync::LazyLock::new(Pool::default);
-
-/// The pool from which a block comes and to which it returns.
-#[derive(Clone)]
-pub(super) enum Home {
-    Host,
-    Cuda(Arc<CudaDevice>),
-    Plan(Arc<Plan>),
-    /// Memory of a captured graph, itself taken from one of the others.
-    Graph(Arc<GraphMemory>),
-}
-
-fn layout(class: usize) -> Layout {
-    Layout::from_size_align(class, ALIGN).expect("a size class is below isize::MAX: the allocator was asked for it")
-}
-
-impl Home {
-    /// A block of `class` bytes, a size class.
-    pub fn take(&self, class: usize) -> Result<usize> {
-        match self {
-            Self::Host => Ok(HOST_POOL.take(class).unwrap_or_else(|| {
-                let layout = layout(class);
-                // SAFETY: a size class is never zero.
-                let block = unsafe { alloc_zeroed(layout) };
-                if block.is_null() {
-                    handle_alloc_error(layout);
-                }
-                block as usize
-            })),
-            Self::Cuda(device) => device.allocate(class),
-            Self::Plan(plan) => Ok(plan.allocate(class)),
-            Self::Graph(memory) => memory.take(class),
-        }
-    }
-
-    /// Takes a block back that `take` gave out.
-    pub fn give(&self, class: usize, address: usize) {
-        match self {
-            Self::Host => {
-                if let Some(address) = HOST_POOL.give(class, address, HOST_LIMIT) {
-                    // SAFETY: allocated in `take` with this layout, and no longer referenced.
-                    unsafe { dealloc(address as *mut u8, layout(class)) };
-                }
-            }
-            Self::Cuda(device) => device.release(class, address),
-            Self::Plan(plan) => plan.release(class, address),
-            Self::Graph(memory) => memory.give(class, address),
-        }
-    }
-
-    /// The place behind it: never a graph's memory.
-    pub fn root(&self) -> &Home {
-        match self {
-            Self::Graph(memory) => memory.parent(),
-            place => place,
-        }
-    }
-}
 
 /// One block. A buffer holds it, and so does every captured graph that uses it; the last of them returns it.
 pub(super) struct Block {

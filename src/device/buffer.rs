@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     Fill,
-    block::{Block, HOST_POOL, Home},
+    block::Block,
+    heap::{HOST_POOL, Home},
 };
 use crate::Result;
 
@@ -45,7 +46,7 @@ impl Buffer {
     }
 
     fn is_host(&self) -> bool {
-        matches!(self.block.home().root(), Home::Host)
+        self.block.home().device().is_none()
     }
 
     /// The bytes, of a buffer on the host.
@@ -69,38 +70,33 @@ impl Buffer {
     /// Copies `source` into the buffer, wherever it lives.
     pub(super) fn write(&mut self, source: &[u8]) -> Result<()> {
         assert_eq!(source.len(), self.bytes, "a buffer is written whole");
-        match self.block.home().root() {
-            Home::Cuda(device) => device.upload(self.address(), source)?,
-            Home::Plan(plan) => plan.uploaded(self.bytes),
-            Home::Host | Home::Graph(_) => self.as_host_mut().copy_from_slice(source),
+        match self.block.home().device() {
+            Some(memory) => memory.upload(self.address(), source),
+            None => {
+                self.as_host_mut().copy_from_slice(source);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Copies the buffer into `target`, after all launched work.
     pub(super) fn read(&self, target: &mut [u8]) -> Result<()> {
         assert_eq!(target.len(), self.bytes, "a buffer is read whole");
-        match self.block.home().root() {
-            Home::Cuda(device) => device.download(target, self.address())?,
-            Home::Plan(plan) => {
-                plan.downloaded(self.bytes);
-                target.fill(0);
+        match self.block.home().device() {
+            Some(memory) => memory.download(target, self.address()),
+            None => {
+                target.copy_from_slice(self.as_host());
+                Ok(())
             }
-            Home::Host | Home::Graph(_) => target.copy_from_slice(self.as_host()),
         }
-        Ok(())
     }
 
     /// Copies from a buffer of the same device.
     pub(super) fn copy_from(&mut self, source: &Buffer) -> Result<()> {
         assert_eq!(source.len(), self.bytes, "a buffer is copied whole");
-        match self.block.home().root() {
-            Home::Cuda(device) => device.copy(self.address(), source.address(), self.bytes),
-            Home::Plan(plan) => {
-                plan.filled(2 * self.bytes);
-                Ok(())
-            }
-            Home::Host | Home::Graph(_) => {
+        match self.block.home().device() {
+            Some(memory) => memory.copy(self.address(), source.address(), self.bytes),
+            None => {
                 self.as_host_mut().copy_from_slice(source.as_host());
                 Ok(())
             }
@@ -109,13 +105,9 @@ impl Buffer {
 
     /// Repeats the pattern over the whole buffer.
     pub(super) fn fill(&mut self, fill: Fill) -> Result<()> {
-        match self.block.home().root() {
-            Home::Cuda(device) => device.fill(self.address(), fill, self.bytes),
-            Home::Plan(plan) => {
-                plan.filled(self.bytes);
-                Ok(())
-            }
-            Home::Host | Home::Graph(_) => {
+        match self.block.home().device() {
+            Some(memory) => memory.fill(self.address(), fill, self.bytes),
+            None => {
                 fill.write(self.as_host_mut());
                 Ok(())
             }

@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     Fill, Launch,
-    block::{Block, Home},
-    graph_memory::GraphMemory,
+    block::Block,
+    heap::{GraphMemory, Home},
 };
 use crate::{Error, Result};
 

@@ -4,10 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Buffer, Device, Fill, Place,
-    block::Home,
     capture::{Capture, Captures, Held, Step},
     cuda::CudaGraph,
-    graph_memory::GraphMemory,
+    heap::{GraphMemory, Home},
 };
 use crate::{Error, Result};
 
@@ -228,8 +227,8 @@ impl Device {
     fn home(&self) -> Home {
         match &self.0 {
             Place::Cpu | Place::Emulated(_) => Home::Host,
-            Place::Cuda(cuda) => Home::Cuda(cuda.clone()),
-            Place::Plan(plan) => Home::Plan(plan.clone()),
+            Place::Cuda(cuda) => Home::Device(cuda.clone()),
+            Place::Plan(plan) => Home::Device(plan.clone()),
         }
     }
 

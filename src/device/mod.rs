@@ -13,7 +13,7 @@ mod cuda;
 mod emulated;
 mod fill;
 mod graph;
-mod graph_memory;
+mod heap;
 mod images;
 mod libc_version;
 mod plan;

@@ -11,11 +11,13 @@ use std::{
 };
 
 use super::{
-    Launch,
+    Fill, Launch,
     capture::{Captures, Step},
+    heap::Memory,
     pool::Pool,
     warpgroup::Warpgroups,
 };
+use crate::Result;
 
 /// Launches of one kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,15 +107,6 @@ impl Plan {
         self.pool.peak()
     }
 
-    pub(super) fn allocate(&self, class: usize) -> usize {
-        // Addresses are as far apart as blocks would be, and never 0.
-        self.pool.take(class).unwrap_or_else(|| 512 + self.allocated.fetch_add(class, Ordering::Relaxed))
-    }
-
-    pub(super) fn release(&self, class: usize, address: usize) {
-        let _kept = self.pool.give(class, address, usize::MAX);
-    }
-
     pub(super) fn launched(&self, kernel: &'static str, launch: Launch, bytes: usize) {
         let mut counts = self.counts_mut();
         counts.launches.push(PlannedLaunch { kernel, launch, bytes, work: None });
@@ -158,6 +151,38 @@ impl Plan {
 
     pub(super) fn filled(&self, bytes: usize) {
         self.counts_mut().fills.add(bytes);
+    }
+}
+
+impl Memory for Plan {
+    fn allocate(&self, class: usize) -> Result<usize> {
+        // Addresses are as far apart as blocks would be, and never 0.
+        Ok(self.pool.take(class).unwrap_or_else(|| 512 + self.allocated.fetch_add(class, Ordering::Relaxed)))
+    }
+
+    fn release(&self, class: usize, address: usize) {
+        let _kept = self.pool.give(class, address, usize::MAX);
+    }
+
+    fn upload(&self, _: usize, source: &[u8]) -> Result<()> {
+        self.uploaded(source.len());
+        Ok(())
+    }
+
+    fn download(&self, target: &mut [u8], _: usize) -> Result<()> {
+        self.downloaded(target.len());
+        target.fill(0);
+        Ok(())
+    }
+
+    fn copy(&self, _: usize, _: usize, bytes: usize) -> Result<()> {
+        self.filled(2 * bytes);
+        Ok(())
+    }
+
+    fn fill(&self, _: usize, _: Fill, bytes: usize) -> Result<()> {
+        self.filled(bytes);
+        Ok(())
     }
 }
 

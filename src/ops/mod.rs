@@ -1,5 +1,6 @@
 //! Differentiable operations. Each folder holds one: `mod.rs` (what it computes, its shapes, its checks, its tape
-//! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
+//! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator). `epilogue`, `cosine` and
+//! `partial_sums` hold what several of them share. No two operations import from each other, directly or through others.
 
 pub mod add;
 pub mod align_labels;
@@ -12,16 +13,19 @@ pub mod cast;
 pub mod concat_channels;
 pub mod contrastive_loss;
 pub mod conv2d;
+pub mod conv2d_batch_norm;
 mod cosine;
 pub mod cross_entropy;
 mod domain_pair;
 pub mod entropy;
+mod epilogue;
 mod gate;
 mod label_places;
 #[doc(hidden)]
 pub mod layouts;
 pub mod masked_average_pool;
 pub mod max_pool2d;
+mod partial_sums;
 pub mod pixel_prototype_similarity;
 pub mod predict;
 pub mod reduce;
@@ -41,16 +45,18 @@ pub use add::{add, add_relu};
 pub use align_labels::align_labels;
 pub use argmax::argmax;
 pub use aspp::{AsppBranch, aspp};
-pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with, conv2d_batch_norm};
+pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with};
 pub use bidirectional_contrast::{Contrast, ContrastSpec, bidirectional_contrast};
 pub use calibration::{DomainPrototypes, calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;
 pub use contrastive_loss::contrastive_loss;
-pub use conv2d::{Conv2dSpec, PieceMoments, conv2d, conv2d_with_moments};
+pub use conv2d::{Conv2dSpec, conv2d, conv2d_with_moments};
+pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::cross_entropy;
 pub use domain_pair::DomainPair;
 pub use entropy::entropy;
+pub use epilogue::PieceMoments;
 pub use label_places::LabelPlaces;
 pub use masked_average_pool::{
     PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,

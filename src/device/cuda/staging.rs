@@ -16,7 +16,10 @@ use rayon::prelude::*;
 use super::{CudaDevice, failed, pinned::Pinned};
 use crate::{
     Result,
-    device::{Buffer, block::Home},
+    device::{
+        Buffer,
+        heap::{Home, Memory},
+    },
 };
 
 /// Bytes that a thread copies at a time: one alone is slower than the way to the card.
@@ -94,7 +97,7 @@ impl Way {
         let event = || device.context.new_event(None).map_err(failed("cuEventCreate"));
         let way = Self {
             pinned: Pinned::new(device, bytes)?,
-            staged: Buffer::new(Home::Cuda(device.clone()), bytes)?,
+            staged: Buffer::new(Home::Device(device.clone()), bytes)?,
             arrived: event()?,
             used: event()?,
         };

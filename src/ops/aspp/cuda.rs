@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::OP;
 use crate::{
     DType, Result, Tensor,
-    autograd::{Demand, Var},
+    autograd::{Contribution, GradientRequest, Var},
     ops::{
         Conv2dSpec, concat_channels,
         conv2d::{ConvParams, bias_gradient},
@@ -105,19 +105,19 @@ pub(super) fn backward<T: Element>(
     params: &Params,
     dy: &Tensor,
     Kept { x, filters, taps }: &Kept,
-    demands: &mut [Demand],
-) -> Result<Vec<Option<Tensor>>> {
-    let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
+    requests: &mut [GradientRequest],
+) -> Result<Vec<Option<Contribution>>> {
+    let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
     let (of_filters, of_biases) = wanted[1..].split_at(BRANCHES);
-    let (image, of_filters) = (&mut demands[0], of_filters.contains(&true));
+    let (image, of_filters) = (&mut requests[0], of_filters.contains(&true));
     let (dx, dw) = match taps {
         _ if !image.wanted && !of_filters => (None, [const { None }; BRANCHES]),
         Some(taps) => taps.backward(dy, x, filters, image, of_filters)?,
         None => gathers::backward::<T>(params, dy, x, filters, image, of_filters)?,
     };
     let mut gradients = vec![dx];
-    gradients.extend(dw);
-    gradients.extend(bias_gradients(params, dy, of_biases)?);
+    let parameters = dw.into_iter().chain(bias_gradients(params, dy, of_biases)?);
+    gradients.extend(parameters.map(|gradient| gradient.map(Contribution::from)));
     gradients.iter_mut().zip(wanted).filter(|(_, wanted)| !wanted).for_each(|(gradient, _)| *gradient = None);
     Ok(gradients)
 }

@@ -95,10 +95,11 @@ fn on_tensor_cores(x: &Var, branches: [AsppBranch<'_>; cuda::BRANCHES], specs: &
     let mut parents = vec![x];
     parents.extend(branches.iter().map(|branch| branch.filter));
     parents.extend(branches.iter().map(|branch| branch.bias));
-    Var::record_adding(
+    Var::record_fusing(
         OP,
         y,
         &parents,
-        move |dy, demands| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &kept, demands)),
+        None,
+        move |dy, _, requests| with_float!(dy.dtype(), OP, T => cuda::backward::<T>(&params, &dy, &kept, requests)),
     )
 }

@@ -15,20 +15,16 @@
 //! gradients of scale and shift add up over them.
 //! Sums run over fixed pieces of the rows, combined in a fixed order, whatever the number of threads.
 
-mod after_conv;
 mod cpu;
 mod cpu_backward;
 pub(crate) mod cuda;
-mod gradient_offer;
-
-pub use after_conv::conv2d_batch_norm;
-pub(super) use after_conv::{NormAfter, NormParams};
-pub(super) use gradient_offer::NormBefore;
-
-use gradient_offer::{Answer, GradientOffer};
 
 use super::PieceMoments;
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{
+    DType, Error, Result, Tensor,
+    autograd::{Contribution, Fused, GradientEpilogue, Var},
+    with_float, with_real,
+};
 
 const OP: &str = "batch_norm";
 
@@ -137,19 +133,16 @@ pub fn batch_norm_with(x: &Var, scale: &Var, shift: &Var, spec: &BatchNormSpec<'
     };
     let mut parents = vec![x, scale, shift];
     parents.extend(spec.residual);
-    let offer = GradientOffer::by_batch(&saved, &y);
-    let answer = offer.clone();
-    let y = Var::record_many(OP, y, &parents, move |dy, wanted| {
-        let pieces = match answer.and_then(|offer| offer.take_answer()) {
-            Some(Answer::Sums(pieces)) => Some(pieces),
-            _ => None,
+    let epilogue = saved.sums_epilogue(&y);
+    let y = Var::record_fusing(OP, y, &parents, epilogue, move |dy, fused, requests| {
+        let pieces = match fused {
+            Some(Fused::Sums(pieces)) => Some(pieces),
+            Some(Fused::Masked) | None => None,
         };
-        saved.backward(dy, pieces.as_ref(), wanted)
+        let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
+        let gradients = saved.backward(dy, pieces.as_ref(), &wanted)?;
+        Ok(gradients.into_iter().map(|gradient| gradient.map(Contribution::from)).collect())
     })?;
-    let y = match offer {
-        Some(offer) => y.offering(offer),
-        None => y,
-    };
     Ok(BatchNormOutput { y, mean, variance })
 }
 
@@ -160,25 +153,25 @@ fn statistics_shape(groups: usize, channels: usize) -> Vec<usize> {
 
 /// What normalises, [C] each, or [groups,C].
 #[derive(Clone)]
-struct Statistics {
-    mean: Tensor,
+pub(super) struct Statistics {
+    pub mean: Tensor,
     /// Biased where it is the batch's.
-    variance: Tensor,
-    epsilon: f64,
-    groups: usize,
-    from_batch: bool,
+    pub variance: Tensor,
+    pub epsilon: f64,
+    pub groups: usize,
+    pub from_batch: bool,
 }
 
 #[derive(Clone)]
-struct Affine {
-    statistics: Statistics,
-    scale: Tensor,
-    shift: Tensor,
+pub(super) struct Affine {
+    pub statistics: Statistics,
+    pub scale: Tensor,
+    pub shift: Tensor,
 }
 
 impl Affine {
     /// Mean, variance, scale and shift.
-    fn vectors(&self) -> [&Tensor; 4] {
+    pub fn vectors(&self) -> [&Tensor; 4] {
         [&self.statistics.mean, &self.statistics.variance, &self.scale, &self.shift]
     }
 }
@@ -189,12 +182,13 @@ struct Moments {
     unbiased: Tensor,
 }
 
-struct Saved {
-    x: Option<Tensor>,
-    y: Option<Tensor>,
-    affine: Affine,
-    relu: bool,
-    has_residual: bool,
+/// What the backward pass needs: x for the sums, and x or y for a ReLU's mask.
+pub(super) struct Saved {
+    pub x: Option<Tensor>,
+    pub y: Option<Tensor>,
+    pub affine: Affine,
+    pub relu: bool,
+    pub has_residual: bool,
 }
 
 /// Sums over a group's pixels, [C] each or [groups,C]: of g, and of g h.
@@ -213,13 +207,19 @@ struct Total {
 
 /// Which sums and images the backward pass computes.
 #[derive(Clone, Copy)]
-struct Wanted {
-    x: bool,
-    residual: bool,
+pub(super) struct Wanted {
+    pub x: bool,
+    pub residual: bool,
 }
 
 /// Checks everything for an image of the given extents, `x` or what is made of it; the number of pixels.
-fn check(x: &Tensor, image: &[usize; 4], scale: &Tensor, shift: &Tensor, spec: &BatchNormSpec<'_>) -> Result<usize> {
+pub(super) fn check(
+    x: &Tensor,
+    image: &[usize; 4],
+    scale: &Tensor,
+    shift: &Tensor,
+    spec: &BatchNormSpec<'_>,
+) -> Result<usize> {
     let &[n, h, w, channels] = image;
     if channels == 0 {
         return Err(Error::shape(OP, format!("x {image:?} has no channels")));
@@ -277,7 +277,7 @@ fn moments(x: &Tensor, groups: usize) -> Result<Moments> {
     with_real!(x.dtype(), OP, T => cpu::moments::<T>(x, groups))
 }
 
-fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
+pub(super) fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return with_float!(x.dtype(), OP, T => cuda::normalise::<T>(x, residual, affine, relu));
     }
@@ -289,6 +289,32 @@ fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool)
 }
 
 impl Saved {
+    /// By the batch's statistics: the mask and the sums, on a device whose kernels can take them.
+    fn sums_epilogue(&self, y: &Tensor) -> Option<GradientEpilogue> {
+        let x = self.x.as_ref().filter(|_| self.affine.statistics.from_batch)?;
+        self.epilogue(y, Some(x.clone()), false)
+    }
+
+    /// By given statistics, with a constant scale and shift, there are no sums: the mask, and the scale too where no residual
+    /// wants the gradient without it.
+    pub fn mask_epilogue(&self, y: &Tensor) -> Option<GradientEpilogue> {
+        let scaled = !self.has_residual;
+        if scaled || self.relu { self.epilogue(y, None, scaled) } else { None }
+    }
+
+    fn epilogue(&self, y: &Tensor, x: Option<Tensor>, scaled: bool) -> Option<GradientEpilogue> {
+        let device = y.device();
+        if device.is_cpu() {
+            return None;
+        }
+        // To read the mask costs warpgroups less than to work it out: y lies beside x, and is on its way while they multiply.
+        let read = self.relu && device.has_warpgroup_products() && y.dtype() == DType::Bf16;
+        let y = if read { Some(y.clone()) } else { self.y.clone() };
+        let Affine { statistics, scale, shift } = self.affine.clone();
+        let Statistics { mean, variance, epsilon, groups, .. } = statistics;
+        Some(GradientEpilogue { x, y, relu: self.relu, mean, variance, scale, shift, groups, epsilon, scaled })
+    }
+
     /// `pieces`: sums that whoever wrote dy took on the way; dy is g then.
     fn backward(mut self, dy: Tensor, pieces: Option<&Tensor>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let (want_x, want_scale, want_shift) = (wanted[0], wanted[1], wanted[2]);
@@ -333,6 +359,11 @@ impl Saved {
             return self.widened()?.sums(&dy.to_dtype(DType::F32)?);
         }
         with_real!(dy.dtype(), OP, T => cpu_backward::sums::<T>(self, dy))
+    }
+
+    /// Gradients of x and of the residual by given statistics.
+    pub fn images_by_given(&self, dy: Tensor, wanted: Wanted) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.images(dy, None, wanted)
     }
 
     /// Gradients of x (through the statistics where `sums` is given) and of the residual.

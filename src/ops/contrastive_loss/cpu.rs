@@ -6,7 +6,8 @@ use super::{OP, Problem, Saved};
 use crate::{
     Error, Result, Tensor,
     ops::{
-        cosine::{CELLS, Extents, Gradients, gradients, similarities, unit_rows},
+        cosine::{Extents, Gradients, gradients, similarities, unit_rows},
+        partial_sums::CELLS,
         resize_labels::first_of_cell,
     },
     tensor::Real,

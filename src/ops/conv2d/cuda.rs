@@ -8,13 +8,14 @@ mod wgmma;
 mod window;
 
 use super::{
-    ConvParams, OP, PieceMoments, Products,
+    ConvParams, OP, Products,
     algorithm::{
         Algorithm::{Mma, Simt, Wgmma, Window},
-        Choice, Direction,
+        Choice,
         SimtTile::{Narrow, Wide},
-        choose, extents,
+        choose,
     },
+    problem::{Direction, extents},
     tiling::{
         MmaTile::{self, Large, Medium, Slim, Small},
         PIXELS, Product, Tiling, cut, ranges,
@@ -22,9 +23,12 @@ use super::{
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
-    autograd::{Demand, Offer},
+    autograd::{Contribution, GradientRequest},
     device::Launch,
-    ops::batch_norm::{self, NormAfter, NormBefore},
+    ops::{
+        batch_norm,
+        epilogue::{NormAfter, NormBefore, PieceMoments},
+    },
     tensor::{Declaration, Element},
 };
 use tuning::Problem;
@@ -73,7 +77,7 @@ pub(super) fn forward<T: Element>(
         return window::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
     let (direction, dtype) = (Direction::Forward, T::DTYPE);
-    let problem = Problem { direction, params, dtype, groups, adds: false, offers: false };
+    let problem = Problem { direction, params, dtype, groups, accumulate: false, epilogue: false };
     let choice = problem.tuned(x.device(), choice, |choice| {
         let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
         // What is left to batch norm counts too.
@@ -169,37 +173,34 @@ pub(super) fn data_gradient<T: Element>(
     dy: &Tensor,
     w: &Tensor,
     products: Products,
-    demand: &mut Demand,
-) -> Result<Tensor> {
+    request: &mut GradientRequest,
+) -> Result<Contribution> {
     let choice = choose(Direction::DataGradient, params, T::DTYPE, products, dy.device().has_warpgroup_products());
-    // What has another shape is left for the tape to refuse.
-    let so_far = &mut demand.so_far;
-    let more = so_far.take_if(|more| matches!(choice.algorithm, Mma(_) | Wgmma(_)) && more.shape() == params.input());
-    let more = more.as_ref();
-    // What is left there is added afterwards, and the gradient not whole before.
-    let offer = demand.offer.as_ref().filter(|_| demand.so_far.is_none());
+    let accumulates = matches!(choice.algorithm, Mma(_) | Wgmma(_));
+    let sum = if accumulates { request.take_accumulate(&params.input()) } else { None };
+    let (sum, request) = (sum.as_ref(), &*request);
     let (direction, dtype) = (Direction::DataGradient, T::DTYPE);
-    let problem = Problem { direction, params, dtype, groups: None, adds: more.is_some(), offers: offer.is_some() };
+    let (accumulate, epilogue) = (sum.is_some(), request.epilogue().is_some());
+    let problem = Problem { direction, params, dtype, groups: None, accumulate, epilogue };
     let choice = problem
-        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, more, offer).map(drop))?;
-    NormBefore::withdraw(offer);
-    data_gradient_by::<T>(choice, params, dy, w, more, offer)
+        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, sum, request).map(drop))?;
+    data_gradient_by::<T>(choice, params, dy, w, sum, request)
 }
 
-/// `more` is for tensor cores alone. An offer is answered where the kernel can.
+/// `accumulate` is for tensor cores alone. The epilogue is applied where the kernel can.
 fn data_gradient_by<T: Element>(
     choice: Choice,
     params: &ConvParams,
     dy: &Tensor,
     w: &Tensor,
-    more: Option<&Tensor>,
-    offer: Option<&Offer>,
-) -> Result<Tensor> {
+    accumulate: Option<&Tensor>,
+    request: &GradientRequest,
+) -> Result<Contribution> {
     if let Wgmma(tiling) = choice.algorithm {
-        return wgmma::data_gradient::<T>(tiling, params, dy, w, more, offer);
+        return wgmma::data_gradient::<T>(tiling, params, dy, w, accumulate, request);
     }
     if let Some(tiling) = parted(choice) {
-        return split::data_gradient::<T>(tiling, params, dy, w, more);
+        return Ok(split::data_gradient::<T>(tiling, params, dy, w, accumulate)?.into());
     }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
@@ -215,9 +216,9 @@ fn data_gradient_by<T: Element>(
                 Mma(_) | Window(_) | Wgmma(_) => return Err(elsewhere()),
             }
         }
-        return Ok(dx);
+        return Ok(dx.into());
     };
-    let norm = NormBefore::taken(offer, &dx);
+    let norm = NormBefore::of(request, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let ([n, h, width, c], [down, across]) = (params.input(), params.stride.map(|stride| stride as usize));
     let rows = n / norm.groups * h.div_ceil(down) * width.div_ceil(across);
@@ -225,7 +226,7 @@ fn data_gradient_by<T: Element>(
     let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
     let mut norm = norm.with_room(phases * rows.div_ceil(tile.rows()))?;
     let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
-    let [mean, var, scale, shift] = norm.vectors;
+    let ([mean, var, scale, shift], more) = (norm.vectors, accumulate);
     // SAFETY: the tensors have the extents of `params`, `more`, `bx` and `by` those of dx, and the vectors a value for each
     // channel (mean and variance for each group); the grid covers the largest phase of a group in tiles, every phase and every
     // group, for which `s` has room; the shared memory is the tile's, and so are the channels that it takes.
@@ -245,8 +246,7 @@ fn data_gradient_by<T: Element>(
             )?,
         }
     }
-    norm.answer();
-    Ok(dx)
+    Ok(Contribution { gradient: dx, fused: norm.fused() })
 }
 
 pub(super) fn weight_gradient<T: Element>(
@@ -266,7 +266,7 @@ pub(super) fn weight_gradient<T: Element>(
 
 fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (direction, dtype) = (Direction::WeightGradient, T::DTYPE);
-    let problem = Problem { direction, params, dtype, groups: None, adds: false, offers: false };
+    let problem = Problem { direction, params, dtype, groups: None, accumulate: false, epilogue: false };
     let choice =
         problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
     weight_gradient_by::<T>(choice, params, dy, x)

@@ -12,22 +12,21 @@
 mod algorithm;
 mod cpu;
 pub(crate) mod cuda;
-mod moments;
 mod params;
 mod pixel_product;
+mod problem;
 mod tiling;
 mod wgmma_tiling;
 
-pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvParams;
 pub(super) use pixel_product::PixelProduct;
 pub(super) use tiling::{MmaTile, ranges};
 
+use super::epilogue::{NormAfter, PieceMoments};
 use crate::{
     DType, Error, Result, Tensor,
-    autograd::{Demand, Var},
-    ops::batch_norm::NormAfter,
+    autograd::{Contribution, GradientRequest, Var},
     with_float, with_real,
 };
 
@@ -93,7 +92,7 @@ fn convolve(
     let (y, moments) = forward(&problem, x.value(), w.value(), bias.map(Var::value), groups)?;
     let kept = Kept::new(problem, x, w);
     let parents: Vec<&Var> = [Some(x), Some(w), bias].into_iter().flatten().collect();
-    let y = Var::record_adding(OP, y, &parents, move |dy, demands| kept.gradients(&dy, demands))?;
+    let y = Var::record_fusing(OP, y, &parents, None, move |dy, _, requests| kept.gradients(&dy, requests))?;
     Ok((y, moments))
 }
 
@@ -141,16 +140,16 @@ impl Kept {
         Self { problem, input, filter }
     }
 
-    /// Those of x, w and, where there is a third demand, the bias.
-    pub fn gradients(self, dy: &Tensor, demands: &mut [Demand]) -> Result<Vec<Option<Tensor>>> {
+    /// Those of x, w and, where there is a third request, the bias.
+    pub fn gradients(self, dy: &Tensor, requests: &mut [GradientRequest]) -> Result<Vec<Option<Contribution>>> {
         let Problem { params, products } = self.problem;
-        let wanted: Vec<bool> = demands.iter().map(|demand| demand.wanted).collect();
-        let image = &mut demands[0];
+        let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
+        let image = &mut requests[0];
         let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, products, image));
         let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, products));
-        let mut gradients = vec![dx.transpose()?, dw.transpose()?];
+        let mut gradients = vec![dx.transpose()?, dw.transpose()?.map(Contribution::from)];
         if let Some(&wanted) = wanted.get(2) {
-            gradients.push(wanted.then(|| bias_gradient(&params, dy)).transpose()?);
+            gradients.push(wanted.then(|| bias_gradient(&params, dy)).transpose()?.map(Contribution::from));
         }
         Ok(gradients)
     }
@@ -204,24 +203,26 @@ fn forward(
     Ok((y, None))
 }
 
-/// Takes what there is so far and adds to it, and takes the sums of a batch norm before, where the kernel can.
+/// Accumulates, and applies the epilogue of the image's producer, where the kernel can.
 fn data_gradient(
     params: &ConvParams,
     dy: &Tensor,
     w: &Tensor,
     products: Products,
-    demand: &mut Demand,
-) -> Result<Tensor> {
+    request: &mut GradientRequest,
+) -> Result<Contribution> {
     if !dy.device().is_cpu() {
-        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, demand))?;
-        count_product(&[dy, w, &dx]);
+        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, request))?;
+        count_product(&[dy, w, &dx.gradient]);
         return Ok(dx);
     }
     if dy.dtype() == DType::Bf16 {
         let (dy, w) = (dy.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
-        return with_real!(DType::F32, OP, T => cpu::data_gradient::<T>(params, &dy, &w))?.to_dtype(DType::Bf16);
+        let dx = with_real!(DType::F32, OP, T => cpu::data_gradient::<T>(params, &dy, &w))?;
+        return Ok(dx.to_dtype(DType::Bf16)?.into());
     }
-    with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))
+    let dx = with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))?;
+    Ok(dx.into())
 }
 
 fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {

@@ -3,8 +3,12 @@
 
 use half::bf16;
 
-use super::{Conv2dSpec, ConvParams, Products, algorithm::Direction, cuda, wgmma_tiling};
-use crate::{DType, Result, Tensor, autograd::Demand, ops::batch_norm::NormAfter};
+use super::{Conv2dSpec, ConvParams, Products, cuda, problem::Direction, wgmma_tiling};
+use crate::{
+    DType, Result, Tensor,
+    autograd::{Contribution, GradientRequest},
+    ops::epilogue::NormAfter,
+};
 
 /// y[n,h,w,k] = sum over c of x[n,h,w,c] w[k,c].
 pub(in crate::ops) struct PixelProduct(ConvParams);
@@ -26,9 +30,9 @@ impl PixelProduct {
         Ok(cuda::forward::<bf16>(&self.0, x, w, None, Products::Full, None, &NormAfter::none())?.y)
     }
 
-    /// dx, with what there is so far and the sums of a batch norm before.
-    pub fn data_gradient(&self, dy: &Tensor, w: &Tensor, demand: &mut Demand) -> Result<Tensor> {
-        cuda::data_gradient::<bf16>(&self.0, dy, w, Products::Full, demand)
+    /// dx, with what there is to accumulate and the epilogue of x's producer.
+    pub fn data_gradient(&self, dy: &Tensor, w: &Tensor, request: &mut GradientRequest) -> Result<Contribution> {
+        cuda::data_gradient::<bf16>(&self.0, dy, w, Products::Full, request)
     }
 
     /// dw [K, 1, 1, C].

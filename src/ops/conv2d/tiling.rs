@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConvParams,
-    algorithm::{Direction, extents},
+    problem::{Direction, extents},
 };
 use crate::DType;
 

@@ -4,10 +4,11 @@
 use rayon::prelude::*;
 
 use super::{EPSILON, Extents};
-use crate::{Result, Tensor, tensor::Real};
-
-/// Pixels that a parallel task handles; part of the definition of the summation order.
-pub(crate) const CELLS: usize = 256;
+use crate::{
+    Result, Tensor,
+    ops::partial_sums::{CELLS, add_partials},
+    tensor::Real,
+};
 
 /// 1 / max(|x|, 1e-12), without overflow for huge elements.
 pub(crate) fn inverse_norm<T: Real>(x: &[T]) -> T {
@@ -117,19 +118,6 @@ pub(crate) fn similarities<T: Real>(
             }
         }
     }
-}
-
-/// The sum of `partials`, rows of `total.len()`, in their order.
-pub(crate) fn add_partials<T: Real>(total: &mut [T], partials: &[T]) {
-    let length = total.len();
-    total.par_chunks_mut(1024).enumerate().for_each(|(chunk, total)| {
-        total.fill(T::zero());
-        for partial in partials.chunks_exact(length) {
-            for (total, &partial) in total.iter_mut().zip(&partial[chunk * 1024..]) {
-                *total += partial;
-            }
-        }
-    });
 }
 
 /// What the gradients of similarities are made of; see the module's equations.

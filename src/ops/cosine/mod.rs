@@ -16,7 +16,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-pub(super) use cpu::{CELLS, Gradients, add_partials, gradients, inverse_norm, similarities, unit_rows};
+pub(super) use cpu::{Gradients, gradients, inverse_norm, similarities, unit_rows};
 
 use super::Prototypes;
 use crate::{Error, Result, Tensor, autograd::Var};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::Pools;
 use crate::{
     DType, Result, Tensor,
-    ops::cosine::{CELLS, add_partials},
+    ops::partial_sums::{CELLS, add_partials},
     tensor::Real,
 };
 

@@ -4,7 +4,10 @@ use rayon::prelude::*;
 
 use crate::{
     Result, Tensor,
-    ops::cosine::{CELLS, Extents, Gradients, gradients, inverse_norm, similarities, unit_rows},
+    ops::{
+        cosine::{Extents, Gradients, gradients, inverse_norm, similarities, unit_rows},
+        partial_sums::CELLS,
+    },
     tensor::Real,
 };
 

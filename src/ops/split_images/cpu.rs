@@ -13,11 +13,11 @@ pub(super) fn give<T: Element>(
     part: &Tensor,
     shape: &[usize],
     offset: usize,
-    so_far: Option<Tensor>,
+    accumulate: Option<Tensor>,
 ) -> Result<Tensor> {
     let mut among = Tensor::zeros(shape, T::DTYPE, part.device())?;
     among.as_mut_slice::<T>()?[offset..][..part.len()].copy_from_slice(part.as_slice::<T>()?);
-    let Some(mut sum) = so_far else { return Ok(among) };
+    let Some(mut sum) = accumulate else { return Ok(among) };
     sum.accumulate(&among)?;
     Ok(sum)
 }

@@ -35,11 +35,11 @@ pub(super) fn give<T: Element>(
     part: &Tensor,
     shape: &[usize],
     offset: usize,
-    so_far: Option<Tensor>,
+    accumulate: Option<Tensor>,
 ) -> Result<Tensor> {
     let device = part.device();
     let (offset, count) = (offset as i32, part.len() as i32);
-    if let Some(mut sum) = so_far {
+    if let Some(mut sum) = accumulate {
         Launch::linear(OP, sum.len())?;
         // SAFETY: `sum` has the shape of the whole, in which the part lies from `offset` on; the launch covers the part.
         unsafe { split_images_add::<T>(device, Launch::linear(OP, part.len())?, part, &mut sum, offset, count)? };

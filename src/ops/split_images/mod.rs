@@ -5,7 +5,7 @@ pub(crate) mod cuda;
 
 use crate::{
     Error, Result, Tensor,
-    autograd::{Demand, Var},
+    autograd::{Contribution, GradientRequest, Var},
     with_float,
 };
 
@@ -39,7 +39,10 @@ pub fn split_images(x: &Var, counts: &[usize]) -> Result<Vec<Var>> {
         let (from, whole) = (offset, shape.clone());
         offset += count * each;
         let value = take(x.value(), &part_shape, from)?;
-        Var::record_adding(OP, value, &[x], move |dy, demands| Ok(vec![give(&dy, &whole, from, &mut demands[0])?]))
+        Var::record_fusing(OP, value, &[x], None, move |dy, _, requests| {
+            let gradient = give(&dy, &whole, from, &mut requests[0])?;
+            Ok(vec![gradient.map(Contribution::from)])
+        })
     };
     counts.iter().map(part).collect()
 }
@@ -53,15 +56,14 @@ fn take(whole: &Tensor, shape: &[usize], offset: usize) -> Result<Tensor> {
 }
 
 /// The gradient of the whole: the part's, added where there is one already, else among zeros.
-fn give(part: &Tensor, shape: &[usize], offset: usize, demand: &mut Demand) -> Result<Option<Tensor>> {
-    if !demand.wanted {
+fn give(part: &Tensor, shape: &[usize], offset: usize, request: &mut GradientRequest) -> Result<Option<Tensor>> {
+    if !request.wanted {
         return Ok(None);
     }
-    // What has another shape is left for the tape to refuse.
-    let so_far = demand.so_far.take_if(|so_far| so_far.shape() == shape);
+    let accumulate = request.take_accumulate(shape);
     match part.device().is_cpu() {
-        true => with_float!(part.dtype(), OP, T => cpu::give::<T>(part, shape, offset, so_far)),
-        false => with_float!(part.dtype(), OP, T => cuda::give::<T>(part, shape, offset, so_far)),
+        true => with_float!(part.dtype(), OP, T => cpu::give::<T>(part, shape, offset, accumulate)),
+        false => with_float!(part.dtype(), OP, T => cuda::give::<T>(part, shape, offset, accumulate)),
     }
     .map(Some)
 }

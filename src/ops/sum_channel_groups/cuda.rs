@@ -37,11 +37,11 @@ pub(super) fn forward<T: Element>(x: &Tensor, groups: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-pub(super) fn backward<T: Element>(dy: &Tensor, groups: usize, so_far: Option<Tensor>) -> Result<Tensor> {
+pub(super) fn backward<T: Element>(dy: &Tensor, groups: usize, accumulate: Option<Tensor>) -> Result<Tensor> {
     let [n, h, w, channels] = dy.dims(OP)?;
-    let (device, adds) = (dy.device(), so_far.is_some());
-    let mut dx = match so_far {
-        Some(so_far) => so_far,
+    let (device, adds) = (dy.device(), accumulate.is_some());
+    let mut dx = match accumulate {
+        Some(accumulate) => accumulate,
         None => Tensor::empty(&[n, h, w, groups * channels], T::DTYPE, device)?,
     };
     let launch = Launch::packs(OP, dx.len(), T::DTYPE.size())?;

@@ -24,10 +24,9 @@ pub fn sum_channel_groups(x: &Var, groups: usize) -> Result<Var> {
         return Err(Error::shape(OP, format!("{channels} channels are no {groups} groups of one size")));
     }
     let shape = x.value().shape().to_vec();
-    Var::record_adding(OP, forward(x.value(), groups)?, &[x], move |dy, demands| {
-        // What has another shape is left for the tape to refuse.
-        let so_far = demands[0].so_far.take_if(|so_far| so_far.shape() == shape);
-        Ok(vec![Some(backward(&dy, groups, so_far)?)])
+    Var::record_fusing(OP, forward(x.value(), groups)?, &[x], None, move |dy, _, requests| {
+        let accumulate = requests[0].take_accumulate(&shape);
+        Ok(vec![Some(backward(&dy, groups, accumulate)?.into())])
     })
 }
 
@@ -41,13 +40,13 @@ fn forward(x: &Tensor, groups: usize) -> Result<Tensor> {
     with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, groups))
 }
 
-/// The gradient, added to `so_far` where there is one.
-fn backward(dy: &Tensor, groups: usize, so_far: Option<Tensor>) -> Result<Tensor> {
+/// The gradient, added to `accumulate` where there is one.
+fn backward(dy: &Tensor, groups: usize, accumulate: Option<Tensor>) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, groups, so_far));
+        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, groups, accumulate));
     }
     let dx = with_float!(dy.dtype(), OP, T => cpu::backward::<T>(dy, groups))?;
-    let Some(mut sum) = so_far else { return Ok(dx) };
+    let Some(mut sum) = accumulate else { return Ok(dx) };
     sum.accumulate(&dx)?;
     Ok(sum)
 }

@@ -4,7 +4,10 @@ use rayon::prelude::*;
 
 use crate::{
     DType, Result, Tensor,
-    ops::cosine::{CELLS, Extents, similarities, unit_rows},
+    ops::{
+        cosine::{Extents, similarities, unit_rows},
+        partial_sums::CELLS,
+    },
     tensor::Real,
 };
 

@@ -5,12 +5,12 @@ use half::bf16;
 use super::{AsppParams, BRANCHES, OP, Params};
 use crate::{
     DType, Error, Result, Tensor,
-    autograd::Demand,
+    autograd::{Contribution, GradientRequest},
     device::Launch,
     kernels,
     ops::{
-        batch_norm::{NormBefore, NormParams},
         conv2d::{MmaTile, count_product, cuda::reduce, ranges},
+        epilogue::{NormBefore, NormParams},
     },
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
@@ -74,9 +74,9 @@ pub(super) fn backward<T: Element>(
     dy: &Tensor,
     x: &Tensor,
     filters: &[Tensor; BRANCHES],
-    image: &Demand,
+    image: &GradientRequest,
     of_filters: bool,
-) -> Result<(Option<Tensor>, [Option<Tensor>; BRANCHES])> {
+) -> Result<(Option<Contribution>, [Option<Tensor>; BRANCHES])> {
     let packed = pack::<T>(params, dy)?;
     let dx = image.wanted.then(|| data_gradient::<T>(params, &packed, filters, image)).transpose()?;
     // One launch makes those of all filters.
@@ -102,12 +102,11 @@ fn data_gradient<T: Element>(
     params: &Params,
     packed: &Tensor,
     [w0, w1, w2, w3]: &[Tensor; BRANCHES],
-    demand: &Demand,
-) -> Result<Tensor> {
+    request: &GradientRequest,
+) -> Result<Contribution> {
     let (device, p) = (packed.device(), params.aspp);
     let mut dx = Tensor::empty(&params.conv.input(), T::DTYPE, device)?;
-    // What there is so far is added afterwards, and the gradient not whole before.
-    let norm = NormBefore::taken(demand.offer.as_ref().filter(|_| demand.so_far.is_none()), &dx);
+    let norm = NormBefore::of(request, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let (rows, columns) = (params.pixels() / norm.groups, params.conv.c as usize);
     let large = norm.groups * MmaTile::Large.count(rows, columns) >= BLOCKS;
@@ -129,9 +128,8 @@ fn data_gradient<T: Element>(
             )?;
         }
     }
-    norm.answer();
     count_product(&[packed, w0, w1, w2, w3, &dx]);
-    Ok(dx)
+    Ok(Contribution { gradient: dx, fused: norm.fused() })
 }
 
 fn weight_gradients<T: Element>(params: &Params, packed: &Tensor, x: &Tensor) -> Result<[Tensor; BRANCHES]> {

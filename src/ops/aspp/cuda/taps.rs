@@ -9,7 +9,7 @@ use half::bf16;
 use super::{AsppParams, BRANCHES, OP, Params};
 use crate::{
     DType, Result, Tensor,
-    autograd::Demand,
+    autograd::{Contribution, GradientRequest},
     device::Launch,
     kernels,
     ops::conv2d::{PixelProduct, count_product},
@@ -81,22 +81,22 @@ impl TapProduct {
         Ok(y)
     }
 
-    /// Gradients of x and of the filters, as far as they are wanted. That of x adds to what there is so far, and takes the sums of
-    /// a batch norm before.
+    /// Gradients of x and of the filters, as far as they are wanted. That of x accumulates, and applies the epilogue of x's
+    /// producer.
     pub fn backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
         [w0, w1, w2, w3]: &[Tensor; BRANCHES],
-        image: &mut Demand,
+        image: &mut GradientRequest,
         of_filters: bool,
-    ) -> Result<(Option<Tensor>, [Option<Tensor>; BRANCHES])> {
+    ) -> Result<(Option<Contribution>, [Option<Tensor>; BRANCHES])> {
         let dt = self.spread(dy)?;
         let mut dx = None;
         if image.wanted {
-            let gradient = self.product.data_gradient(&dt, &self.stacked, image)?;
-            count_product(&[dy, w0, w1, w2, w3, &gradient]);
-            dx = Some(gradient);
+            let contribution = self.product.data_gradient(&dt, &self.stacked, image)?;
+            count_product(&[dy, w0, w1, w2, w3, &contribution.gradient]);
+            dx = Some(contribution);
         }
         if !of_filters {
             return Ok((dx, [const { None }; BRANCHES]));

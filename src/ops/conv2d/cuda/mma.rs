@@ -4,7 +4,7 @@ use half::bf16;
 
 use crate::{
     kernels,
-    ops::{batch_norm::NormParams, conv2d::ConvParams},
+    ops::{conv2d::ConvParams, epilogue::NormParams},
     tensor::{In, OptIn, OptOut, Out, Val},
 };
 

@@ -9,7 +9,7 @@ use crate::{
     kernels,
     ops::conv2d::{
         ConvParams, OP,
-        algorithm::{Direction, extents},
+        problem::{Direction, extents},
         tiling::{
             MmaTile::{Large, Medium, Slim, Small},
             Tiling,
@@ -35,9 +35,9 @@ kernels! { "conv2d_split";
     fn conv2d_split_data_gradient_small<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
     /// Parts of the sums of dx, tiles of 128 x 32.
     fn conv2d_split_data_gradient_slim<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// The parts, added in order, plus a bias, plus what there is so far.
+    /// The parts, added in order, plus a bias, plus what there is to accumulate.
     fn conv2d_split_sum<T in f32 | bf16>(
-        partial: In<f32>, bias: OptIn<T>, so_far: OptIn<T>, out: Out<T>, count: Val<i32>, channels: Val<i32>,
+        partial: In<f32>, bias: OptIn<T>, accumulate: OptIn<T>, out: Out<T>, count: Val<i32>, channels: Val<i32>,
         parts: Val<i32>
     );
 }
@@ -79,7 +79,7 @@ pub(super) fn data_gradient<T: Element>(
     params: &ConvParams,
     dy: &Tensor,
     w: &Tensor,
-    so_far: Option<&Tensor>,
+    accumulate: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (device, p, shape) = (dy.device(), *params, params.input());
     let phases = params.stride[0] as usize * params.stride[1] as usize;
@@ -96,23 +96,23 @@ pub(super) fn data_gradient<T: Element>(
             Slim => conv2d_split_data_gradient_slim::<T>(device, launch, dy, w, to, p)?,
         }
     }
-    sum::<T>(&sums, None, so_far, &shape)
+    sum::<T>(&sums, None, accumulate, &shape)
 }
 
-/// The layers of `partial` added up, plus `bias` for each pixel, plus `so_far` of the same `shape`.
+/// The layers of `partial` added up, plus `bias` for each pixel, plus `accumulate` of the same `shape`.
 fn sum<T: Element>(
     partial: &Tensor,
     bias: Option<&Tensor>,
-    so_far: Option<&Tensor>,
+    accumulate: Option<&Tensor>,
     shape: &[usize; 4],
 ) -> Result<Tensor> {
     let mut out = Tensor::empty(shape, T::DTYPE, partial.device())?;
     let launch = Launch::linear(OP, out.len().div_ceil(16 / T::DTYPE.size()))?;
     let [count, channels, parts] = [out.len(), shape[3], partial.shape()[0]].map(|extent| extent as i32);
-    // SAFETY: `partial` holds `parts` layers of `out`, the bias its channels, `so_far` as much as `out`, whose chunks the launch
-    // covers.
+    // SAFETY: `partial` holds `parts` layers of `out`, the bias its channels, `accumulate` as much as `out`, whose chunks the
+    // launch covers.
     unsafe {
-        conv2d_split_sum::<T>(partial.device(), launch, partial, bias, so_far, &mut out, count, channels, parts)?;
+        conv2d_split_sum::<T>(partial.device(), launch, partial, bias, accumulate, &mut out, count, channels, parts)?;
     }
     Ok(out)
 }

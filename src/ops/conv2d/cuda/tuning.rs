@@ -7,7 +7,8 @@ use crate::{
     DType, Device, Result,
     ops::conv2d::{
         ConvParams,
-        algorithm::{Algorithm, Choice, Direction},
+        algorithm::{Algorithm, Choice},
+        problem::Direction,
         tiling::{Product, Tiling},
         wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
     },
@@ -46,9 +47,9 @@ pub(super) struct Problem<'a> {
     pub dtype: DType,
     /// Groups of images whose moments are wanted.
     pub groups: Option<usize>,
-    /// Whether a data gradient is stored with what there is so far, and for the batch norm before.
-    pub adds: bool,
-    pub offers: bool,
+    /// Whether a data gradient is added to what there is, and stored with the epilogue of a batch norm before.
+    pub accumulate: bool,
+    pub epilogue: bool,
 }
 
 impl Problem<'_> {
@@ -77,8 +78,8 @@ impl Problem<'_> {
         all.push(Way::Warps(product.built_in()));
         all.extend(product.others().into_iter().map(Way::Warps));
         // Sums in parts leave the batch norm a pass of its own.
-        let answers = |way: &Way| !matches!(way, Way::Warps(tiling) if self.offers && tiling.split > 1);
-        all.retain(|way| *way != built_in && answers(way));
+        let fuses = |way: &Way| !matches!(way, Way::Warps(tiling) if self.epilogue && tiling.split > 1);
+        all.retain(|way| *way != built_in && fuses(way));
         all
     }
 
@@ -93,10 +94,10 @@ impl Problem<'_> {
         let pair = |[down, across]: &[i32; 2]| format!("{down}x{across}");
         let (stride, padding, dilation) = (pair(stride), pair(padding), pair(dilation));
         let groups = self.groups.map(|groups| format!(" moments of {groups}")).unwrap_or_default();
-        let adds = if self.adds { " added" } else { "" };
-        let offers = if self.offers { " before a batch norm" } else { "" };
+        let accumulate = if self.accumulate { " added" } else { "" };
+        let epilogue = if self.epilogue { " before a batch norm" } else { "" };
         format!(
-            "conv2d {direction} {} x {n}x{h}x{w}x{c} w {k}x{r}x{s}x{c} stride {stride} padding {padding} dilation {dilation}{groups}{adds}{offers}",
+            "conv2d {direction} {} x {n}x{h}x{w}x{c} w {k}x{r}x{s}x{c} stride {stride} padding {padding} dilation {dilation}{groups}{accumulate}{epilogue}",
             self.dtype
         )
     }
@@ -112,12 +113,12 @@ mod tests {
         let spec = Conv2dSpec { stride: [1, 2], padding: [3, 1], dilation: [2, 1] };
         let params = ConvParams::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
         let (direction, dtype) = (Direction::Forward, DType::Bf16);
-        let problem = Problem { direction, params: &params, dtype, groups: None, adds: false, offers: false };
+        let problem = Problem { direction, params: &params, dtype, groups: None, accumulate: false, epilogue: false };
         let whole = "conv2d forward bf16 x 2x30x20x8 w 16x3x5x8 stride 1x2 padding 3x1 dilation 2x1";
         assert_eq!(problem.name(), whole);
         let grouped = Problem { groups: Some(2), ..problem };
         assert_eq!(grouped.name(), format!("{whole} moments of 2"));
-        let stored = Problem { adds: true, offers: true, ..problem };
+        let stored = Problem { accumulate: true, epilogue: true, ..problem };
         assert_eq!(stored.name(), format!("{whole} added before a batch norm"));
         let names: Vec<String> = Direction::ALL.map(|direction| Problem { direction, ..grouped }.name()).to_vec();
         assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");

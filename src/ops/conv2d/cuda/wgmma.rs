@@ -6,14 +6,13 @@ use half::bf16;
 use super::Output;
 use crate::{
     DType, Device, Result, Tensor,
-    autograd::Offer,
+    autograd::{Contribution, GradientRequest},
     device::{Launch, MapAccess, MapSpec, PlannedWork},
     kernels,
     ops::{
-        batch_norm::{NormAfter, NormBefore, NormParams},
         conv2d::{
-            ConvParams, OP, PieceMoments,
-            algorithm::Direction,
+            ConvParams, OP,
+            problem::Direction,
             tiling::MULTIPROCESSORS,
             wgmma_tiling::{
                 PIECE, SLICE, WgmmaProduct,
@@ -21,6 +20,7 @@ use crate::{
                 WgmmaTiling,
             },
         },
+        epilogue::{NormAfter, NormBefore, NormParams, PieceMoments},
     },
     tensor::{Arrivals, Element, In, MapIn, MapOut, OptIn, OptMapIn, OptOut, Out, Val},
 };
@@ -262,12 +262,12 @@ pub(super) fn data_gradient<T: Element>(
     dy: &Tensor,
     w: &Tensor,
     more: Option<&Tensor>,
-    offer: Option<&Offer>,
-) -> Result<Tensor> {
+    request: &GradientRequest,
+) -> Result<Contribution> {
     let tile = tiling.warpgroups;
     let (device, p, [n, h, width, c]) = (dy.device(), *params, params.input());
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    let norm = NormBefore::taken_by_output(offer, &dx);
+    let norm = NormBefore::of(request, &dx).with_mask_from_y();
     // Tiles end with each group of images that has statistics of its own.
     let (layers, group) = (norm.groups, n / norm.groups * h * width);
     let mut norm = norm.with_room(group.div_ceil(PIECE))?;
@@ -307,8 +307,7 @@ pub(super) fn data_gradient<T: Element>(
         }
     }
     work.describe(device, Direction::DataGradient, params, tiling);
-    norm.answer();
-    Ok(dx)
+    Ok(Contribution { gradient: dx, fused: norm.fused() })
 }
 
 pub(super) fn weight_gradient<T: Element>(

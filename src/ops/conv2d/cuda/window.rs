@@ -7,8 +7,10 @@ use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
-    ops::batch_norm::{NormAfter, NormParams},
-    ops::conv2d::{ConvParams, MmaTile, OP, algorithm::WINDOW},
+    ops::{
+        conv2d::{ConvParams, MmaTile, OP, algorithm::WINDOW},
+        epilogue::{NormAfter, NormParams},
+    },
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
 

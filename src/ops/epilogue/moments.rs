@@ -1,7 +1,8 @@
 //! What a convolution can tell the batch norm after it: the moments of pieces of its output, taken while it is at hand.
 
-use super::OP;
 use crate::{DType, Device, Error, Result, Tensor};
+
+const OP: &str = "conv2d";
 
 /// Mean and squared deviations of every channel over pieces of an image's pixels.
 pub struct PieceMoments {
@@ -15,7 +16,13 @@ pub struct PieceMoments {
 
 impl PieceMoments {
     /// Room for those of `groups` groups of `pixels` pixels each.
-    pub(super) fn empty(groups: usize, pixels: usize, piece: usize, channels: usize, device: &Device) -> Result<Self> {
+    pub(in crate::ops) fn empty(
+        groups: usize,
+        pixels: usize,
+        piece: usize,
+        channels: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let partial = Tensor::empty(&[groups, pixels.div_ceil(piece), 2, channels], DType::F32, device)?;
         Ok(Self { partial, pixels, piece })
     }
