@@ -34,7 +34,7 @@ use bicl::{
     data::Batch,
     models::Backbone,
     nn::Precision,
-    ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope, SegmentationWeights},
+    ops::{self, ContrastSpec, DomainPair, LabelSampling, PrototypeScope, SegmentationWeights},
     tensor::Rng,
     train::{Config, Network, PendingLosses, Preset, Stepper},
 };
@@ -274,7 +274,7 @@ impl Bench {
                 temperature: 0.1,
                 transfer_threshold: labels.then_some(0.8),
                 scope: PrototypeScope::Pair,
-                places: LabelPlaces::Nearest,
+                sampling: LabelSampling::Nearest,
             };
             let run = || -> bicl::Result<Vec<Tensor>> {
                 let tape = Tape::new(device);

@@ -6,9 +6,9 @@ pub mod align_labels;
 pub mod argmax;
 pub mod aspp;
 pub mod batch_norm;
-pub mod bidirectional_contrast;
 pub mod calibration;
 pub mod cast;
+mod composition;
 pub mod concat_channels;
 pub mod contrastive_loss;
 pub mod conv2d;
@@ -17,7 +17,7 @@ pub mod cross_entropy;
 mod domain_pair;
 pub mod entropy;
 mod gate;
-mod label_places;
+mod label_sampling;
 #[doc(hidden)]
 pub mod layouts;
 pub mod masked_average_pool;
@@ -42,16 +42,15 @@ pub use align_labels::align_labels;
 pub use argmax::argmax;
 pub use aspp::{AsppBranch, aspp};
 pub use batch_norm::{BatchNormMode, BatchNormOutput, BatchNormSpec, batch_norm, batch_norm_with, conv2d_batch_norm};
-pub use bidirectional_contrast::{Contrast, ContrastSpec, bidirectional_contrast};
 pub use calibration::{DomainPrototypes, calibrate, update_calibration};
 pub use cast::cast;
 pub use concat_channels::concat_channels;
-pub use contrastive_loss::contrastive_loss;
+pub use contrastive_loss::{Contrast, ContrastSpec, bidirectional_contrast, contrastive_loss};
 pub use conv2d::{Conv2dSpec, PieceMoments, conv2d, conv2d_with_moments};
 pub use cross_entropy::cross_entropy;
 pub use domain_pair::DomainPair;
 pub use entropy::entropy;
-pub use label_places::LabelPlaces;
+pub use label_sampling::LabelSampling;
 pub use masked_average_pool::{
     PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,
 };

@@ -373,7 +373,13 @@ mod tests {
             let fastest = problem.iter().map(|timing| timing.3).fold(f64::MAX, f64::min);
             let preferred = problem.iter().min_by_key(|(_, product, tiling, _)| product.cycles(*tiling)).unwrap();
             losses.push(preferred.3 / fastest);
-            assert!(preferred.3 < 1.15 * fastest, "{}: {:?} takes {}, not {fastest}", preferred.0, preferred.2, preferred.3);
+            assert!(
+                preferred.3 < 1.15 * fastest,
+                "{}: {:?} takes {}, not {fastest}",
+                preferred.0,
+                preferred.2,
+                preferred.3
+            );
         }
         let mean = losses.iter().map(|loss: &f64| loss.ln()).sum::<f64>() / losses.len() as f64;
         assert!(losses.len() > 60 && mean.exp() < 1.03, "{} problems: {}", losses.len(), mean.exp());

@@ -7,6 +7,8 @@
 mod cpu;
 pub(crate) mod cuda;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
 
 const OP: &str = "masked_average_pool";
@@ -27,8 +29,9 @@ impl Prototypes {
     }
 }
 
-/// Whose pixels a prototype averages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whose pixels a prototype averages. METHOD.md, "Prototypes".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrototypeScope {
     /// Every image has its own prototypes.
     #[default]

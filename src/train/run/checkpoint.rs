@@ -1,14 +1,16 @@
 //! Checkpoints: one safetensors file with the model, the momentum, the calibration and the place in the run, from
-//! which a run continues bit for bit. A file appears whole or not at all: it is written beside its place, flushed to
-//! the disk, and renamed.
+//! which a run continues bit for bit.
 
-use std::{collections::HashMap, fs, io::Write, path::Path};
+use std::{collections::HashMap, path::Path};
 
-use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Scores};
-use crate::{Device, Error, Result, Tensor, nn::Parameters};
+use super::tensor_file::{TensorFile, values, write_tensors};
+use crate::{
+    Device, Error, Result, Tensor,
+    nn::Parameters,
+    train::{Config, Network, Scores},
+};
 
 /// Marks our files and their version.
 const FORMAT: &str = "bicl-checkpoint-1";
@@ -73,100 +75,6 @@ struct About {
     evaluations: Vec<Evaluation>,
     log_lines: usize,
     config: String,
-}
-
-struct Stored {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl safetensors::View for &Stored {
-    fn dtype(&self) -> safetensors::Dtype {
-        safetensors::Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        self.bytes.as_slice().into()
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-fn stored(tensor: &Tensor) -> Result<Stored> {
-    let values = tensor.to_vec::<f32>()?;
-    Ok(Stored { shape: tensor.shape().to_vec(), bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect() })
-}
-
-/// Writes f32 tensors and text under names, atomically.
-pub(super) fn write_tensors(path: &Path, tensors: &[(String, Tensor)], text: HashMap<String, String>) -> Result<()> {
-    let stored: Vec<(&str, Stored)> =
-        tensors.iter().map(|(name, tensor)| Ok((name.as_str(), stored(tensor)?))).collect::<Result<_>>()?;
-    let views = stored.iter().map(|(name, stored)| (*name, stored));
-    let bytes = safetensors::serialize(views, Some(text))
-        .map_err(|error| Error::data(path, format!("cannot be written as safetensors: {error}")))?;
-    write_atomically(path, &bytes)
-}
-
-/// Writes a file so that a crash or a full disk leaves the old one in place.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let write = || {
-        let mut file = fs::File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        // The rename itself must reach the disk; a folder that cannot be opened is no reason to fail.
-        if let Some(folder) = path.parent().and_then(|folder| fs::File::open(folder).ok()) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
-    };
-    write().map_err(|error: std::io::Error| {
-        let _ = fs::remove_file(&partial);
-        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
-        let advice = match error.kind() {
-            StorageFull => "the disk is full: free space and use --resume",
-            PermissionDenied | ReadOnlyFilesystem => "change its permissions or choose another folder",
-            _ => "the previous file is intact",
-        };
-        Error::data(path, format!("cannot be written ({error}); {advice}"))
-    })
-}
-
-/// A safetensors file in memory, with its text.
-pub(super) struct TensorFile {
-    bytes: Vec<u8>,
-}
-
-impl TensorFile {
-    pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
-        if bytes.is_empty() {
-            return Err(Error::data(path, "the file is empty; use another checkpoint"));
-        }
-        Ok(Self { bytes })
-    }
-
-    pub fn parse(&self, path: &Path) -> Result<(SafeTensors<'_>, HashMap<String, String>)> {
-        let broken =
-            |error| Error::data(path, format!("not a safetensors file, or a damaged one ({error}); use another file"));
-        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).map_err(broken)?;
-        let text = metadata.metadata().clone().unwrap_or_default();
-        Ok((SafeTensors::deserialize(&self.bytes).map_err(broken)?, text))
-    }
-}
-
-/// A stored tensor as f32 values.
-pub(super) fn values(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
-    if view.dtype() != safetensors::Dtype::F32 {
-        return Err(Error::data(path, format!("{name} is {:?}; convert it to F32", view.dtype())));
-    }
-    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
 impl Checkpoint {
@@ -253,6 +161,16 @@ impl Checkpoint {
         let file = TensorFile::read(path)?;
         let (_, text) = file.parse(path)?;
         Ok(About::of(path, &text)?.config)
+    }
+}
+
+impl Network {
+    /// The network of a checkpoint, with the configuration it was trained by.
+    pub fn open(path: &Path, device: &Device) -> Result<(Self, Config)> {
+        let config = Config::parse(path, &Checkpoint::read_config(path)?)?;
+        let mut network = Self::new(&config.model, config.precision, config.seed, device)?;
+        Checkpoint::read(path, &mut network.parameters, device)?;
+        Ok((network, config))
     }
 }
 

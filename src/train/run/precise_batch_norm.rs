@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use super::{Config, Interrupt, Network, log::Log};
+use super::Interrupt;
 use crate::{
     Result,
     data::{Dataset, EvalLoader},
     nn::{Domain, Forward},
+    train::{Config, Network, report::Log},
 };
 
 /// Replaces the running statistics by the mean over `dataset`. False where the user interrupted, which leaves a mean over

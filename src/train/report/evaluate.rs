@@ -2,11 +2,12 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use super::{Confusion, Network, Scores};
+use super::metrics::{Confusion, Scores};
 use crate::{
     Error, Result, Tensor,
     data::{Dataset, EvalLoader, EvalTransform},
     ops::{self, PredictSpec, Prediction},
+    train::Network,
 };
 
 /// One prediction for a normalised image [1,H,W,3], at `full` rows and columns.

@@ -20,7 +20,7 @@ fn resident(status: &str) -> Option<u64> {
 }
 
 /// `812 MiB`, `23.4 GiB`.
-pub(super) fn format(bytes: u64) -> String {
+pub(in crate::train) fn format(bytes: u64) -> String {
     match bytes {
         0..0x4000_0000 => format!("{} MiB", bytes >> 20),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Scores;
+use super::metrics::Scores;
 use crate::data::classes;
 
 fn class_name(class: usize) -> String {

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::{Config, Network, Stepper};
-use crate::{Device, Error, Result, data::Batch, device::PlanCounts};
+use super::{Network, Stepper};
+use crate::{Device, Error, Result, data::Batch, device::PlanCounts, train::Config};
 
 /// One step of adaptation in launches, bytes and memory.
 #[derive(Clone, Debug)]

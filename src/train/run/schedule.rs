@@ -1,6 +1,6 @@
 //! Learning rates. METHOD.md, "Optimisation": lr = base (1 - i / I)^power with I = horizon * steps.
 
-use super::OptimizerConfig;
+use crate::train::OptimizerConfig;
 
 /// Polynomial decay over one stage.
 #[derive(Clone, Copy, Debug)]

@@ -2,13 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Statistics, WarmupConfig};
+use super::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, WarmupConfig};
 use crate::{
     Error, Result,
-    adapt::{LabelPlaces, MethodConfig, PrototypeScope},
+    adapt::{LabelSampling, MethodConfig, PrototypeScope},
     data::{DatasetKind, Jitter, Normalize},
     models::{Backbone, DeepLabConfig, FeatureKind},
-    nn::Precision,
+    nn::{Normalization, Precision},
 };
 
 /// A complete configuration by name.
@@ -56,7 +56,7 @@ fn paper() -> Config {
             domain_stem: false,
             domain_statistics: false,
         },
-        batch_norm: BatchNormConfig { statistics: Statistics::Batch, trainable: false, precise: false },
+        batch_norm: BatchNormConfig { statistics: Normalization::Batch, trainable: false, precise: false },
         data: DataConfig {
             source: DatasetKind::Gta5,
             target: DatasetKind::Cityscapes,
@@ -146,7 +146,7 @@ fn miniature() -> Config {
     // The published weights but for the contrast, which 128 rows of pixels bear only with labels in place (seed 100: static
     // labels alone 55.6; with contrast 0.1 56.2 by the published rule, 57.0 in place, and 57.9 with 0.3).
     config.method.prototype_scope = PrototypeScope::Batch;
-    config.method.label_places = LabelPlaces::Aligned;
+    config.method.label_sampling = LabelSampling::Aligned;
     config.method.forward_weight = 0.3;
     config.method.backward_weight = 0.3;
     config

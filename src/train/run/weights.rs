@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::{TensorFile, values, write_tensors};
+use super::tensor_file::{TensorFile, values, write_tensors};
 use crate::{Device, Error, Result, Tensor, nn::Parameters};
 
 /// What an import did.

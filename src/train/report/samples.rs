@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::{Network, predict_image};
+use super::evaluate::predict_image;
 use crate::{
     Error, Result,
     data::{Dataset, EvalTransform, IGNORE, LabelMap, RgbImage, classes, write},
+    train::Network,
 };
 
 /// The colours of a label map in Cityscapes' palette; ignored pixels are black.
@@ -28,7 +29,7 @@ fn in_a_row(images: &[&RgbImage]) -> Result<RgbImage> {
 }
 
 /// Writes `count` pictures, spread evenly over the data set, into `folder`.
-pub(super) fn write(
+pub(in crate::train) fn write(
     network: &Network,
     dataset: &Arc<Dataset>,
     transform: EvalTransform,

@@ -1,8 +1,5 @@
 //! A model with its numbers, ready to train or to predict.
 
-use std::path::Path;
-
-use super::{Checkpoint, Config};
 use crate::{
     DType, Device, Result, Tensor,
     models::{DeepLab, DeepLabConfig},
@@ -28,14 +25,6 @@ impl Network {
             parameters.keep_copies()?;
         }
         Ok(Self { model, parameters, precision })
-    }
-
-    /// The network of a checkpoint, with the configuration it was trained by.
-    pub fn open(path: &Path, device: &Device) -> Result<(Self, Config)> {
-        let config = Config::parse(path, &Checkpoint::read_config(path)?)?;
-        let mut network = Self::new(&config.model, config.precision, config.seed, device)?;
-        Checkpoint::read(path, &mut network.parameters, device)?;
-        Ok((network, config))
     }
 
     /// The normalised pixels of one image as a batch [1,H,W,3] on the network's device.

@@ -1,31 +1,65 @@
 //! One training step: forward, losses, backward, update. On a GPU it is captured once and replayed.
+//!
+//! [`Stepper::adapt`] -> `step` (the batch goes to the device, a captured step is replayed) -> `launch` (the network, then
+//! [`adapt::adaptation_step`], then the tape backwards) -> `update` (SGD and running statistics).
+
+mod inputs;
+mod losses;
+mod network;
+mod plan;
 
 use std::collections::HashMap;
 
-use super::{
-    Config, Network, Statistics,
-    inputs::{Batches, Inputs},
-    losses::PendingLosses,
-};
+use inputs::{Batches, Inputs};
+pub use losses::PendingLosses;
+pub(super) use losses::{Losses, expect_finite};
+pub use network::Network;
+pub use plan::{Architecture, StepPlan, plan_step};
+
 use crate::{
     DType, Error, Result, Tensor,
     adapt::{self, LossParts, PairOutput},
     data::Batch,
     device::Graph,
-    nn::{Domain, Forward, Normalization, ParameterId, Role, Statistics as Measured},
+    nn::{BatchStatistics, Domain, Forward, ParameterId, Role},
     ops::{self, SgdItem, SgdSpec},
+    train::Config,
 };
 
-/// What changes from step to step besides the weights.
-pub(super) struct State {
+/// The state of the optimiser and of the calibration, and the two kinds of step that change it.
+///
+/// Each step is forward, losses, backward and the SGD update of a network; it gives the losses by name, unweighted but for
+/// `loss`. Where one of them is not finite, nothing was changed. METHOD.md, "Total loss" and "Optimisation".
+///
+/// ```
+/// use bicl::{Device, data::Batch, train::{Network, Preset, Stepper}};
+/// let mut config = Preset::Miniature.config();
+/// config.model.width = 2;
+/// let mut network = Network::new(&config.model, config.precision, 0, &Device::cpu())?;
+/// let batch = Batch {
+///     images: vec![0.5; 32 * 32 * 3],
+///     labels: vec![1; 32 * 32],
+///     count: 1,
+///     height: 32,
+///     width: 32,
+///     names: Vec::new(),
+///     position: 0,
+/// };
+/// let losses = Stepper::new().warmup(&mut network, &config, batch, 0.01)?;
+/// assert_eq!(losses[0].0, "source_ce");
+/// # Ok::<(), bicl::Error>(())
+/// ```
+#[derive(Default)]
+pub struct Stepper {
     /// Momentum by parameter.
     momentum: HashMap<usize, Tensor>,
     /// xi [C,d]; set at the first adaptation step, when d is known.
-    pub calibration: Option<Tensor>,
+    calibration: Option<Tensor>,
     inputs: Option<Inputs>,
     /// A step has run since the stage began: what later ones keep is there, and the next can be captured.
     ran: bool,
     captured: Option<Captured>,
+    /// Whether steps are captured; by default on a GPU.
     capture: Option<bool>,
 }
 
@@ -42,54 +76,31 @@ enum Kind {
     Adaptation,
 }
 
-impl State {
+impl Stepper {
+    /// No momentum, no calibration yet.
     pub fn new() -> Self {
-        Self { momentum: HashMap::new(), calibration: None, inputs: None, ran: false, captured: None, capture: None }
+        Self::default()
     }
 
-    /// Whether steps are captured; by default on a GPU.
-    pub fn capture(&mut self, capture: bool) {
-        self.capture = Some(capture);
+    /// The same, with steps captured as a graph and replayed, or not; without this they are on a GPU.
+    pub fn captured(self, capture: bool) -> Self {
+        Self { capture: Some(capture), ..self }
     }
 
-    /// Whether the last step was a replay.
+    /// Whether the last step was a replay: not before the second of a kind.
     pub fn is_captured(&self) -> bool {
         self.captured.is_some()
     }
 
-    /// Momentum by parameter name, for a checkpoint.
-    pub fn momentum_by_name(&self, network: &Network) -> HashMap<String, Tensor> {
-        let named = |id: ParameterId| {
-            let momentum = self.momentum.get(&id.index())?;
-            Some((network.parameters.name(id).to_owned(), momentum.clone()))
-        };
-        network.parameters.ids().filter_map(named).collect()
-    }
-
-    /// Takes momentum back from a checkpoint.
-    pub fn restore_momentum(&mut self, network: &Network, mut by_name: HashMap<String, Tensor>) {
-        for id in network.parameters.ids() {
-            if let Some(momentum) = by_name.remove(network.parameters.name(id)) {
-                self.momentum.insert(id.index(), momentum);
-            }
-        }
-    }
-
-    /// Forgets the momentum: each stage starts its optimiser anew.
-    pub fn reset_momentum(&mut self) {
-        self.momentum.clear();
-        (self.captured, self.ran, self.inputs) = (None, false, None);
-    }
-
-    /// A step on labelled source images alone.
+    /// A step on labelled source images alone, at learning rate `rate`.
     pub fn warmup(
         &mut self,
         network: &mut Network,
         config: &Config,
         source: Batch,
         rate: f64,
-    ) -> Result<PendingLosses> {
-        self.step(Kind::Warmup, network, config, Batches::new(vec![source], false), rate)
+    ) -> Result<Vec<(&'static str, f64)>> {
+        self.launch_warmup(network, config, source, rate)?.wait()
     }
 
     /// A step of adaptation on source-target pairs; the target's labels are the static ones.
@@ -100,11 +111,70 @@ impl State {
         source: Batch,
         target: Batch,
         rate: f64,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        self.launch_adapt(network, config, source, target, rate)?.wait()
+    }
+
+    /// [`Stepper::warmup`], which waits for nothing: while a GPU computes the step, the caller prepares the next one.
+    pub fn launch_warmup(
+        &mut self,
+        network: &mut Network,
+        config: &Config,
+        source: Batch,
+        rate: f64,
+    ) -> Result<PendingLosses> {
+        self.step(Kind::Warmup, network, config, Batches::new(vec![source], false), rate)
+    }
+
+    /// [`Stepper::adapt`], which waits for nothing.
+    pub fn launch_adapt(
+        &mut self,
+        network: &mut Network,
+        config: &Config,
+        source: Batch,
+        target: Batch,
+        rate: f64,
     ) -> Result<PendingLosses> {
         // Both domains pass through as one batch where they can: half as many launches, of twice the size. On the CPU one after
         // the other: a launch costs nothing there, and the activations of half a batch stay nearer.
-        let together = !network.parameters.device().is_cpu() && network.model.takes_both_domains(normalization(config));
+        let normalization = config.batch_norm.statistics;
+        let together = !network.parameters.device().is_cpu() && network.model.takes_both_domains(normalization);
         self.step(Kind::Adaptation, network, config, Batches::new(vec![source, target], together), rate)
+    }
+
+    /// The calibration xi [C,d]; `None` before the first step of adaptation.
+    pub fn calibration(&self) -> Option<&Tensor> {
+        self.calibration.as_ref()
+    }
+
+    /// Momentum by parameter name, for a checkpoint.
+    pub(super) fn momentum_by_name(&self, network: &Network) -> HashMap<String, Tensor> {
+        let named = |id: ParameterId| {
+            let momentum = self.momentum.get(&id.index())?;
+            Some((network.parameters.name(id).to_owned(), momentum.clone()))
+        };
+        network.parameters.ids().filter_map(named).collect()
+    }
+
+    /// What a checkpoint holds: momentum by parameter name, and the calibration.
+    pub(super) fn restore(
+        &mut self,
+        network: &Network,
+        mut momentum_by_name: HashMap<String, Tensor>,
+        calibration: Option<Tensor>,
+    ) {
+        for id in network.parameters.ids() {
+            if let Some(momentum) = momentum_by_name.remove(network.parameters.name(id)) {
+                self.momentum.insert(id.index(), momentum);
+            }
+        }
+        self.calibration = calibration;
+    }
+
+    /// Forgets the momentum: each stage starts its optimiser anew.
+    pub(super) fn reset_momentum(&mut self) {
+        self.momentum.clear();
+        (self.captured, self.ran, self.inputs) = (None, false, None);
     }
 
     fn step(
@@ -143,7 +213,8 @@ impl State {
     /// All that a step launches. Where a loss is not finite, nothing is changed.
     fn launch(&mut self, kind: Kind, network: &mut Network, config: &Config) -> Result<LossParts> {
         let inputs = self.inputs.as_ref().ok_or_else(|| Error::Internal("a step without images".into()))?;
-        let pass = begin(network, config);
+        let norm = &config.batch_norm;
+        let pass = Forward::train(&network.parameters, norm.statistics, norm.trainable, network.precision);
         let (loss, parts, calibration) = match kind {
             Kind::Warmup => {
                 let output = network.model.forward(&pass, &inputs.images[0], &[Domain::Source])?;
@@ -178,7 +249,7 @@ impl State {
         network: &mut Network,
         config: &Config,
         gradients: Vec<(ParameterId, Tensor)>,
-        statistics: Measured,
+        statistics: BatchStatistics,
         gate: &Tensor,
     ) -> Result<()> {
         let ids: Vec<ParameterId> = gradients.iter().map(|(id, _)| *id).collect();
@@ -230,15 +301,4 @@ fn forward_pairs(pass: &Forward<'_>, network: &Network, inputs: &Inputs) -> Resu
         return Ok(PairOutput::apart(source, model.forward(pass, target, &[Domain::Target])?));
     }
     Ok(PairOutput::together(model.forward(pass, &inputs.images[0], &[Domain::Source, Domain::Target])?))
-}
-
-fn normalization(config: &Config) -> Normalization {
-    match config.batch_norm.statistics {
-        Statistics::Batch => Normalization::Batch,
-        Statistics::Frozen => Normalization::Running,
-    }
-}
-
-fn begin<'a>(network: &'a Network, config: &Config) -> Forward<'a> {
-    Forward::train(&network.parameters, normalization(config), config.batch_norm.trainable, network.precision)
 }

@@ -1,4 +1,4 @@
-// Where feature pixels read their labels: src/ops/label_places.rs.
+// Where feature pixels read their labels: src/ops/label_sampling.rs.
 //   each = 0    by the nearest-neighbour rule: a label pixel (y, x) belongs to cell (floor(y height / rows),
 //               floor(x width / columns)); the label of a cell is the one at (floor(i rows / height), floor(j columns / width))
 //   each > 0    where align_corners upsampling puts the cells: each x each places a cell; the label of a cell is the one at
@@ -7,12 +7,12 @@
 #pragma once
 #include "dev.cuh"
 
-struct LabelPlaces {
+struct LabelSampling {
   int rows, columns;  // of the labels
   int height, width;  // of the feature map
   int each;
 };
-static_assert(sizeof(LabelPlaces) == 20, "as in src/ops/label_places.rs");
+static_assert(sizeof(LabelSampling) == 20, "as in src/ops/label_sampling.rs");
 
 constexpr int NO_LABEL = 255;
 
@@ -36,14 +36,15 @@ __device__ __forceinline__ int first_of_cell(int cell, int cells, int full) {
 }
 
 // The label at place (y, x) of `each` a cell of one image; 255 outside.
-__device__ __forceinline__ int label_at_place(const uint8_t* labels, const LabelPlaces& g, int y, int x, int each) {
+__device__ __forceinline__ int label_at_place(const uint8_t* labels, const LabelSampling& g, int y, int x, int each) {
   int row = place_of(y, g.height, each, g.rows), column = place_of(x, g.width, each, g.columns);
   bool inside = row >= 0 && row < g.rows && column >= 0 && column < g.columns;
   return inside ? labels[static_cast<size_t>(row) * g.columns + column] : NO_LABEL;
 }
 
 // The one label of a cell, of one image's labels [rows, columns] and dynamic labels [height, width] or null.
-__device__ __forceinline__ int label_of_cell(const uint8_t* labels, const uint8_t* dynamic, const LabelPlaces& g, int cell) {
+__device__ __forceinline__ int label_of_cell(const uint8_t* labels, const uint8_t* dynamic, const LabelSampling& g,
+                                             int cell) {
   int i = cell / g.width, j = cell % g.width, label;
   if (g.each > 0) {
     label = label_at_place(labels, g, i, j, 1);
@@ -59,7 +60,7 @@ __device__ __forceinline__ int label_of_cell(const uint8_t* labels, const uint8_
 // All label pixels of a cell.
 struct LabelsOfCell {
   int top, left, across, count;
-  __device__ __forceinline__ LabelsOfCell(const LabelPlaces& g, int cell) {
+  __device__ __forceinline__ LabelsOfCell(const LabelSampling& g, int cell) {
     int i = cell / g.width, j = cell % g.width;
     int rows = g.each > 0 ? g.height * g.each : g.rows, columns = g.each > 0 ? g.width * g.each : g.columns;
     top = first_of_cell(i, g.height, rows), left = first_of_cell(j, g.width, columns);
@@ -67,7 +68,7 @@ struct LabelsOfCell {
     count = (first_of_cell(i + 1, g.height, rows) - top) * across;
   }
   // Label q < count of the cell, of one image's labels.
-  __device__ __forceinline__ int label(const uint8_t* labels, const LabelPlaces& g, int q) const {
+  __device__ __forceinline__ int label(const uint8_t* labels, const LabelSampling& g, int q) const {
     int y = top + q / across, x = left + q % across;
     return g.each > 0 ? label_at_place(labels, g, y, x, g.each) : labels[static_cast<size_t>(y) * g.columns + x];
   }

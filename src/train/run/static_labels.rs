@@ -2,12 +2,13 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::{Config, Interrupt, Network, log::Log};
+use super::Interrupt;
 use crate::{
     Error, Result, Tensor,
     adapt::{ConfidenceSample, Selection},
     data::{Dataset, EvalLoader, LabelMap, write},
     ops::{self, PredictSpec},
+    train::{Config, Network, report::Log},
 };
 
 /// Low-resolution logits are kept between the two passes up to this many bytes in all; beyond, images are run twice.

@@ -10,6 +10,15 @@
 //!           samples/STAGE/           predictions on target images
 //! ```
 
+mod checkpoint;
+mod interrupt;
+mod memory_check;
+mod precise_batch_norm;
+mod schedule;
+mod static_labels;
+mod tensor_file;
+pub mod weights;
+
 use std::{
     fs,
     ops::ControlFlow,
@@ -17,18 +26,18 @@ use std::{
     sync::Arc,
 };
 
+pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
+pub use interrupt::Interrupt;
+pub use memory_check::expect_memory;
+use precise_batch_norm::measure_statistics;
+pub use schedule::Schedule;
 use serde_json::json;
+use static_labels::make_static_labels;
 
 use super::{
-    Architecture, Checkpoint, Config, Interrupt, Network, Phase, Position, Schedule, Scores,
-    checkpoint::{Evaluation, write_atomically},
-    evaluate, expect_memory,
-    labels::make_static_labels,
-    log::{Log, Progress, step_line},
-    losses::{Losses, PendingLosses, expect_finite},
-    samples,
-    statistics::measure_statistics,
-    step::State,
+    Architecture, Config, Network, PendingLosses, Scores, Stepper, evaluate,
+    report::{Log, Progress, step_line, write_atomically, write_samples},
+    step::{Losses, expect_finite},
 };
 use crate::{
     Device, Error, Result,
@@ -85,7 +94,7 @@ struct Run<'a> {
     config: &'a Config,
     options: &'a RunOptions,
     network: Network,
-    state: State,
+    stepper: Stepper,
     position: Position,
     evaluations: Vec<Evaluation>,
     source: Arc<Dataset>,
@@ -116,7 +125,7 @@ impl<'a> Run<'a> {
         let target = open(data.target, &data.target_root, Split::Train, LabelSource::None)?;
         let validation = open(data.target, &data.target_root, Split::Val, LabelSource::Truth)?;
         let mut network = Network::new(&config.model, config.precision, config.seed, device)?;
-        let mut state = State::new();
+        let mut stepper = Stepper::new();
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
         let mut evaluations = Vec::new();
         let mut log_lines = 0;
@@ -131,18 +140,17 @@ impl<'a> Run<'a> {
             position = saved.position;
             evaluations = saved.evaluations;
             log_lines = saved.log_lines;
-            state.calibration = saved.calibration;
-            state.restore_momentum(&network, saved.momentum);
+            stepper.restore(&network, saved.momentum, saved.calibration);
         } else {
             expect_no_run(&options.out)?;
             if let Some(path) = &options.init_weights {
-                super::weights::import(&mut network.parameters, path)?;
+                weights::import(&mut network.parameters, path)?;
             }
             fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
         let log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet, device)?;
-        Ok(Self { config, options, network, state, position, evaluations, source, target, validation, log })
+        Ok(Self { config, options, network, stepper, position, evaluations, source, target, validation, log })
     }
 
     fn execute(mut self) -> Result<Outcome> {
@@ -184,7 +192,7 @@ impl<'a> Run<'a> {
         let images = warmup.batch;
         let read = || loader.next();
         let stage = self.steps("source only", warmup.steps, images, &schedule, read, |run, source, rate| {
-            run.state.warmup(&mut run.network, run.config, source, rate)
+            run.stepper.launch_warmup(&mut run.network, run.config, source, rate)
         })?;
         if matches!(stage, Stage::Stopped) {
             return Ok(Stage::Stopped);
@@ -233,7 +241,7 @@ impl<'a> Run<'a> {
         let read = || Ok((source.next()?, target.next()?));
         let stage =
             self.steps(&name, adapt.steps, 2 * data.batch, &schedule, read, |run, (source, target), rate| {
-                run.state.adapt(&mut run.network, run.config, source, target, rate)
+                run.stepper.launch_adapt(&mut run.network, run.config, source, target, rate)
             })?;
         if matches!(stage, Stage::Stopped) {
             return Ok(Stage::Stopped);
@@ -363,7 +371,7 @@ impl<'a> Run<'a> {
         self.log.say(&format!("{name}: target mIoU {miou:.1} %, pixel accuracy {accuracy:.1} %"));
         self.log.record(&json!({ "step": self.position.total, "evaluation": name, "scores": scores }))?;
         let folder = self.options.out.join("samples").join(name.replace(' ', "-"));
-        samples::write(&self.network, &self.validation, data.eval_transform(), self.config.log.samples, &folder)?;
+        write_samples(&self.network, &self.validation, data.eval_transform(), self.config.log.samples, &folder)?;
         self.evaluations.push(Evaluation { name: name.into(), scores });
         Ok(Stage::Complete)
     }
@@ -371,7 +379,7 @@ impl<'a> Run<'a> {
     /// Goes to the beginning of a stage.
     fn enter(&mut self, phase: Phase) {
         self.position = Position { phase, step: 0, total: self.position.total };
-        self.state.reset_momentum();
+        self.stepper.reset_momentum();
     }
 
     /// Saves inside a stage: at its beginning the checkpoint is that of the last stage's end.
@@ -388,8 +396,8 @@ impl<'a> Run<'a> {
             position: self.position,
             evaluations: self.evaluations.clone(),
             log_lines: self.log.lines(),
-            momentum: self.state.momentum_by_name(&self.network),
-            calibration: self.state.calibration.clone(),
+            momentum: self.stepper.momentum_by_name(&self.network),
+            calibration: self.stepper.calibration().cloned(),
             config: self.config.to_toml()?,
         };
         checkpoint.write(&self.options.out.join(file), &self.network.parameters)

@@ -1,7 +1,9 @@
 //! Whether a step fits into the GPU's memory, known before the first one runs.
 
-use super::{Architecture, Config, memory::format, plan_step};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    train::{Architecture, Config, plan_step, report::format_bytes},
+};
 
 /// What lies beside the tensors, in bytes: the kernels' code, and blocks rounded up to the driver's pages.
 const BESIDE: usize = 256 << 20;
@@ -47,7 +49,7 @@ pub fn expect_memory(config: &Config, architecture: Architecture, available: usi
     } else {
         "no crop fits, lower model.width or use another GPU".into()
     };
-    let (batch, need, free) = (config.data.batch, format(need as u64), format(available as u64));
+    let (batch, need, free) = (config.data.batch, format_bytes(need as u64), format_bytes(available as u64));
     Err(Error::Config(format!(
         "a step on {batch} + {batch} crops of {height} x {width} needs {need} of GPU memory and {free} is free; {advice}"
     )))
@@ -101,7 +103,7 @@ mod tests {
             assert!(error.contains("6 + 6 crops of 64 x 96") && !error.contains('\n'), "{error}");
         }
         let error = refusal(&large, need - 1);
-        assert!(error.contains(&format!("needs {} of GPU memory", format(need as u64))), "{error}");
+        assert!(error.contains(&format!("needs {} of GPU memory", format_bytes(need as u64))), "{error}");
     }
 
     #[test]

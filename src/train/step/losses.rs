@@ -3,7 +3,7 @@
 use crate::{Error, Result, adapt::LossParts, tensor::Pending};
 
 /// The losses of a step, by name.
-pub(super) type Losses = Vec<(&'static str, f64)>;
+pub(in crate::train) type Losses = Vec<(&'static str, f64)>;
 
 /// The losses of a step that was launched, on their way to the host.
 pub struct PendingLosses(Vec<(&'static str, Pending<f32>)>);
@@ -27,7 +27,7 @@ impl PendingLosses {
 }
 
 /// Errors where a loss is NaN or infinite.
-pub(super) fn expect_finite(losses: &Losses, step: u64, advice: impl FnOnce() -> String) -> Result<()> {
+pub(in crate::train) fn expect_finite(losses: &Losses, step: u64, advice: impl FnOnce() -> String) -> Result<()> {
     match losses.iter().find(|(_, value)| !value.is_finite()) {
         Some((name, value)) => {
             Err(Error::NotFinite { what: format!("the loss {name}"), value: *value, step, advice: advice() })

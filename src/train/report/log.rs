@@ -10,14 +10,14 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::memory;
+use super::{atomic::write_atomically, memory};
 use crate::{Device, Error, Result};
 
 /// A plain line at least this often when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// The run's voice.
-pub(super) struct Log {
+pub(in crate::train) struct Log {
     path: PathBuf,
     file: File,
     lines: usize,
@@ -34,7 +34,7 @@ impl Log {
             let old = fs::read_to_string(path).map_err(failed)?;
             let kept: String = old.split_inclusive('\n').take(lines).collect();
             if kept != old {
-                super::checkpoint::write_atomically(path, kept.as_bytes())?;
+                write_atomically(path, kept.as_bytes())?;
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
@@ -88,7 +88,7 @@ impl Log {
 }
 
 /// Progress through a stage.
-pub(super) struct Progress {
+pub(in crate::train) struct Progress {
     bar: ProgressBar,
     name: String,
     device: Device,
@@ -151,7 +151,7 @@ fn format_seconds(seconds: f64) -> String {
 }
 
 /// A line of metrics.jsonl for a training step.
-pub(super) fn step_line(stage: &str, step: u64, rate: f64, parts: &[(&'static str, f64)]) -> Value {
+pub(in crate::train) fn step_line(stage: &str, step: u64, rate: f64, parts: &[(&'static str, f64)]) -> Value {
     let mut line = json!({ "step": step, "stage": stage, "learning_rate": rate });
     for (name, value) in parts {
         line[*name] = json!(value);
