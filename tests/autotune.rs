@@ -29,7 +29,7 @@ fn run([x, w, dy]: &[Tensor; 3]) -> Result<Vec<Tensor>> {
 #[test]
 fn timed_products_are_exact_and_repeat_in_graphs() {
     for device in kernel_devices().into_iter().filter(Device::is_cuda) {
-        device.set_autotune(true);
+        let device = &device.with(|options| options.autotune = true);
         for dtype in [DType::Bf16, DType::F32] {
             let integers = |device: &Device| {
                 let mut rng = Rng(5);

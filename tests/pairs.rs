@@ -122,10 +122,10 @@ fn warpgroups_train_like_warps() {
     let devices = || common::kernel_devices().into_iter().enumerate().filter(|(i, device)| *i < 2 || device.is_cuda());
     let mut first: Option<Outcome> = None;
     for (_, device) in devices() {
-        device.set_warpgroup_products(true);
-        let got = run(&config, &device);
-        device.set_warpgroup_products(false);
-        let (want, _) = run(&config, &device);
+        let device = &device.with(|options| options.warpgroups = Some(true));
+        let got = run(&config, device);
+        let device = &device.with(|options| options.warpgroups = Some(false));
+        let (want, _) = run(&config, device);
         for (got, want) in got.0.iter().zip(&want) {
             assert!((got - want).abs() <= 3e-2 * want.abs().max(1e-2), "on {device}: {got} is not {want}");
         }

@@ -14,7 +14,6 @@ use super::{
     Launch,
     capture::{Captures, Step},
     pool::Pool,
-    warpgroup::Warpgroups,
 };
 
 /// Launches of one kernel.
@@ -79,9 +78,6 @@ pub struct Plan {
     pool: Pool,
     allocated: AtomicUsize,
     pub(super) captures: Captures,
-    /// Which of the ways to compute a product is counted; 0 is the built-in one.
-    pub(super) way: AtomicUsize,
-    pub(super) warpgroups: Warpgroups,
 }
 
 impl Plan {

@@ -54,8 +54,7 @@ const ADVICE: &str = "this card lays elements out otherwise than the kernels for
 pub(super) fn checks() -> Vec<Check> {
     let check = |probe: Probe| {
         Check::new("layouts", probe.name, ADVICE, move |device| {
-            need_warpgroups(device)?;
-            let cases = probe.cases(device)?;
+            let cases = probe.cases(&need_warpgroups(device)?)?;
             cases.iter().try_for_each(Case::expect)?;
             Ok(format!("{} launches", cases.len()))
         })

@@ -116,7 +116,7 @@ fn batch_norm_at_convolution(device: &Device) -> Outcome {
     let mut draw = Inputs::new(6);
     let one = Conv2dSpec::default();
     for warpgroups in [false, true] {
-        device.set_warpgroup_products(warpgroups);
+        let device = &device.with(|options| options.warpgroups = Some(warpgroups));
         if device.has_warpgroup_products() != warpgroups {
             break;
         }
@@ -173,7 +173,7 @@ fn aspp(device: &Device) -> Outcome {
     for (dtype, tf32, warpgroups) in
         [(DType::F32, false, false), (DType::F32, true, false), (DType::Bf16, false, false), (DType::Bf16, false, true)]
     {
-        device.set_warpgroup_products(warpgroups);
+        let device = &device.with(|options| options.warpgroups = Some(warpgroups));
         if device.has_warpgroup_products() != warpgroups {
             break;
         }

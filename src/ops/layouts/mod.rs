@@ -1,7 +1,7 @@
 //! Tiny kernels that confirm on a card each layout that the emulator assumes: where the copies and products of a Hopper GPU
 //! put their elements. src/doctor/layouts.rs has what they must find.
 //!
-//! Every function errors unless its device has warpgroup products (`Device::set_warpgroup_products`) and the shapes are as
+//! Every function errors unless its device has warpgroup products (`DeviceOptions::warpgroups`) and the shapes are as
 //! stated. Tensors are bf16, sums f32.
 
 pub(crate) mod cuda;

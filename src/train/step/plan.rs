@@ -74,8 +74,7 @@ impl Architecture {
 /// # Ok::<(), bicl::Error>(())
 /// ```
 pub fn plan_step(config: &Config, architecture: Architecture) -> Result<StepPlan> {
-    let device = Device::plan();
-    device.set_warpgroup_products(architecture == Architecture::Hopper);
+    let device = Device::plan().with(|options| options.warpgroups = Some(architecture == Architecture::Hopper));
     let plan = device.as_plan().ok_or_else(|| Error::Internal("a plan is no plan".into()))?;
     let mut network = Network::new(&config.model, config.precision, config.seed, &device)?;
     let parameters = network.parameters.ids().map(|id| network.parameters.get(id).len()).sum();
