@@ -1,6 +1,9 @@
 //! Differentiable operations. Each folder holds one: `mod.rs` (what it computes, its shapes, its checks, its tape
 //! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
 
+#[macro_use]
+mod dispatch;
+
 pub mod add;
 pub mod align_labels;
 pub mod argmax;

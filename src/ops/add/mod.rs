@@ -4,7 +4,7 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::relu;
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "add";
 
@@ -38,11 +38,9 @@ fn checked_sum(x: &Tensor, y: &Tensor, relu: bool) -> Result<Tensor> {
 }
 
 fn forward(a: &Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
-    if !a.device().is_cpu() {
-        return with_float!(a.dtype(), OP, T => cuda::forward::<T>(a, b, relu));
-    }
-    if a.dtype() == DType::Bf16 {
-        return forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, relu)?.to_dtype(DType::Bf16);
-    }
-    with_real!(a.dtype(), OP, T => cpu::forward::<T>(a, b, relu))
+    dispatch!(a, OP, T => {
+        kernels => cuda::forward::<T>(a, b, relu),
+        bf16 => forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, relu)?.to_dtype(DType::Bf16),
+        cpu => cpu::forward::<T>(a, b, relu),
+    })
 }

@@ -17,7 +17,7 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::{DomainPair, LabelSampling, PrototypeScope, Prototypes, calibration::DomainPrototypes, cosine::Extents};
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 /// The name of one term, and of both, in errors.
 const OP: &str = "contrastive_loss";
@@ -234,26 +234,26 @@ pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()
 /// Of `[features, vectors, counts, labels, overlap]`.
 fn forward(inputs: [&Tensor; 5], problem: Problem) -> Result<(Tensor, Saved)> {
     let [features, vectors, counts, labels, overlap] = inputs;
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => cuda::forward::<T>(inputs, problem));
-    }
-    if features.dtype() == DType::Bf16 {
-        let features = features.to_dtype(DType::F32)?;
-        let (loss, saved) = forward([&features, vectors, counts, labels, overlap], problem)?;
-        return Ok((loss, Saved { features: inputs[0].clone(), ..saved }));
-    }
-    with_real!(features.dtype(), OP, T => cpu::forward::<T>(inputs, problem))
+    dispatch!(features, OP, T => {
+        kernels => cuda::forward::<T>(inputs, problem),
+        bf16 => {
+            let features = features.to_dtype(DType::F32)?;
+            let (loss, saved) = forward([&features, vectors, counts, labels, overlap], problem)?;
+            Ok((loss, Saved { features: inputs[0].clone(), ..saved }))
+        },
+        cpu => cpu::forward::<T>(inputs, problem),
+    })
 }
 
 fn backward(saved: &Saved, dloss: &Tensor, extents: Extents, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let features = &saved.features;
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => cuda::backward::<T>(saved, dloss, extents, wanted));
-    }
-    if features.dtype() == DType::Bf16 {
-        let wide = features.to_dtype(DType::F32)?;
-        let [df, drho] = cpu::backward::<f32>(saved, &wide, dloss, extents, wanted)?;
-        return Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho]);
-    }
-    with_real!(features.dtype(), OP, T => cpu::backward::<T>(saved, features, dloss, extents, wanted))
+    dispatch!(features, OP, T => {
+        kernels => cuda::backward::<T>(saved, dloss, extents, wanted),
+        bf16 => {
+            let wide = features.to_dtype(DType::F32)?;
+            let [df, drho] = cpu::backward::<f32>(saved, &wide, dloss, extents, wanted)?;
+            Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho])
+        },
+        cpu => cpu::backward::<T>(saved, features, dloss, extents, wanted),
+    })
 }

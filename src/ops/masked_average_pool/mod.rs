@@ -9,7 +9,7 @@ pub(crate) mod cuda;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "masked_average_pool";
 
@@ -118,23 +118,19 @@ pub fn masked_average_pool_scoped(
 }
 
 fn forward(x: &Tensor, labels: &Tensor, pools: Pools) -> Result<(Tensor, Tensor)> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, labels, pools));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, labels, pools);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, labels, pools))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, labels, pools),
+        bf16 => forward(&x.to_dtype(DType::F32)?, labels, pools),
+        cpu => cpu::forward::<T>(x, labels, pools),
+    })
 }
 
 fn backward(drho: &Tensor, labels: &Tensor, counts: &Tensor, pools: Pools, dtype: DType) -> Result<Tensor> {
-    if !drho.device().is_cpu() {
-        return with_float!(dtype, OP, T => cuda::backward::<T>(drho, labels, counts, pools));
-    }
-    if dtype == DType::Bf16 {
-        return backward(drho, labels, counts, pools, DType::F32)?.to_dtype(DType::Bf16);
-    }
-    with_real!(dtype, OP, T => cpu::backward::<T>(drho, labels, counts, pools))
+    dispatch!(drho, dtype, OP, T => {
+        kernels => cuda::backward::<T>(drho, labels, counts, pools),
+        bf16 => backward(drho, labels, counts, pools, DType::F32)?.to_dtype(DType::Bf16),
+        cpu => cpu::backward::<T>(drho, labels, counts, pools),
+    })
 }
 
 /// u8 [N,C]: 1 where a class occurs in both, from the pixel counts u32 [N,C] of two domains. It is the weight w(c) of

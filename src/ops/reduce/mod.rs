@@ -6,7 +6,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "reduce";
 
@@ -34,13 +34,11 @@ fn reduce(op: &'static str, x: &Var, factor: f64) -> Result<Var> {
 }
 
 fn forward(x: &Tensor, factor: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, factor));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, factor);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, factor))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, factor),
+        bf16 => forward(&x.to_dtype(DType::F32)?, factor),
+        cpu => cpu::forward::<T>(x, factor),
+    })
 }
 
 fn backward(dy: &Tensor, shape: &[usize], dtype: DType, factor: f64) -> Result<Tensor> {
