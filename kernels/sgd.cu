@@ -1,13 +1,11 @@
-// Stochastic gradient descent with momentum and weight decay, PyTorch's rule, in place; and a check for NaN and infinity.
+// Stochastic gradient descent with momentum and weight decay, PyTorch's rule, in place.
 //   sgd_steps:   for every entry of the table, with rate = base[0] * multiplier:
 //                m[i] = momentum * m[i] + (g[i] + decay * p[i]);  p[i] -= rate * m[i]                   updates p and m
 //                copy[i] = bf16 of the new p[i], where copy is not null                                 writes (=)
 //                Nothing happens where one of the `gates` elements of `gate` is NaN or infinite.
-//   all_finite:  bad[offset + block] = 1 if any of a block's 4096 elements is NaN or infinite, else 0        writes (=)
 // The table is a parameter by value: all parameters of a network are one launch, and nothing is uploaded. A gradient is of
 // p's type, or bf16 where the entry says so. The rate is read from memory: a captured launch can be replayed with another.
-// Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the table's order;
-//         all_finite: one block of 256 threads a piece.
+// Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the table's order.
 #include "gate.cuh"
 
 struct SgdEntry {
@@ -88,21 +86,3 @@ __device__ __forceinline__ void step(const SgdEntry& e, T momentum, T rate, int 
   KERNEL_EXPORT(sgd_steps_##suffix)
 SGD(float, f32)
 SGD(double, f64)
-
-constexpr int PIECE = 4096;
-
-#define FINITE(T, suffix)                                                                                              \
-  extern "C" __global__ void all_finite_##suffix(const T* __restrict__ x, uint32_t* __restrict__ bad, int offset,      \
-                                                 int count) {                                                          \
-    int first = blockIdx.x * PIECE, end = count - first < PIECE ? count : first + PIECE;                               \
-    int found = 0;                                                                                                     \
-    for (int i = first + int(threadIdx.x); i < end; i += blockDim.x) {                                                 \
-      Acc<T> value = to_acc(x[i]);                                                                                     \
-      /* 0 for finite values, else NaN. */                                                                             \
-      if (!(value - value == 0)) found = 1;                                                                            \
-    }                                                                                                                  \
-    found = block_max(found);                                                                                          \
-    if (threadIdx.x == 0) bad[offset + blockIdx.x] = found;                                                            \
-  }                                                                                                                    \
-  KERNEL_EXPORT(all_finite_##suffix)
-FOR_FLOATS(FINITE)

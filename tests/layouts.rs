@@ -5,8 +5,7 @@ mod common;
 
 use bicl::{
     DType, Device, Tensor,
-    doctor::layouts::{Probe, probes},
-    ops::layouts,
+    doctor::layouts::{Probe, probe, probes},
 };
 use common::{bytes_of, kernel_devices};
 
@@ -35,13 +34,13 @@ fn every_layout_is_as_the_kernels_assume() {
 fn devices_without_warpgroup_products_refuse() {
     for device in [Device::plan(), bicl_emulator::device(), Device::cpu()] {
         let x = Tensor::zeros(&[20, 128], DType::Bf16, &device).unwrap();
-        let error = layouts::tma_swizzle(&x).unwrap_err().to_string();
+        let error = probe::tma_swizzle(&x).unwrap_err().to_string();
         assert_eq!(error, format!("layouts: {device} has no warpgroup products"));
     }
     let plan = Device::plan();
     let plan = &plan.with(|options| options.warpgroups = Some(true));
     let x = Tensor::zeros(&[20, 128], DType::Bf16, &plan).unwrap();
-    layouts::tma_swizzle(&x).unwrap();
+    probe::tma_swizzle(&x).unwrap();
     let counts = plan.as_plan().unwrap().counts();
     assert_eq!(counts.kernels["layout_tma_swizzle"].bytes, (20 * 128 + 16 * 64) * 2);
 }

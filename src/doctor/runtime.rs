@@ -10,7 +10,6 @@ use super::{
 use crate::{
     DType, Device, Tensor,
     device::{IMAGES, Uploader},
-    ops,
 };
 
 const LOADING: &str = "a kernel that does not load is damaged or was compiled for other cards, or the driver is older than the nvcc that \
@@ -39,7 +38,7 @@ fn kernels_load(device: &Device) -> Outcome {
     let device = device.with(|options| options.warpgroups = Some(true));
     let here = |image: &str| device.has_warpgroup_products() || !is_for_hopper_alone(image);
     let mut count = 0;
-    for declaration in ops::kernel_declarations().iter().filter(|declaration| here(declaration.image)) {
+    for declaration in super::kernel_declarations().iter().filter(|declaration| here(declaration.image)) {
         cuda.expect_kernel(declaration.image, declaration.symbol)?;
         count += 1;
     }

@@ -1,5 +1,8 @@
 //! Differentiable operations. Each folder holds one: `mod.rs` (what it computes, its shapes, its checks, its tape
 //! closure), `cpu.rs` (Rust), `cuda.rs` (the launch of its kernels, for GPUs and the emulator).
+//!
+//! A page that begins with "Reference" is of an operation that no step on a GPU launches: it says in the plainest way what a
+//! fused one computes, the CPU composes that of it, and tests hold the one against the other.
 
 #[macro_use]
 mod dispatch;
@@ -21,8 +24,6 @@ mod domain_pair;
 pub mod entropy;
 mod gate;
 mod label_sampling;
-#[doc(hidden)]
-pub mod layouts;
 pub mod masked_average_pool;
 pub mod max_pool2d;
 pub mod pixel_prototype_similarity;
@@ -68,7 +69,7 @@ pub use scale::scale;
 pub use segmentation_loss::{
     SegmentationLoss, SegmentationLosses, SegmentationWeights, segmentation_loss, segmentation_losses,
 };
-pub use sgd::{SgdItem, SgdSpec, all_finite, sgd_step};
+pub use sgd::{SgdItem, SgdSpec, sgd_step};
 pub use split_images::split_images;
 pub use sum_channel_groups::sum_channel_groups;
 pub use transfer_labels::{hybrid_labels, transfer_labels};
@@ -79,7 +80,7 @@ use crate::tensor::Declaration;
 
 include!(concat!(env!("OUT_DIR"), "/declarations.rs"));
 
-/// Every kernel that the library declares, with the sizes of its parameters.
+/// Every kernel that operations and tensors declare, with the sizes of its parameters.
 pub fn kernel_declarations() -> Vec<Declaration> {
     let mut all = crate::tensor::tensor_declarations();
     all.extend(declarations_of_ops());

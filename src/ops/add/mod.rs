@@ -8,6 +8,7 @@ use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "add";
 
+/// Reference: in training a batch norm adds its residual itself.
 /// y = a + b, both of one shape, dtype (f32, f64 or bf16) and device. Both gradients are the output's.
 ///
 /// Errors: shapes, dtypes or devices that differ.
@@ -16,6 +17,7 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
     Var::record(OP, y, [a, b], |dy, wanted| Ok(wanted.map(|wanted| wanted.then(|| dy.clone()))))
 }
 
+/// Reference: in training a batch norm adds its residual and clips itself.
 /// y = max(a + b, 0), as [`add`] followed by [`fn@super::relu`], in one pass. Both gradients are dy where y > 0.
 ///
 /// Errors: shapes, dtypes or devices that differ.

@@ -8,6 +8,7 @@ use crate::{DType, Result, Tensor};
 
 const OP: &str = "argmax";
 
+/// Reference: [`fn@super::predict`] takes the class of upsampled logits.
 /// The first largest class of logits [N,H,W,C] (f32, f64 or bf16; C at most 255) at each pixel: u8 [N,H,W].
 ///
 /// A NaN counts as the largest, as in PyTorch.

@@ -34,6 +34,7 @@ fn check_dtypes(xi: &Tensor, prototypes: &Tensor) -> Result<()> {
     Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")))
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// The calibrated prototypes rho_S + xi [N,C,d] of `prototypes_s` [N,C,d] with `xi` [C,d], f32 or f64. What stands in
 /// the row of an absent class has no meaning: it stays absent.
 ///
@@ -113,6 +114,7 @@ impl DomainPrototypes {
     }
 }
 
+/// Reference: a step calls [`DomainPrototypes::update_calibration`].
 /// Moves `xi` [C,d] towards the difference of the prototypes of target and source [N,C,d] with `momentum` m, for the
 /// classes of which some pair has both (counts u32 [N,C] above 0).
 ///

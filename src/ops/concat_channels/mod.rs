@@ -7,6 +7,7 @@ use crate::{Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "concat_channels";
 
+/// Reference: [`fn@super::aspp`] is composed of it where its kernels do not fit.
 /// [N,H,W,C1], [N,H,W,C2], .. -> [N,H,W,C1+C2+..], all of one float dtype and device. The gradients are the slices.
 ///
 /// Errors: no parts; parts that differ in N, H, W, dtype or device.

@@ -63,6 +63,7 @@ impl Pools {
     }
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Prototypes of `classes` classes from features [N,h,w,d] (f32, f64, bf16) and labels u8 [N,h,w] at the features'
 /// size; each image has its own. Labels that are no class, 255 among them, belong to no prototype.
 ///
@@ -133,6 +134,7 @@ fn backward(drho: &Tensor, labels: &Tensor, counts: &Tensor, pools: Pools, dtype
     })
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// u8 [N,C]: 1 where a class occurs in both, from the pixel counts u32 [N,C] of two domains. It is the weight w(c) of
 /// METHOD.md, "The two contrastive terms".
 ///

@@ -9,6 +9,7 @@ use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "pixel_prototype_similarity";
 
+/// Reference: [`super::bidirectional_contrast`] stores no similarities.
 /// s [N,h,w,C] of features [N,h,w,d] with the prototypes of their pairs, in the prototypes' dtype. An absent class has
 /// s = -1 and passes no gradient; a zero feature vector has s = 0 and gets none.
 ///

@@ -10,6 +10,7 @@ use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "reduce";
 
+/// Reference: a scalar of any output, to take gradients of.
 /// The sum of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape []; 0 for no elements.
 ///
 /// Errors: a dtype that is no float.
@@ -17,6 +18,7 @@ pub fn sum(x: &Var) -> Result<Var> {
     reduce("sum", x, 1.0)
 }
 
+/// Reference: a scalar of any output, to take gradients of.
 /// The mean of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape [].
 ///
 /// Errors: a dtype that is no float; no elements.

@@ -10,6 +10,7 @@ use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "relu";
 
+/// Reference: in training a batch norm clips its output itself.
 /// y = max(x, 0), of any shape, f32, f64 or bf16.
 ///
 /// Errors: a dtype that is no float.

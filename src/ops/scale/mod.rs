@@ -7,6 +7,7 @@ use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "scale";
 
+/// Reference: a plain second use of a value, in tests of gradients.
 /// y = factor * x, of any shape, f32, f64 or bf16. The gradient is factor * dy.
 ///
 /// Errors: a dtype that is no float.

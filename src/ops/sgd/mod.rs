@@ -1,5 +1,4 @@
-//! Stochastic gradient descent with momentum and weight decay (METHOD.md, "Optimisation"), and the check that
-//! gradients are finite.
+//! Stochastic gradient descent with momentum and weight decay (METHOD.md, "Optimisation").
 //!
 //! PyTorch's rule, in place: g' = g + decay * p;  m = momentum * m + g';  p = p - rate * m. With m = 0 before the
 //! first step this is also PyTorch's first step, m = g'.
@@ -11,7 +10,6 @@ use super::gate;
 use crate::{DType, Error, Result, Tensor, with_real};
 
 const OP: &str = "sgd";
-const FINITE: &str = "all_finite";
 
 /// One parameter's share of a step.
 pub struct SgdItem<'a> {
@@ -84,30 +82,4 @@ fn check(item: &SgdItem<'_>) -> Result<()> {
     let narrow = if copy.is_some() { DType::Bf16 } else { dtype };
     expect(item.gradient, "the gradient", &[dtype, narrow])?;
     copy.map_or(Ok(()), |copy| expect(copy, "the copy", &[DType::Bf16]))
-}
-
-/// Whether no element of any of the tensors (f32, f64 or bf16) is NaN or infinite.
-///
-/// Errors: a dtype that is no float; tensors on different devices.
-pub fn all_finite(tensors: &[&Tensor]) -> Result<bool> {
-    let Some(first) = tensors.first() else { return Ok(true) };
-    for tensor in tensors {
-        first.expect_same_device(tensor, FINITE)?;
-        if !tensor.dtype().is_float() {
-            return Err(Error::DType { op: FINITE, got: tensor.dtype(), want: "f32, f64 or bf16" });
-        }
-    }
-    if !first.device().is_cpu() {
-        return cuda::finite(tensors);
-    }
-    for tensor in tensors {
-        let finite = match tensor.dtype() {
-            DType::Bf16 => cpu::all_finite::<f32>(&tensor.to_dtype(DType::F32)?),
-            dtype => with_real!(dtype, FINITE, T => cpu::all_finite::<T>(tensor)),
-        };
-        if !finite? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

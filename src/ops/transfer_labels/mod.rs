@@ -18,6 +18,7 @@ use crate::{DType, Error, Result, Tensor, tensor::Element};
 
 const OP: &str = "transfer_labels";
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Labels u8 [N,h,w] of features [N,h,w,d] by their similarity with prototypes [N,C,d] (in f32 for features in bf16,
 /// else in their dtype), of which those with `present` u8 [N,C] not 0 exist. The method hands in calibrated
 /// prototypes, see [`calibrate`](super::calibrate).

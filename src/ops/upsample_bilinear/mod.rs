@@ -43,6 +43,7 @@ impl Resize {
     }
 }
 
+/// Reference: [`fn@super::segmentation_loss`] and [`fn@super::predict`] upsample as they go.
 /// Resizes x [N,h,w,C] to [N,height,width,C], f32, f64 or bf16; the corner pixels keep their values.
 ///
 /// Works upwards and downwards; an axis of one output pixel takes the first input pixel.

@@ -1,17 +1,16 @@
 //! Tiny kernels that confirm on a card each layout that the emulator assumes: where the copies and products of a Hopper GPU
-//! put their elements. src/doctor/layouts.rs has what they must find.
+//! put their elements. `mod.rs` has what they must find.
 //!
 //! Every function errors unless its device has warpgroup products (`DeviceOptions::warpgroups`) and the shapes are as
 //! stated. Tensors are bf16, sums f32.
 
-pub(crate) mod cuda;
-
+use super::cuda;
 use crate::{Device, Error, Result, Tensor};
 
-const OP: &str = "layouts";
+pub(super) const OP: &str = "layouts";
 
 /// Elements of a line of 128 bytes.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 /// Lines of the box that [`tma_swizzle`] and [`tma_zero_outside`] load.
 pub const BOX_LINES: usize = 16;
 /// Pixels that [`tma_im2col`] gathers.

@@ -1,16 +1,17 @@
 //! Where a Hopper GPU's copies and products put their elements, which the emulator assumes and the kernels rely on. Every expected
 //! element is worked out here from the rule.
 
+mod cuda;
+pub mod probe;
+
 use half::bf16;
+use probe::Gather;
 
 use super::{
     check::{Check, Trouble, need_warpgroups},
     compare::{Bound, Inputs, expect_values, wide},
 };
-use crate::{
-    DType, Device, Result, Tensor,
-    ops::layouts::{self, Gather},
-};
+use crate::{DType, Device, Result, Tensor, tensor::Declaration};
 
 /// A layout, and how to see it.
 pub struct Probe {
@@ -62,6 +63,11 @@ pub(super) fn checks() -> Vec<Check> {
     probes().into_iter().map(check).collect()
 }
 
+/// The kernels that ask.
+pub(super) fn declarations() -> Vec<Declaration> {
+    cuda::declarations()
+}
+
 /// Every layout that the kernels for warpgroups rely on.
 pub fn probes() -> Vec<Probe> {
     let mut probes = vec![
@@ -104,7 +110,7 @@ fn box_of(what: String, got: Tensor, element: impl Fn(usize, usize) -> Option<us
 }
 
 fn swizzled_box(device: &Device) -> Result<Vec<Case>> {
-    let got = layouts::tma_swizzle(&numbered(&[20, 128], device)?)?;
+    let got = probe::tma_swizzle(&numbered(&[20, 128], device)?)?;
     Ok(vec![box_of("box".into(), got, |line, column| Some(line * 128 + column))])
 }
 
@@ -118,7 +124,7 @@ fn zeros_outside(device: &Device) -> Result<Vec<Case>> {
             let inside = (0..COLUMNS).contains(&x) && (0..LINES).contains(&y);
             inside.then_some((y * COLUMNS + x) as usize)
         };
-        Ok(box_of(format!("box at {at:?}"), layouts::tma_zero_outside(&x, at)?, element))
+        Ok(box_of(format!("box at {at:?}"), probe::tma_zero_outside(&x, at)?, element))
     };
     [[-8, -3], [0, 0], [40, 4], [-56, 7], [-64, 2], [8, 10]].into_iter().map(case).collect()
 }
@@ -151,7 +157,7 @@ fn gathers(device: &Device) -> Result<Vec<Case>> {
                     let inside = (0..width).contains(&x) && (0..height).contains(&y) && c < CHANNELS;
                     inside.then_some((((image * height + y) * width + x) * CHANNELS + c) as usize)
                 };
-                let got = layouts::tma_im2col(&x, &gather)?;
+                let got = probe::tma_im2col(&x, &gather)?;
                 cases.push(box_of(format!("{width} x {height}, {gather:?}"), got, element));
             }
         }
@@ -165,7 +171,7 @@ fn stores(device: &Device) -> Result<Vec<Case>> {
     let source = numbered(&[64, 64], device)?;
     let case = |first: i32| {
         let mut got = Tensor::full(&[2, LINES as usize, 64], -1.0, DType::Bf16, device)?;
-        layouts::tma_store_clips(&source, &mut got, first)?;
+        probe::tma_store_clips(&source, &mut got, first)?;
         let stored = |i: usize| {
             let (line, column) = ((i / 64) as i32, i % 64);
             let is_stored = line < LINES && (first..first + 64).contains(&line);
@@ -178,14 +184,14 @@ fn stores(device: &Device) -> Result<Vec<Case>> {
 
 /// The swizzle of a line does not depend on the block.
 fn shared_copies(device: &Device) -> Result<Vec<Case>> {
-    let got = layouts::tma_share(&numbered(&[40, 64], device)?)?;
+    let got = probe::tma_share(&numbered(&[40, 64], device)?)?;
     Ok(vec![box_of("both blocks".into(), got, |line, column| Some(line % 32 * 64 + column))])
 }
 
 fn arrivals(device: &Device) -> Result<Vec<Case>> {
     let case = |what: &str, got: Tensor, want: &[f64]| Case { what: what.to_owned(), got, want: want.to_vec() };
-    let pair = case("ten times the size and the rank, of a pair", layouts::cluster_arrive(device)?, &[20.0, 21.0]);
-    let alone = case("the same of a block alone", layouts::cluster_of_one(device)?, &[10.0]);
+    let pair = case("ten times the size and the rank, of a pair", probe::cluster_arrive(device)?, &[20.0, 21.0]);
+    let alone = case("the same of a block alone", probe::cluster_of_one(device)?, &[10.0]);
     Ok(vec![pair, alone])
 }
 
@@ -220,21 +226,21 @@ fn products() -> Vec<Product> {
     use Lines::{Kept, Turned};
     let square = ([64, 64], Kept);
     let deep = |name, run, a, b| Product { name, run, a, b, first_row: 0, depth: 64 };
-    let sums = |name, rows| Product { depth: 16, ..deep(name, layouts::wgmma_sums, square, ([rows, 64], Kept)) };
+    let sums = |name, rows| Product { depth: 16, ..deep(name, probe::wgmma_sums, square, ([rows, 64], Kept)) };
     vec![
         sums("wgmma: 64 columns", 64),
         sums("wgmma: 128 columns", 128),
         sums("wgmma: 256 columns", 256),
-        deep("wgmma: steps along the depth", layouts::wgmma_depth_step, square, square),
-        deep("wgmma: A transposed", layouts::wgmma_a_rows, ([64, 64], Turned), square),
+        deep("wgmma: steps along the depth", probe::wgmma_depth_step, square, square),
+        deep("wgmma: A transposed", probe::wgmma_a_rows, ([64, 64], Turned), square),
         turned_columns(),
-        Product { first_row: 64, ..deep("wgmma: rows 64 to 128", layouts::wgmma_tall, ([128, 64], Kept), square) },
+        Product { first_row: 64, ..deep("wgmma: rows 64 to 128", probe::wgmma_tall, ([128, 64], Kept), square) },
     ]
 }
 
 fn turned_columns() -> Product {
     let (a, b) = (([64, 64], Lines::Kept), ([64, 128], Lines::Turned));
-    Product { name: "wgmma: B transposed", run: layouts::wgmma_b_columns, a, b, first_row: 0, depth: 64 }
+    Product { name: "wgmma: B transposed", run: probe::wgmma_b_columns, a, b, first_row: 0, depth: 64 }
 }
 
 impl Product {
@@ -269,7 +275,7 @@ fn replays(device: &Device) -> Result<Vec<Case>> {
     let (x, lines) = (numbered(&[20, 128], device)?, numbered(&[40, 64], device)?);
     let product = turned_columns();
     let [a, b] = product.factors(device)?;
-    let work = || Ok([layouts::tma_swizzle(&x)?, layouts::tma_share(&lines)?, (product.run)(&a, &b)?]);
+    let work = || Ok([probe::tma_swizzle(&x)?, probe::tma_share(&lines)?, (product.run)(&a, &b)?]);
     let want = work()?;
     let (graph, got) = device.capture(work)?;
     let mut cases = Vec::new();
