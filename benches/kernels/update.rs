@@ -24,7 +24,7 @@ fn step(v: &[Var], rate: &Tensor) -> Result<Var> {
         multiplier: 1.0,
         weight_decay: 5e-4,
     };
-    ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, gate: None })?;
+    ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, found_inf: None })?;
     Ok(v[0].tape().constant(value))
 }
 

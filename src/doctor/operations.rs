@@ -265,7 +265,7 @@ fn label_maps(device: &Device) -> Outcome {
     Ok("nearest, aligned, hybrid".into())
 }
 
-/// Two steps, in f32 with gradients in f32 and in bf16; a loss that is no number closes the gate.
+/// Two steps, in f32 with gradients in f32 and in bf16; a loss that is no number prevents one.
 fn sgd(device: &Device) -> Outcome {
     let run = |device: &Device| -> Result<Vec<Tensor>> {
         let mut draw = Inputs::new(33);
@@ -274,8 +274,8 @@ fn sgd(device: &Device) -> Outcome {
             let mut placed = |dtype| draw.integers(&[size], dtype)?.to_device(device);
             all.push((placed(DType::F32)?, placed(DType::F32)?, placed(dtype)?, placed(DType::Bf16)?));
         }
-        let gate = |loss: f32| Tensor::from_vec(vec![1.0, loss], &[2], device);
-        for gate in [gate(2.0)?, gate(f32::NAN)?, gate(0.5)?] {
+        let losses = |loss: f32| Tensor::from_vec(vec![1.0, loss], &[2], device);
+        for loss in [losses(2.0)?, losses(f32::NAN)?, losses(0.5)?] {
             let item = |(value, momentum, gradient, copy)| SgdItem {
                 value,
                 momentum,
@@ -288,14 +288,14 @@ fn sgd(device: &Device) -> Outcome {
             let parts = all.iter_mut().map(|(value, momentum, gradient, copy)| (value, momentum, &*gradient, copy));
             let mut items: Vec<SgdItem<'_>> = parts.map(item).collect();
             let rate = &Tensor::from_vec(vec![0.5f64], &[1], device)?;
-            ops::sgd_step(&mut items, &SgdSpec { momentum: 0.5, rate, gate: Some(&gate) })?;
+            ops::sgd_step(&mut items, &SgdSpec { momentum: 0.5, rate, found_inf: Some(&loss) })?;
         }
         Ok(all.into_iter().flat_map(|(value, momentum, _, copy)| [value, momentum, copy]).collect())
     };
     for (i, (got, want)) in run(device)?.iter().zip(&run(&Device::cpu())?).enumerate() {
         expect(&format!("tensor {i}"), got, want, Bound::Exact)?;
     }
-    Ok("values, momentum, copies in bf16, the gate".into())
+    Ok("values, momentum, copies in bf16, found_inf".into())
 }
 
 fn running_averages(device: &Device) -> Outcome {

@@ -206,10 +206,10 @@ impl<'a> Forward<'a> {
 }
 
 impl BatchStatistics {
-    /// Moves the running statistics by one batch each, in the order in which the batches were seen; not where an element of
-    /// `gate` is NaN or infinite.
-    pub fn apply(self, parameters: &mut Parameters, gate: Option<&Tensor>) -> Result<()> {
-        self.move_averages(parameters, STATISTICS_MOMENTUM, gate)
+    /// Moves the running statistics by one batch each, in the order in which the batches were seen; not where one of
+    /// the `losses` is NaN or infinite.
+    pub fn apply(self, parameters: &mut Parameters, losses: Option<&Tensor>) -> Result<()> {
+        self.move_averages(parameters, STATISTICS_MOMENTUM, losses)
     }
 
     /// The same where the newest batch has weight `momentum`: 1/k at batch k makes a plain mean.
@@ -217,7 +217,7 @@ impl BatchStatistics {
         self.move_averages(parameters, momentum, None)
     }
 
-    fn move_averages(mut self, parameters: &mut Parameters, weight: f64, gate: Option<&Tensor>) -> Result<()> {
+    fn move_averages(mut self, parameters: &mut Parameters, weight: f64, losses: Option<&Tensor>) -> Result<()> {
         // A launch moves an average once: those of several runs or passes go one after the other.
         while !self.0.is_empty() {
             let mut seen = HashSet::new();
@@ -228,7 +228,7 @@ impl BatchStatistics {
                 .zip(&now)
                 .map(|(average, Measured { batch, run, .. })| AverageItem { average, x: batch, row: *run })
                 .collect();
-            ops::move_running_averages(&mut items, weight, gate)?;
+            ops::move_running_averages(&mut items, weight, losses)?;
             self.0 = later;
         }
         Ok(())

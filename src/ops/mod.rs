@@ -22,7 +22,7 @@ mod cosine;
 pub mod cross_entropy;
 mod domain_pair;
 pub mod entropy;
-mod gate;
+mod found_inf;
 mod label_sampling;
 pub mod masked_average_pool;
 pub mod max_pool2d;

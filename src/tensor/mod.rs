@@ -14,6 +14,7 @@ pub(crate) use launch::{Arrivals, MapIn, MapOut, OptMapIn, address_of};
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
 pub use replay::Pending;
 pub use rng::Rng;
+pub(crate) use rng::scatter;
 
 use crate::{
     Device, Error, Result,

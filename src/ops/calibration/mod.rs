@@ -9,7 +9,7 @@
 
 pub(crate) mod cuda;
 
-use super::{Prototypes, domain_pair::Halves, gate};
+use super::{Prototypes, domain_pair::Halves, found_inf};
 use crate::{Error, Result, Tensor, tensor::Real, with_real};
 
 const OP: &str = "calibration";
@@ -91,23 +91,23 @@ impl DomainPrototypes {
         Self { vectors: Halves::one(vectors), counts: Halves::one(counts), extents }
     }
 
-    /// Moves xi [C,d] as [`update_calibration`] does; nothing where an element of `gate` (f32) is NaN or infinite.
+    /// Moves xi [C,d] as [`update_calibration`] does; nothing where one of the `losses` (f32) is NaN or infinite.
     ///
     /// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
-    pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, gate: Option<&Tensor>) -> Result<()> {
+    pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, losses: Option<&Tensor>) -> Result<()> {
         let [_, classes, depth] = self.extents;
         let vectors = &self.vectors.first;
         xi.expect_shape(&[classes, depth], OP, "xi")?;
         xi.expect_same_device(vectors, OP)?;
         check_dtypes(xi, vectors)?;
-        gate::check(OP, gate, xi.device())?;
+        found_inf::check(OP, losses, xi.device())?;
         if !(0.0..=1.0).contains(&momentum) {
             return Err(Error::Config(format!("calibration momentum {momentum} must lie in 0..=1, such as 0.99")));
         }
         if !xi.device().is_cpu() {
-            return with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, self, momentum, gate));
+            return with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, self, momentum, losses));
         }
-        if gate::is_open(gate)? {
+        if !found_inf::found_inf(losses)? {
             with_real!(xi.dtype(), OP, T => update::<T>(xi, self, momentum))?;
         }
         Ok(())

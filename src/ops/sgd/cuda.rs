@@ -36,12 +36,12 @@ const ENTRIES: usize = 128;
 pub(crate) struct Entries {
     at: [Entry; ENTRIES],
     entries: i32,
-    gates: i32,
+    loss_count: i32,
 }
 
 kernels! { "sgd";
     /// One step for all parameters of the table.
-    fn sgd_steps<T in f32 | f64>(base: In<f64>, gate: OptIn<f32>, momentum: Val<f64>, table: Table<Entries>);
+    fn sgd_steps<T in f32 | f64>(base: In<f64>, losses: OptIn<f32>, momentum: Val<f64>, table: Table<Entries>);
 }
 
 /// Elements of a block, as in the kernel file.
@@ -52,7 +52,7 @@ pub(super) fn step<T: Element>(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) ->
         let device = items[0].value.device().clone();
         let mut table = Entries::zeroed();
         table.entries = items.len() as i32;
-        table.gates = spec.gate.map_or(0, Tensor::len) as i32;
+        table.loss_count = spec.found_inf.map_or(0, Tensor::len) as i32;
         let (mut blocks, mut bytes) = (0, 0);
         for (entry, item) in table.at.iter_mut().zip(items.iter_mut()) {
             let count = item.value.len();
@@ -83,7 +83,7 @@ pub(super) fn step<T: Element>(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) ->
         let launch = Launch::blocks(OP, blocks, 256)?;
         // SAFETY: the caller checked that the tensors of an item hold `count` elements each, which the blocks from `first` on
         // cover; they are borrowed until after the launch.
-        unsafe { sgd_steps::<T>(&device, launch, spec.rate, spec.gate, spec.momentum, (table, bytes))? };
+        unsafe { sgd_steps::<T>(&device, launch, spec.rate, spec.found_inf, spec.momentum, (table, bytes))? };
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::gate;
+use super::found_inf;
 use crate::{DType, Error, Result, Tensor, with_real};
 
 const OP: &str = "sgd";
@@ -35,7 +35,7 @@ pub struct SgdSpec<'a> {
     /// The learning rate, f64 [1]: in memory, so that a captured step can be replayed with another.
     pub rate: &'a Tensor,
     /// Losses, f32 of any shape: where one is NaN or infinite, nothing is changed.
-    pub gate: Option<&'a Tensor>,
+    pub found_inf: Option<&'a Tensor>,
 }
 
 /// One step for all `items`, f32 or f64, in place. On kernels it is one launch for 128 of them. A tensor whose memory is
@@ -46,7 +46,7 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) -> Result<()> {
     let Some(first) = items.first() else { return Ok(()) };
     let (device, dtype) = (first.value.device().clone(), first.value.dtype());
     spec.rate.expect_shape(&[1], OP, "the rate")?;
-    gate::check(OP, spec.gate, &device)?;
+    found_inf::check(OP, spec.found_inf, &device)?;
     for item in items.iter() {
         check(item)?;
         if item.value.device() != &device || item.value.dtype() != dtype {
@@ -56,7 +56,7 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) -> Result<()> {
     if !device.is_cpu() {
         return with_real!(dtype, OP, T => cuda::step::<T>(items, spec));
     }
-    if !gate::is_open(spec.gate)? {
+    if found_inf::found_inf(spec.found_inf)? {
         return Ok(());
     }
     let rate = spec.rate.item()?;

@@ -234,12 +234,13 @@ impl Stepper {
             }
         };
         let mut gradients = pass.tape().backward(&loss)?;
-        let gate = loss.value().clone();
+        // Where it is not finite, nothing changes.
+        let found_inf = loss.value().clone();
         drop(loss);
         let (gradients, statistics) = pass.finish(&mut gradients);
-        self.update(network, config, gradients, statistics, &gate)?;
+        self.update(network, config, gradients, statistics, &found_inf)?;
         if let (Some(xi), Some(prototypes)) = (&mut self.calibration, &calibration) {
-            prototypes.update_calibration(xi, config.method.calibration_momentum, Some(&gate))?;
+            prototypes.update_calibration(xi, config.method.calibration_momentum, Some(&found_inf))?;
         }
         Ok(parts)
     }
@@ -250,7 +251,7 @@ impl Stepper {
         config: &Config,
         gradients: Vec<(ParameterId, Tensor)>,
         statistics: BatchStatistics,
-        gate: &Tensor,
+        found_inf: &Tensor,
     ) -> Result<()> {
         let ids: Vec<ParameterId> = gradients.iter().map(|(id, _)| *id).collect();
         let mut momenta = Vec::with_capacity(ids.len());
@@ -284,12 +285,12 @@ impl Stepper {
             .collect();
         let rate = self.inputs.as_ref().map(|inputs| &inputs.rate);
         let rate = rate.ok_or_else(|| Error::Internal("a step without a learning rate".into()))?;
-        ops::sgd_step(&mut items, &SgdSpec { momentum: config.optimizer.momentum, rate, gate: Some(gate) })?;
+        ops::sgd_step(&mut items, &SgdSpec { momentum: config.optimizer.momentum, rate, found_inf: Some(found_inf) })?;
         drop(items);
         for (id, momentum) in ids.into_iter().zip(momenta) {
             self.momentum.insert(id.index(), momentum);
         }
-        statistics.apply(&mut network.parameters, Some(gate))
+        statistics.apply(&mut network.parameters, Some(found_inf))
     }
 }
 
