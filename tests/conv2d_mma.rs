@@ -152,7 +152,7 @@ fn every_kernel_of_parts_is_among_the_ways() {
     for way in 0..=WAYS_OF_LONG_SUMS {
         let plan = &plan.with(|options| options.config = way);
         for (case, dtype) in deep_kinds().iter().flat_map(|case| DTYPES.map(|dtype| (case, dtype))) {
-            Problem::integers(case, dtype).run(&plan).unwrap();
+            Problem::integers(case, dtype).run(plan).unwrap();
         }
     }
     let counts = plan.as_plan().unwrap().counts();
@@ -306,11 +306,11 @@ fn shared_memory_has_no_bank_conflicts() {
     let used = bicl_emulator::bank_use(|schedule| {
         let device = bicl_emulator::device_with(schedule);
         for case in cases.iter().chain(&large_kinds()).chain(&few_channels()) {
-            DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(device).unwrap()));
         }
         for way in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
             let device = &device.with(|options| options.config = way);
-            DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(&device).unwrap()));
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(device).unwrap()));
         }
     });
     for kind in ["cp.async", "ldmatrix", "ldmatrix.trans", "load_shared", "store_shared"] {
