@@ -407,6 +407,7 @@ fn everything(device: &Device) -> Result<Vec<u8>> {
 
 /// What else is done where results are stored: moments, sums, and batch norms by given statistics.
 fn every_ending(device: &Device) -> Result<Vec<u8>> {
+    let device = &device.with(|options| options.warpgroups = Some(true));
     let mut bytes = everything(device)?;
     for way in [1, 5, 12] {
         let device = &device.with(|options| options.config = way);
