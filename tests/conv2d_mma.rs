@@ -306,7 +306,7 @@ fn shared_memory_has_no_bank_conflicts() {
     let used = bicl_emulator::bank_use(|schedule| {
         let device = bicl_emulator::device_with(schedule);
         for case in cases.iter().chain(&large_kinds()).chain(&few_channels()) {
-            DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(device).unwrap()));
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
         }
         for way in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
             let device = &device.with(|options| options.config = way);
