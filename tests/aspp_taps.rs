@@ -103,7 +103,7 @@ fn small_integers_are_exact() {
         for device in few_devices() {
             for way in WAYS {
                 let device = &device.with(|options| options.config = way);
-                for (i, (got, want)) in all(&case, &problem, &device).iter().zip(&want).enumerate() {
+                for (i, (got, want)) in all(&case, &problem, device).iter().zip(&want).enumerate() {
                     assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: result {i}"));
                 }
             }
@@ -122,7 +122,7 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
             let mut first: Option<Vec<Tensor>> = None;
             for device in devices() {
                 let device = &device.with(|options| options.config = way);
-                let got = all(case, &problem, &device);
+                let got = all(case, &problem, device);
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let want = wide(want);
                     let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
@@ -163,7 +163,7 @@ fn each_tap_is_rounded() {
     for device in devices().into_iter().filter(Device::is_emulated) {
         for warpgroups in [true, false] {
             let device = &device.with(|options| options.warpgroups = Some(warpgroups));
-            let (y, _) = run(&case, &problem, |_| true, &device);
+            let (y, _) = run(&case, &problem, |_| true, device);
             let first = if warpgroups { 0.0 } else { 1.0 / 256.0 };
             assert!(wide(&y)[..BRANCHES * 19].iter().all(|&y| y == first), "{warpgroups}: {:?}", wide(&y));
         }
@@ -199,10 +199,9 @@ fn the_input_gradient_is_added_where_it_is_written() {
     for device in few_devices() {
         for way in WAYS {
             let device = &device.with(|options| options.config = way);
-            let tape = Tape::new(&device);
-            let vars: Vec<Var> =
-                inputs.iter().map(|tensor| tape.variable(tensor.to_device(&device).unwrap())).collect();
-            let dy = dy.to_device(&device).unwrap();
+            let tape = Tape::new(device);
+            let vars: Vec<Var> = inputs.iter().map(|tensor| tape.variable(tensor.to_device(device).unwrap())).collect();
+            let dy = dy.to_device(device).unwrap();
             let gradient = |y: &Var| tape.backward_with(y, dy.clone()).unwrap().get(&vars[0]).unwrap().clone();
             let other = || {
                 let x = ops::scale(&vars[0], 0.37).unwrap();
@@ -243,7 +242,7 @@ fn sums_of_a_batch_norm_are_those_of_a_pass_over_the_gradient() {
             let mut first: Option<[Tensor; 3]> = None;
             for device in devices() {
                 let device = &device.with(|options| options.config = way);
-                let [got, want] = [true, false].map(|fused| through_norm(groups, fused, &device));
+                let [got, want] = [true, false].map(|fused| through_norm(groups, fused, device));
                 // Sums of integers are exact in any order; one that differs in its last bit may round a bf16 differently.
                 let close = |i: usize, absolute: f64, relative: f64| {
                     let most = wide(&want[i]).iter().fold(0.0f64, |most, v| most.max(v.abs()));

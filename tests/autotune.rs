@@ -35,12 +35,12 @@ fn timed_products_are_exact_and_repeat_in_graphs() {
                 let mut rng = Rng(5);
                 operands(dtype, device, |shape, dtype, device| rng.integers(shape, dtype, device))
             };
-            let (got, want) = (run(&integers(&device)).unwrap(), run(&integers(&Device::cpu())).unwrap());
+            let (got, want) = (run(&integers(device)).unwrap(), run(&integers(&Device::cpu())).unwrap());
             for (got, want) in got.iter().zip(&want) {
                 assert_close(got, want, Tolerance::EXACT, &format!("{dtype}"));
             }
             let mut rng = Rng(6);
-            let reals = operands(dtype, &device, |shape, dtype, device| rng.reals(shape, dtype, device));
+            let reals = operands(dtype, device, |shape, dtype, device| rng.reals(shape, dtype, device));
             let (first, again) = (run(&reals).unwrap(), run(&reals).unwrap());
             let (graph, captured) = device.capture(|| run(&reals)).unwrap();
             graph.replay().unwrap();

@@ -121,12 +121,12 @@ fn every_way_is_exact_over_many_tiles_of_a_block() {
         let inputs = draw(case, |shape| rng.integers(shape, DType::Bf16, &device));
         let device = &device.with(|options| options.warpgroups = Some(false));
         let device = &device.with(|options| options.config = 0);
-        let want = bits(run(case, &inputs, &device).unwrap());
+        let want = bits(run(case, &inputs, device).unwrap());
         let device = &device.with(|options| options.warpgroups = Some(true));
         for way in 1..=WAYS {
             let device = &device.with(|options| options.config = way);
             for repeat in 0..REPEATS {
-                let got = bits(run(case, &inputs, &device).unwrap());
+                let got = bits(run(case, &inputs, device).unwrap());
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                     let wrong = got.iter().zip(want).filter(|(got, want)| got != want).count();
                     let first = got.iter().zip(want).position(|(got, want)| got != want);
@@ -149,7 +149,7 @@ fn every_kernel_is_among_the_ways() {
     for way in 0..=WAYS {
         let plan = &plan.with(|options| options.config = way);
         for (case, inputs) in &cases {
-            run(*case, inputs, &plan).unwrap();
+            run(*case, inputs, plan).unwrap();
         }
     }
     let counts = plan.as_plan().unwrap().counts();
@@ -183,7 +183,7 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
         let mut first: Option<Vec<Tensor>> = None;
         for device in devices() {
             let device = &device.with(|options| options.config = way);
-            let got = run(case, &inputs, &device).unwrap();
+            let got = run(case, &inputs, device).unwrap();
             for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                 let want = wide(want);
                 let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
@@ -207,8 +207,8 @@ fn the_input_gradient_is_added_where_it_is_written() {
     for device in few_devices() {
         for way in 1..=WAYS {
             let device = &device.with(|options| options.config = way);
-            let tape = Tape::new(&device);
-            let [x, w, _, dy] = [0, 1, 2, 3].map(|i: usize| inputs[i].to_device(&device).unwrap());
+            let tape = Tape::new(device);
+            let [x, w, _, dy] = [0, 1, 2, 3].map(|i: usize| inputs[i].to_device(device).unwrap());
             let [x, w] = [x, w].map(|tensor| tape.variable(tensor));
             let gradient = |y: &Var| tape.backward_with(y, dy.clone()).unwrap().get(&x).unwrap().clone();
             let conv = || ops::conv2d(&x, &w, None, &spec(case.2)).unwrap();
@@ -255,7 +255,7 @@ fn moments_are_those_of_a_pass_over_the_output() {
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
                 let device = &device.with(|options| options.config = way);
-                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, &device).unwrap());
+                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, device).unwrap());
                 let what = format!("{case:?} in {groups}, way {way}");
                 let scale = wide(&want[0]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
                 assert_close(&got[0], &want[0], Tolerance::new(1e-6 * scale, 0.0), &format!("{what}: mean"));
@@ -277,11 +277,11 @@ fn constant_channels_have_no_variance() {
     for device in few_devices() {
         let device = &device.with(|options| options.config = 1);
         let case = ([4, 7, 9, 64], [72, 1], [1, 0, 1]);
-        let x = Tensor::full(&case.0, 2.0, DType::Bf16, &device).unwrap();
+        let x = Tensor::full(&case.0, 2.0, DType::Bf16, device).unwrap();
         let w: Vec<f64> = (0..72 * 64).map(|i| (i / 64 % 9) as f64 - 4.0).collect();
-        let w = common::of_dtype(&w, &[72, 1, 1, 64], DType::Bf16, &device);
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, &device).unwrap();
-        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, &device).unwrap();
+        let w = common::of_dtype(&w, &[72, 1, 1, 64], DType::Bf16, device);
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, device).unwrap();
+        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, device).unwrap();
         let want: Vec<f64> = (0..144).map(|i| 128.0 * (f64::from(i % 72 % 9) - 4.0)).collect();
         assert_eq!(wide(&got[0]), want, "{device}");
         assert!(wide(&got[1]).iter().all(|&variance| variance == 0.0), "{device}");
@@ -319,7 +319,7 @@ fn a_batch_norm_by_given_statistics_has_the_bits_of_two_passes() {
         for (case, residual) in [(KINDS[0], true), (KINDS[2], false), (KINDS[4], true)] {
             for way in 1..=WAYS {
                 let device = &device.with(|options| options.config = way);
-                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, &device).unwrap());
+                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, device).unwrap());
                 for (part, (got, want)) in got.iter().zip(&want).enumerate() {
                     assert_same_bits(got, want, &format!("{case:?} way {way}, part {part}"));
                 }
@@ -357,7 +357,7 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
             for device in devices {
                 let device = &device.with(|options| options.config = way);
                 let [got, want] =
-                    [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device).unwrap());
+                    [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, device).unwrap());
                 for (part, (got, want)) in ["x", "scale", "shift", "residual"].iter().zip(got.iter().zip(&want)) {
                     let what = format!("{case:?} in {groups}, way {way}: d {part}");
                     let most = wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -383,8 +383,8 @@ fn the_passes_are_spared() {
     let count = |kernel: &str| plan.as_plan().unwrap().counts().kernels.get(kernel).map_or(0, |count| count.launches);
     let plan = &plan.with(|options| options.config = 1);
     plan.as_plan().unwrap().start();
-    before(GROUPED[0].0, 2, true, true, &plan).unwrap();
-    by_given(KINDS[0], true, true, &plan).unwrap();
+    before(GROUPED[0].0, 2, true, true, plan).unwrap();
+    by_given(KINDS[0], true, true, plan).unwrap();
     assert_eq!((count("batch_norm_sums_bf16"), count("batch_norm_forward_bf16")), (0, 1));
     let launched = plan.as_plan().unwrap().counts().kernels;
     assert!(launched.keys().any(|kernel| kernel.starts_with("conv2d_wgmma_data_gradient")), "{launched:?}");

@@ -39,7 +39,7 @@ fn devices_without_warpgroup_products_refuse() {
     }
     let plan = Device::plan();
     let plan = &plan.with(|options| options.warpgroups = Some(true));
-    let x = Tensor::zeros(&[20, 128], DType::Bf16, &plan).unwrap();
+    let x = Tensor::zeros(&[20, 128], DType::Bf16, plan).unwrap();
     probe::tma_swizzle(&x).unwrap();
     let counts = plan.as_plan().unwrap().counts();
     assert_eq!(counts.kernels["layout_tma_swizzle"].bytes, (20 * 128 + 16 * 64) * 2);
