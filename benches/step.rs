@@ -32,9 +32,10 @@ use bicl::{
     DType, Device, Tensor,
     autograd::Tape,
     data::Batch,
+    device::DeviceOptions,
     models::Backbone,
     nn::Precision,
-    ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope, SegmentationWeights},
+    ops::{self, ContrastSpec, DomainPair, LabelSampling, PrototypeScope, SegmentationWeights},
     tensor::Rng,
     train::{Config, Network, PendingLosses, Preset, Stepper},
 };
@@ -112,9 +113,7 @@ type Timed<'a> = dyn FnMut() -> Result<f64> + 'a;
 
 /// A device of its own for each row: its peak of memory is then the row's.
 fn open(args: &Args) -> bicl::Result<Device> {
-    let device: Device = args.device.parse()?;
-    device.set_autotune(!args.no_autotune);
-    Ok(device)
+    Device::open(&args.device, &DeviceOptions { autotune: !args.no_autotune, ..DeviceOptions::default() })
 }
 
 impl Bench {
@@ -274,7 +273,7 @@ impl Bench {
                 temperature: 0.1,
                 transfer_threshold: labels.then_some(0.8),
                 scope: PrototypeScope::Pair,
-                places: LabelPlaces::Nearest,
+                sampling: LabelSampling::Nearest,
             };
             let run = || -> bicl::Result<Vec<Tensor>> {
                 let tape = Tape::new(device);

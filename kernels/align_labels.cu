@@ -2,7 +2,7 @@
 //   align_labels   out[n][y][x] = in[n][place of y][place of x], 255 outside the image     writes (=)
 // Layout: in u8 [N, rows, columns], out u8 [N, height * each, width * each].
 // Launch: a thread an element of out, blocks of 256 in x.
-#include "label_places.cuh"
+#include "label_sampling.cuh"
 
 struct LabelGrid {
   int rows, columns, height, width, each, count;

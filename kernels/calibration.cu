@@ -1,12 +1,12 @@
 // Class-wise domain bias (docs/method.md, "Calibration"; equations: src/ops/calibration/mod.rs).
 //   calibrate            out[n][i] = rho[n][i] + xi[i]                                                    writes (=)
 //   update_calibration   xi[c][k] = m xi + (1 - m) mean of (rho_t - rho_s) over the pairs with both       in place
-//                        Nothing happens where one of the `gates` elements of `gate` is NaN or infinite.
+//                        Nothing happens where one of `loss_count` losses is NaN or infinite (found_inf).
 // Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d. In update_calibration the target's follow the source's
 // in one tensor where the second pointer is null.
 // Launch: a thread an element of out, or of xi, blocks of 256 in x.
 #include "domains.cuh"
-#include "gate.cuh"
+#include "found_inf.cuh"
 
 template <class A>
 __device__ __forceinline__ void update(A* xi, const A* rho_s, const A* rho_t, const uint32_t* counts_s,
@@ -34,9 +34,10 @@ __device__ __forceinline__ void update(A* xi, const A* rho_s, const A* rho_t, co
   KERNEL_EXPORT(calibrate_##suffix)                                                                                    \
   extern "C" __global__ void update_calibration_##suffix(                                                              \
       A* __restrict__ xi, const A* __restrict__ rho_s, const A* __restrict__ rho_t,                                    \
-      const uint32_t* __restrict__ counts_s, const uint32_t* __restrict__ counts_t, const float* __restrict__ gate,    \
-      A keep, A take, int pairs, int classes, int depth, int gates) {                                                  \
-    if (finite_gate(gate, gates)) update(xi, rho_s, rho_t, counts_s, counts_t, keep, take, pairs, classes, depth);     \
+      const uint32_t* __restrict__ counts_s, const uint32_t* __restrict__ counts_t, const float* __restrict__ losses,  \
+      A keep, A take, int pairs, int classes, int depth, int loss_count) {                                             \
+    if (found_inf(losses, loss_count)) return;                                                                         \
+    update(xi, rho_s, rho_t, counts_s, counts_t, keep, take, pairs, classes, depth);                                   \
   }                                                                                                                    \
   KERNEL_EXPORT(update_calibration_##suffix)
 CALIBRATION(float, f32)

@@ -12,15 +12,15 @@
 // one tensor or (where the second pointer is not null) two; dynamic labels u8 [N, cells], of the second domain, or null;
 // vectors [D, N, C, d], counts u32 [D, N, C] and inverse norms v [D, N, C], by the domain that they come from; overlap u8 [N, C];
 // u, a [D, N, cells]; g [D, N, cells, C]; tile sums [D, N, tiles]; scale [D, N]. Where a label counts:
-// kernels/include/label_places.cuh.
+// kernels/include/label_sampling.cuh.
 // Launch: contrastive_tiles: 128 threads, N * tiles blocks in x, D in y; contrastive_finish: one block of 256 threads.
 #include "cosine.cuh"
 #include "domains.cuh"
-#include "label_places.cuh"
+#include "label_sampling.cuh"
 
 struct LossProblem {
   int directions, pairs, depth, classes;
-  LabelPlaces places;
+  LabelSampling sampling;
   float temperature;
   double temperature_f64;
   double weights[2];  // of the directions
@@ -29,7 +29,7 @@ static_assert(sizeof(LossProblem) == 64, "as in src/ops/contrastive_loss/cuda.rs
 
 __device__ __forceinline__ float temperature_of(const LossProblem& p, float) { return p.temperature; }
 __device__ __forceinline__ double temperature_of(const LossProblem& p, double) { return p.temperature_f64; }
-__device__ __forceinline__ int cells_of(const LossProblem& p) { return p.places.height * p.places.width; }
+__device__ __forceinline__ int cells_of(const LossProblem& p) { return p.sampling.height * p.sampling.width; }
 __device__ __forceinline__ int tiles_of(const LossProblem& p) { return (cells_of(p) + COSINE_CELLS - 1) / COSINE_CELLS; }
 
 // Labels that a lane reads before it counts them: the reads wait for memory together.
@@ -44,11 +44,12 @@ __device__ __forceinline__ void loss_tile(const T* features, const T* other_feat
   using A = Acc<T>;
   SHARED(A, rows, [HELD_VALUES]);
   SHARED(uint32_t, counted, [HELD_VALUES]);
-  const LabelPlaces& places = problem.places;
+  const LabelSampling& sampling = problem.sampling;
   int pairs = problem.pairs, depth = problem.depth, classes = problem.classes, cells = cells_of(problem);
   int tiles = tiles_of(problem), pair = blockIdx.x / tiles, domain = blockIdx.y;
   int first = blockIdx.x % tiles * COSINE_CELLS, last = min(first + COSINE_CELLS, cells);
-  size_t of_features = static_cast<size_t>(cells) * depth, of_labels = static_cast<size_t>(places.rows) * places.columns;
+  size_t of_features = static_cast<size_t>(cells) * depth;
+  size_t of_labels = static_cast<size_t>(sampling.rows) * sampling.columns;
   features = of_domain(features, other_features, domain, pairs * of_features) + pair * of_features;
   labels = of_domain(labels, other_labels, domain, pairs * of_labels) + pair * of_labels;
   dynamic = dynamic && domain == 1 ? dynamic + pair * cells : nullptr;
@@ -81,13 +82,13 @@ __device__ __forceinline__ void loss_tile(const T* features, const T* other_feat
     int own = exists ? groups.cell() : 0, p = held + own;
     A* row = rows + own * groups.stride;
     uint32_t* n = counted + own * groups.stride;
-    LabelsOfCell cell(places, p);
+    LabelsOfCell cell(sampling, p);
     for (int q0 = lane; exists && q0 < cell.count; q0 += lanes * HELD_LABELS) {
       int label[HELD_LABELS];
 #pragma unroll
       for (int i = 0; i < HELD_LABELS; i++) {
         int q = q0 + i * lanes;
-        label[i] = q < cell.count ? cell.label(labels, places, q) : classes;
+        label[i] = q < cell.count ? cell.label(labels, sampling, q) : classes;
       }
 #pragma unroll
       for (int i = 0; i < HELD_LABELS; i++) {

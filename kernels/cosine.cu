@@ -21,12 +21,12 @@
 //   cosine_vectors_finish    128 x 8 threads, a block a row of drho
 #include "cosine.cuh"
 #include "domains.cuh"
-#include "label_places.cuh"
+#include "label_sampling.cuh"
 
 struct CosineProblem {
   int directions, pairs, cells, depth, classes;
   int chunk, chunks, copies;
-  LabelPlaces places;  // of the pooling
+  LabelSampling sampling;  // of the pooling
 };
 static_assert(sizeof(CosineProblem) == 52, "as in src/ops/cosine/cuda.rs");
 
@@ -58,7 +58,8 @@ __device__ __forceinline__ void features_gradient(const T* features, const T* ot
   int tiles_k = (depth + Product::COLUMNS - 1) / Product::COLUMNS, tiles_p = (cells + Product::ROWS - 1) / Product::ROWS;
   int k0 = blockIdx.x % tiles_k * Product::COLUMNS, first = blockIdx.x / tiles_k % tiles_p * Product::ROWS;
   int pair = blockIdx.x / tiles_k / tiles_p, image = domain * p.pairs + pair;
-  size_t of_image = static_cast<size_t>(cells) * depth, of_labels = static_cast<size_t>(p.places.rows) * p.places.columns;
+  size_t of_image = static_cast<size_t>(cells) * depth;
+  size_t of_labels = static_cast<size_t>(p.sampling.rows) * p.sampling.columns;
   features = of_domain(features, other_features, domain, p.pairs * of_image) + pair * of_image;
   df = of_domain(df, other_df, domain, p.pairs * of_image) + pair * of_image;
   int from = ((p.directions - 1 - domain) * p.pairs + pair) * classes;
@@ -70,7 +71,7 @@ __device__ __forceinline__ void features_gradient(const T* features, const T* ot
     labels = of_domain(labels, other_labels, domain, p.pairs * of_labels) + pair * of_labels;
     dynamic = dynamic && domain == 1 ? dynamic + pair * cells : nullptr;
     for (int i = threadIdx.x; i < min(Product::ROWS, cells - first); i += Product::THREADS)
-      label_of[i] = label_of_cell(labels, dynamic, p.places, first + i);
+      label_of[i] = label_of_cell(labels, dynamic, p.sampling, first + i);
   }
   A sum[4][4] = {};
   auto weight = [&](int i, int c) { return first + i < cells ? g[(first + i) * classes + c] : A(0); };

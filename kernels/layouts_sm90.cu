@@ -11,7 +11,8 @@
 //   layout_wgmma_*           sums = A B, row-major f32 of 64 rows, by the warpgroup's fragments
 // Maps: boxes of 64 bf16 by as many lines as the factor has, swizzled. `KEPT` factors have a line for each row of A (column of
 // B), 64 of the depth long; `TURNED` ones a line for each of 64 of the depth, 64 rows (columns) long.
-// Launch: one block (two in a cluster where it says so) of 128 threads, LAYOUT_SHARED bytes (src/ops/layouts/cuda.rs). All write (=).
+// Launch: one block (two in a cluster where it says so) of 128 threads, LAYOUT_SHARED bytes (src/doctor/layouts/cuda.rs).
+// All write (=).
 #include "hopper.cuh"
 
 constexpr int KEPT = 0, TURNED = 1;

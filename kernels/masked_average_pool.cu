@@ -10,21 +10,21 @@
 //   pool_backward   df[p][k] = sum_copies drho[copy][y[p]][k] / n[y[p]], 0 where y[p] >= C           writes (=)
 //   class_overlap   both[i] = s[i] > 0 and t[i] > 0                                                  writes (=)
 //
-// Layout: f, df [pools, cells, d]; y u8: the label of each feature pixel, as kernels/include/label_places.cuh reads it; part
-// [pools, chunks, C, d]; rho, drho [pools * copies, C, d]; n u32, v, shared u8 [pools * copies, C]; xi [C, d]. Chunks have
-// `chunk` pixels. Of the target, rho, n and v are the second half of tensors whose first half are the source's, and the images
-// of f begin after `skip` others. A pool is one image, or all of them.
+// Layout: f, df [pools, cells, d]; y u8: the label of each feature pixel, as kernels/include/label_sampling.cuh reads it;
+// part [pools, chunks, C, d]; rho, drho [pools * copies, C, d]; n u32, v, shared u8 [pools * copies, C]; xi [C, d].
+// Chunks have `chunk` pixels. Of the target, rho, n and v are the second half of tensors whose first half are the source's,
+// and the images of f begin after `skip` others. A pool is one image, or all of them.
 // Launch: blocks in x. pool_partial: `blockDim.x` channels a block, pools * chunks * ceil(d / blockDim.x) blocks, the last
 // index fastest; dynamic shared memory C * blockDim.x accumulators. pool_finish: pools * C blocks of 128 x 8. The others: a
 // thread an element, blocks of 256.
 #include "cosine.cuh"
-#include "label_places.cuh"
+#include "label_sampling.cuh"
 
 struct PoolProblem {
   int pools, cells, depth, classes, copies;
   int chunk, chunks;
   int domain, skip;
-  LabelPlaces places;
+  LabelSampling sampling;
 };
 static_assert(sizeof(PoolProblem) == 56, "as in src/ops/masked_average_pool/cuda.rs");
 
@@ -40,12 +40,12 @@ __device__ __forceinline__ void partial_sums(const T* x, const uint8_t* labels, 
   int threads = blockDim.x, t = threadIdx.x, tiles_k = (p.depth + threads - 1) / threads;
   int tile = blockIdx.x % tiles_k, which = blockIdx.x / tiles_k % p.chunks, pool = blockIdx.x / tiles_k / p.chunks;
   int k = tile * threads + t, first = pool * p.cells + which * p.chunk, count = min(p.chunk, p.cells - which * p.chunk);
-  int of_image = p.places.height * p.places.width;
-  size_t label_pixels = static_cast<size_t>(p.places.rows) * p.places.columns;
+  int of_image = p.sampling.height * p.sampling.width;
+  size_t label_pixels = static_cast<size_t>(p.sampling.rows) * p.sampling.columns;
   for (int i = t; i < count; i += threads) {
     int image = (first + i) / of_image;
-    label_of[i] = label_of_cell(labels + image * label_pixels, dynamic ? dynamic + image * of_image : dynamic, p.places,
-                                (first + i) % of_image);
+    const uint8_t* of_dynamic = dynamic ? dynamic + image * of_image : dynamic;
+    label_of[i] = label_of_cell(labels + image * label_pixels, of_dynamic, p.sampling, (first + i) % of_image);
   }
   part_count += (pool * p.chunks + which) * p.classes;
   __syncthreads();

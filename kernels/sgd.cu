@@ -1,14 +1,12 @@
-// Stochastic gradient descent with momentum and weight decay, PyTorch's rule, in place; and a check for NaN and infinity.
+// Stochastic gradient descent with momentum and weight decay, PyTorch's rule, in place.
 //   sgd_steps:   for every entry of the table, with rate = base[0] * multiplier:
 //                m[i] = momentum * m[i] + (g[i] + decay * p[i]);  p[i] -= rate * m[i]                   updates p and m
 //                copy[i] = bf16 of the new p[i], where copy is not null                                 writes (=)
-//                Nothing happens where one of the `gates` elements of `gate` is NaN or infinite.
-//   all_finite:  bad[offset + block] = 1 if any of a block's 4096 elements is NaN or infinite, else 0        writes (=)
+//                Nothing happens where one of `loss_count` losses is NaN or infinite (found_inf).
 // The table is a parameter by value: all parameters of a network are one launch, and nothing is uploaded. A gradient is of
 // p's type, or bf16 where the entry says so. The rate is read from memory: a captured launch can be replayed with another.
-// Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the table's order;
-//         all_finite: one block of 256 threads a piece.
-#include "gate.cuh"
+// Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the table's order.
+#include "found_inf.cuh"
 
 struct SgdEntry {
   void* p;
@@ -22,7 +20,7 @@ struct SgdEntry {
 constexpr int SGD_ENTRIES = 128;
 struct SgdTable {
   SgdEntry at[SGD_ENTRIES];
-  int entries, gates;
+  int entries, loss_count;
 };
 static_assert(sizeof(SgdEntry) == 64 && sizeof(SgdTable) == 64 * SGD_ENTRIES + 8, "as in src/ops/sgd/cuda.rs");
 
@@ -68,9 +66,9 @@ __device__ __forceinline__ void step(const SgdEntry& e, T momentum, T rate, int 
 
 #define SGD(T, suffix)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(256)                                                                    \
-      sgd_steps_##suffix(const double* __restrict__ base, const float* __restrict__ gate, double momentum,             \
+      sgd_steps_##suffix(const double* __restrict__ base, const float* __restrict__ losses, double momentum,           \
                          const GRID_CONSTANT SgdTable table) {                                                         \
-    if (!finite_gate(gate, table.gates)) return;                                                                       \
+    if (found_inf(losses, table.loss_count)) return;                                                                   \
     int low = 0, high = table.entries - 1;                                                                             \
     while (low < high) {                                                                                               \
       int middle = (low + high + 1) / 2;                                                                               \
@@ -88,21 +86,3 @@ __device__ __forceinline__ void step(const SgdEntry& e, T momentum, T rate, int 
   KERNEL_EXPORT(sgd_steps_##suffix)
 SGD(float, f32)
 SGD(double, f64)
-
-constexpr int PIECE = 4096;
-
-#define FINITE(T, suffix)                                                                                              \
-  extern "C" __global__ void all_finite_##suffix(const T* __restrict__ x, uint32_t* __restrict__ bad, int offset,      \
-                                                 int count) {                                                          \
-    int first = blockIdx.x * PIECE, end = count - first < PIECE ? count : first + PIECE;                               \
-    int found = 0;                                                                                                     \
-    for (int i = first + int(threadIdx.x); i < end; i += blockDim.x) {                                                 \
-      Acc<T> value = to_acc(x[i]);                                                                                     \
-      /* 0 for finite values, else NaN. */                                                                             \
-      if (!(value - value == 0)) found = 1;                                                                            \
-    }                                                                                                                  \
-    found = block_max(found);                                                                                          \
-    if (threadIdx.x == 0) bad[offset + blockIdx.x] = found;                                                            \
-  }                                                                                                                    \
-  KERNEL_EXPORT(all_finite_##suffix)
-FOR_FLOATS(FINITE)

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use bicl::{device::IMAGES, ops::kernel_declarations, tensor::Declaration};
+use bicl::{device::IMAGES, doctor::kernel_declarations, tensor::Declaration};
 
 /// Kernels by symbol, with the sizes of their parameters in bytes.
 type Kernels = BTreeMap<String, Vec<usize>>;

@@ -30,8 +30,8 @@ const WAYS: [usize; 3] = [0, 1, 4];
 
 /// Those that run kernels, by warpgroups where they can.
 fn devices() -> Vec<Device> {
-    let devices = kernel_devices();
-    devices.iter().for_each(|device| device.set_warpgroup_products(true));
+    let mut devices = kernel_devices();
+    devices.iter_mut().for_each(|device| *device = device.with(|options| options.warpgroups = Some(true)));
     devices
 }
 
@@ -102,8 +102,8 @@ fn small_integers_are_exact() {
         let want: Vec<Tensor> = exact(&case, &problem).iter().map(|want| want.to_dtype(DType::Bf16).unwrap()).collect();
         for device in few_devices() {
             for way in WAYS {
-                device.force_way(way);
-                for (i, (got, want)) in all(&case, &problem, &device).iter().zip(&want).enumerate() {
+                let device = &device.with(|options| options.config = way);
+                for (i, (got, want)) in all(&case, &problem, device).iter().zip(&want).enumerate() {
                     assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: result {i}"));
                 }
             }
@@ -121,8 +121,8 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
         for way in WAYS {
             let mut first: Option<Vec<Tensor>> = None;
             for device in devices() {
-                device.force_way(way);
-                let got = all(case, &problem, &device);
+                let device = &device.with(|options| options.config = way);
+                let got = all(case, &problem, device);
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let want = wide(want);
                     let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
@@ -162,8 +162,8 @@ fn each_tap_is_rounded() {
     let problem = (inputs, dy);
     for device in devices().into_iter().filter(Device::is_emulated) {
         for warpgroups in [true, false] {
-            device.set_warpgroup_products(warpgroups);
-            let (y, _) = run(&case, &problem, |_| true, &device);
+            let device = &device.with(|options| options.warpgroups = Some(warpgroups));
+            let (y, _) = run(&case, &problem, |_| true, device);
             let first = if warpgroups { 0.0 } else { 1.0 / 256.0 };
             assert!(wide(&y)[..BRANCHES * 19].iter().all(|&y| y == first), "{warpgroups}: {:?}", wide(&y));
         }
@@ -198,11 +198,10 @@ fn the_input_gradient_is_added_where_it_is_written() {
     let (inputs, dy) = problem(&case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
     for device in few_devices() {
         for way in WAYS {
-            device.force_way(way);
-            let tape = Tape::new(&device);
-            let vars: Vec<Var> =
-                inputs.iter().map(|tensor| tape.variable(tensor.to_device(&device).unwrap())).collect();
-            let dy = dy.to_device(&device).unwrap();
+            let device = &device.with(|options| options.config = way);
+            let tape = Tape::new(device);
+            let vars: Vec<Var> = inputs.iter().map(|tensor| tape.variable(tensor.to_device(device).unwrap())).collect();
+            let dy = dy.to_device(device).unwrap();
             let gradient = |y: &Var| tape.backward_with(y, dy.clone()).unwrap().get(&vars[0]).unwrap().clone();
             let other = || {
                 let x = ops::scale(&vars[0], 0.37).unwrap();
@@ -242,8 +241,8 @@ fn sums_of_a_batch_norm_are_those_of_a_pass_over_the_gradient() {
         for way in WAYS {
             let mut first: Option<[Tensor; 3]> = None;
             for device in devices() {
-                device.force_way(way);
-                let [got, want] = [true, false].map(|fused| through_norm(groups, fused, &device));
+                let device = &device.with(|options| options.config = way);
+                let [got, want] = [true, false].map(|fused| through_norm(groups, fused, device));
                 // Sums of integers are exact in any order; one that differs in its last bit may round a bf16 differently.
                 let close = |i: usize, absolute: f64, relative: f64| {
                     let most = wide(&want[i]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -269,9 +268,7 @@ fn sums_of_a_batch_norm_are_those_of_a_pass_over_the_gradient() {
 }
 
 fn plan(warpgroups: bool) -> Device {
-    let plan = Device::plan();
-    plan.set_warpgroup_products(warpgroups);
-    plan
+    Device::plan().with(|options| options.warpgroups = Some(warpgroups))
 }
 
 /// What a forward and a backward pass launch.

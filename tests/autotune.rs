@@ -29,18 +29,18 @@ fn run([x, w, dy]: &[Tensor; 3]) -> Result<Vec<Tensor>> {
 #[test]
 fn timed_products_are_exact_and_repeat_in_graphs() {
     for device in kernel_devices().into_iter().filter(Device::is_cuda) {
-        device.set_autotune(true);
+        let device = &device.with(|options| options.autotune = true);
         for dtype in [DType::Bf16, DType::F32] {
             let integers = |device: &Device| {
                 let mut rng = Rng(5);
                 operands(dtype, device, |shape, dtype, device| rng.integers(shape, dtype, device))
             };
-            let (got, want) = (run(&integers(&device)).unwrap(), run(&integers(&Device::cpu())).unwrap());
+            let (got, want) = (run(&integers(device)).unwrap(), run(&integers(&Device::cpu())).unwrap());
             for (got, want) in got.iter().zip(&want) {
                 assert_close(got, want, Tolerance::EXACT, &format!("{dtype}"));
             }
             let mut rng = Rng(6);
-            let reals = operands(dtype, &device, |shape, dtype, device| rng.reals(shape, dtype, device));
+            let reals = operands(dtype, device, |shape, dtype, device| rng.reals(shape, dtype, device));
             let (first, again) = (run(&reals).unwrap(), run(&reals).unwrap());
             let (graph, captured) = device.capture(|| run(&reals)).unwrap();
             graph.replay().unwrap();

@@ -5,7 +5,7 @@ mod common;
 use bicl::{
     DType, Device, Result, Tensor,
     autograd::{Tape, Var},
-    ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope},
+    ops::{self, ContrastSpec, DomainPair, LabelSampling, PrototypeScope},
 };
 use common::{Rng, bytes_of, check_devices_at, check_gradients, kernel_devices, value_and_gradients, wide};
 
@@ -16,7 +16,7 @@ const SPEC: ContrastSpec = ContrastSpec {
     temperature: 0.1,
     transfer_threshold: Some(0.3),
     scope: PrototypeScope::Pair,
-    places: LabelPlaces::Nearest,
+    sampling: LabelSampling::Nearest,
 };
 
 /// Inputs of a step of `pairs` pairs, on the CPU.
@@ -121,8 +121,8 @@ fn every_setting_matches() {
     plain.check();
     let with = |spec: ContrastSpec| Case { spec, ..plain.clone() };
     with(ContrastSpec { scope: PrototypeScope::Batch, ..SPEC }).check();
-    with(ContrastSpec { places: LabelPlaces::Aligned, ..SPEC }).check();
-    with(ContrastSpec { places: LabelPlaces::Aligned, scope: PrototypeScope::Batch, ..SPEC }).check();
+    with(ContrastSpec { sampling: LabelSampling::Aligned, ..SPEC }).check();
+    with(ContrastSpec { sampling: LabelSampling::Aligned, scope: PrototypeScope::Batch, ..SPEC }).check();
     with(ContrastSpec { transfer_threshold: None, ..SPEC }).check();
     with(ContrastSpec { forward_weight: 0.0, ..SPEC }).check();
     with(ContrastSpec { backward_weight: 0.0, ..SPEC }).check();

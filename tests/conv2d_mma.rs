@@ -134,7 +134,7 @@ const WAYS_OF_LONG_SUMS: usize = 24;
 fn every_way_is_exact_on_small_integers() {
     let devices = all_devices();
     for way in 0..=WAYS_OF_LONG_SUMS {
-        devices.iter().for_each(|device| device.force_way(way));
+        let devices: Vec<Device> = devices.iter().map(|device| device.with(|options| options.config = way)).collect();
         deep_kinds().iter().for_each(|case| check_exact(case, &devices));
         if way <= WAYS {
             kinds().iter().chain(&few_channels()).for_each(|case| check_exact(case, &devices));
@@ -150,9 +150,9 @@ fn every_kernel_of_parts_is_among_the_ways() {
     }
     let plan = Device::plan();
     for way in 0..=WAYS_OF_LONG_SUMS {
-        plan.force_way(way);
+        let plan = &plan.with(|options| options.config = way);
         for (case, dtype) in deep_kinds().iter().flat_map(|case| DTYPES.map(|dtype| (case, dtype))) {
-            Problem::integers(case, dtype).run(&plan).unwrap();
+            Problem::integers(case, dtype).run(plan).unwrap();
         }
     }
     let counts = plan.as_plan().unwrap().counts();
@@ -183,7 +183,7 @@ fn every_way_gives_the_same_bits_again() {
         let of_way = |way: usize| {
             let mut first: Option<Vec<Tensor>> = None;
             for device in &devices {
-                device.force_way(way);
+                let device = &device.with(|options| options.config = way);
                 let got = problem.run(device).unwrap();
                 let first = first.get_or_insert_with(|| got.clone());
                 first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, &format!("way {way}")));
@@ -251,7 +251,7 @@ fn check_added_gradient(way: usize) {
         let mut devices = kernel_devices();
         devices.push(plan.clone());
         for device in &devices {
-            device.force_way(way);
+            let device = &device.with(|options| options.config = way);
             let tape = Tape::new(device).with_tf32();
             let [x, w] = [&x, &w].map(|tensor| tape.variable(tensor.to_device(device).unwrap()));
             let dy = dy.to_device(device).unwrap();
@@ -309,8 +309,8 @@ fn shared_memory_has_no_bank_conflicts() {
             DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
         }
         for way in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
-            device.force_way(way);
-            DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(&device).unwrap()));
+            let device = &device.with(|options| options.config = way);
+            DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(device).unwrap()));
         }
     });
     for kind in ["cp.async", "ldmatrix", "ldmatrix.trans", "load_shared", "store_shared"] {

@@ -35,8 +35,8 @@ const WAYS: usize = 15;
 
 /// Those that run kernels, by warpgroups where they can.
 fn devices() -> Vec<Device> {
-    let devices = kernel_devices();
-    devices.iter().for_each(|device| device.set_warpgroup_products(true));
+    let mut devices = kernel_devices();
+    devices.iter_mut().for_each(|device| *device = device.with(|options| options.warpgroups = Some(true)));
     devices
 }
 
@@ -52,9 +52,7 @@ fn few_devices() -> Vec<Device> {
 }
 
 fn plan() -> Device {
-    let plan = Device::plan();
-    plan.set_warpgroup_products(true);
-    plan
+    Device::plan().with(|options| options.warpgroups = Some(true))
 }
 
 fn spec([stride, padding, dilation]: [usize; 3]) -> Conv2dSpec {
@@ -92,7 +90,7 @@ fn every_way_is_exact_on_small_integers() {
         let want = run(case, &inputs, &Device::cpu()).unwrap();
         for device in &devices {
             for way in 0..=WAYS {
-                device.force_way(way);
+                let device = &device.with(|options| options.config = way);
                 let got = run(case, &inputs, device).unwrap();
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                     assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: {what}"));
@@ -121,14 +119,14 @@ fn every_way_is_exact_over_many_tiles_of_a_block() {
     for case in cases {
         let mut rng = Rng(41);
         let inputs = draw(case, |shape| rng.integers(shape, DType::Bf16, &device));
-        device.set_warpgroup_products(false);
-        device.force_way(0);
-        let want = bits(run(case, &inputs, &device).unwrap());
-        device.set_warpgroup_products(true);
+        let device = &device.with(|options| options.warpgroups = Some(false));
+        let device = &device.with(|options| options.config = 0);
+        let want = bits(run(case, &inputs, device).unwrap());
+        let device = &device.with(|options| options.warpgroups = Some(true));
         for way in 1..=WAYS {
-            device.force_way(way);
+            let device = &device.with(|options| options.config = way);
             for repeat in 0..REPEATS {
-                let got = bits(run(case, &inputs, &device).unwrap());
+                let got = bits(run(case, &inputs, device).unwrap());
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                     let wrong = got.iter().zip(want).filter(|(got, want)| got != want).count();
                     let first = got.iter().zip(want).position(|(got, want)| got != want);
@@ -149,9 +147,9 @@ fn every_kernel_is_among_the_ways() {
     let cases = KINDS.map(|case| (case, draw(case, |shape| Tensor::zeros(shape, DType::Bf16, &plan).unwrap())));
     plan.as_plan().unwrap().start();
     for way in 0..=WAYS {
-        plan.force_way(way);
+        let plan = &plan.with(|options| options.config = way);
         for (case, inputs) in &cases {
-            run(*case, inputs, &plan).unwrap();
+            run(*case, inputs, plan).unwrap();
         }
     }
     let counts = plan.as_plan().unwrap().counts();
@@ -184,8 +182,8 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
     for way in [0, 1, 4, 6, 9] {
         let mut first: Option<Vec<Tensor>> = None;
         for device in devices() {
-            device.force_way(way);
-            let got = run(case, &inputs, &device).unwrap();
+            let device = &device.with(|options| options.config = way);
+            let got = run(case, &inputs, device).unwrap();
             for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                 let want = wide(want);
                 let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
@@ -208,9 +206,9 @@ fn the_input_gradient_is_added_where_it_is_written() {
     let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
     for device in few_devices() {
         for way in 1..=WAYS {
-            device.force_way(way);
-            let tape = Tape::new(&device);
-            let [x, w, _, dy] = [0, 1, 2, 3].map(|i: usize| inputs[i].to_device(&device).unwrap());
+            let device = &device.with(|options| options.config = way);
+            let tape = Tape::new(device);
+            let [x, w, _, dy] = [0, 1, 2, 3].map(|i: usize| inputs[i].to_device(device).unwrap());
             let [x, w] = [x, w].map(|tensor| tape.variable(tensor));
             let gradient = |y: &Var| tape.backward_with(y, dy.clone()).unwrap().get(&x).unwrap().clone();
             let conv = || ops::conv2d(&x, &w, None, &spec(case.2)).unwrap();
@@ -256,8 +254,8 @@ fn moments_are_those_of_a_pass_over_the_output() {
             let mut first: Option<Vec<Tensor>> = None;
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
-                device.force_way(way);
-                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, &device).unwrap());
+                let device = &device.with(|options| options.config = way);
+                let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, device).unwrap());
                 let what = format!("{case:?} in {groups}, way {way}");
                 let scale = wide(&want[0]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
                 assert_close(&got[0], &want[0], Tolerance::new(1e-6 * scale, 0.0), &format!("{what}: mean"));
@@ -277,13 +275,13 @@ fn moments_are_those_of_a_pass_over_the_output() {
 #[test]
 fn constant_channels_have_no_variance() {
     for device in few_devices() {
-        device.force_way(1);
+        let device = &device.with(|options| options.config = 1);
         let case = ([4, 7, 9, 64], [72, 1], [1, 0, 1]);
-        let x = Tensor::full(&case.0, 2.0, DType::Bf16, &device).unwrap();
+        let x = Tensor::full(&case.0, 2.0, DType::Bf16, device).unwrap();
         let w: Vec<f64> = (0..72 * 64).map(|i| (i / 64 % 9) as f64 - 4.0).collect();
-        let w = common::of_dtype(&w, &[72, 1, 1, 64], DType::Bf16, &device);
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, &device).unwrap();
-        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, &device).unwrap();
+        let w = common::of_dtype(&w, &[72, 1, 1, 64], DType::Bf16, device);
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, device).unwrap();
+        let got = normalized(case, &[x, w, zeros(&[72]), zeros(&output(case))], 2, true, device).unwrap();
         let want: Vec<f64> = (0..144).map(|i| 128.0 * (f64::from(i % 72 % 9) - 4.0)).collect();
         assert_eq!(wide(&got[0]), want, "{device}");
         assert!(wide(&got[1]).iter().all(|&variance| variance == 0.0), "{device}");
@@ -320,8 +318,8 @@ fn a_batch_norm_by_given_statistics_has_the_bits_of_two_passes() {
     for device in few_devices() {
         for (case, residual) in [(KINDS[0], true), (KINDS[2], false), (KINDS[4], true)] {
             for way in 1..=WAYS {
-                device.force_way(way);
-                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, &device).unwrap());
+                let device = &device.with(|options| options.config = way);
+                let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, device).unwrap());
                 for (part, (got, want)) in got.iter().zip(&want).enumerate() {
                     assert_same_bits(got, want, &format!("{case:?} way {way}, part {part}"));
                 }
@@ -357,9 +355,9 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
             let mut first: Option<Vec<Tensor>> = None;
             let devices = if way % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
-                device.force_way(way);
+                let device = &device.with(|options| options.config = way);
                 let [got, want] =
-                    [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, &device).unwrap());
+                    [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, device).unwrap());
                 for (part, (got, want)) in ["x", "scale", "shift", "residual"].iter().zip(got.iter().zip(&want)) {
                     let what = format!("{case:?} in {groups}, way {way}: d {part}");
                     let most = wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -383,10 +381,10 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
 fn the_passes_are_spared() {
     let plan = plan();
     let count = |kernel: &str| plan.as_plan().unwrap().counts().kernels.get(kernel).map_or(0, |count| count.launches);
-    plan.force_way(1);
+    let plan = &plan.with(|options| options.config = 1);
     plan.as_plan().unwrap().start();
-    before(GROUPED[0].0, 2, true, true, &plan).unwrap();
-    by_given(KINDS[0], true, true, &plan).unwrap();
+    before(GROUPED[0].0, 2, true, true, plan).unwrap();
+    by_given(KINDS[0], true, true, plan).unwrap();
     assert_eq!((count("batch_norm_sums_bf16"), count("batch_norm_forward_bf16")), (0, 1));
     let launched = plan.as_plan().unwrap().counts().kernels;
     assert!(launched.keys().any(|kernel| kernel.starts_with("conv2d_wgmma_data_gradient")), "{launched:?}");
@@ -394,10 +392,10 @@ fn the_passes_are_spared() {
 
 /// Every direction of some shapes, by some ways: whole tiles and cut ones, of both warpgroups and of each.
 fn everything(device: &Device) -> Result<Vec<u8>> {
-    device.set_warpgroup_products(true);
+    let device = &device.with(|options| options.warpgroups = Some(true));
     let mut bytes = Vec::new();
     for way in [1, 4, 5, 9, 12] {
-        device.force_way(way);
+        let device = &device.with(|options| options.config = way);
         for case in [KINDS[0], KINDS[8]] {
             let mut rng = Rng(23);
             let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
@@ -409,9 +407,10 @@ fn everything(device: &Device) -> Result<Vec<u8>> {
 
 /// What else is done where results are stored: moments, sums, and batch norms by given statistics.
 fn every_ending(device: &Device) -> Result<Vec<u8>> {
+    let device = &device.with(|options| options.warpgroups = Some(true));
     let mut bytes = everything(device)?;
     for way in [1, 5, 12] {
-        device.force_way(way);
+        let device = &device.with(|options| options.config = way);
         let (case, groups) = GROUPED[0];
         let mut rng = Rng(24);
         let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
@@ -423,7 +422,7 @@ fn every_ending(device: &Device) -> Result<Vec<u8>> {
     }
     // Two tiles in many parts: a block has several, and tells of each which of its blocks it stores.
     for way in [2, 3, 4, 6, 7, 8] {
-        device.force_way(way);
+        let device = &device.with(|options| options.config = way);
         bytes.extend(bytes_of(&before(([2, 9, 11, 136], [72, 3], [1, 1, 1]), 1, true, true, device)?));
     }
     Ok(bytes)
@@ -454,7 +453,7 @@ fn every_barrier_of_the_sums_is_needed() {
     }
     let (case, groups) = GROUPED[0];
     let run = |device: &Device| {
-        device.set_warpgroup_products(false);
+        let device = &device.with(|options| options.warpgroups = Some(false));
         Ok(bytes_of(&before(case, groups, true, true, device)?))
     };
     bicl_emulator::check_barriers("kernels/include/conv_norm_sums.cuh", run).unwrap();

@@ -13,8 +13,7 @@ use std::{
 use bicl::{
     Device,
     device::{EmulatedEntry, Launch, Schedule},
-    doctor::{Check, Children, Outcome, Row, Status, Trouble, device_checks, host_checks},
-    ops::kernel_declarations,
+    doctor::{Check, Children, Outcome, Row, Status, Trouble, device_checks, host_checks, kernel_declarations},
 };
 
 /// What asks for a real GPU.

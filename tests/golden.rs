@@ -61,7 +61,7 @@ fn sgd() {
             let (value, momentum) = (&mut value, &mut momentum);
             let item = ops::SgdItem { value, momentum, gradient, copy: None, multiplier: 1.0, weight_decay };
             let rate = &Tensor::from_vec(vec![learning_rate], &[1], &Device::cpu()).unwrap();
-            ops::sgd_step(&mut [item], &ops::SgdSpec { momentum: 0.9, rate, gate: None }).unwrap();
+            ops::sgd_step(&mut [item], &ops::SgdSpec { momentum: 0.9, rate, found_inf: None }).unwrap();
             case.expect(&format!("after{step}"), value);
             case.expect(&format!("momentum{step}"), momentum);
         }

@@ -75,7 +75,7 @@ impl Trainer {
         let (value_, momentum, gradient) = (&mut self.filter, &mut self.momentum, &gradient);
         let item = SgdItem { value: value_, momentum, gradient, copy: None, multiplier: 1.0, weight_decay: 1e-4 };
         let rate = &Tensor::full(&[1], 0.05, DType::F64, value.device())?;
-        ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, gate: Some(&value) })?;
+        ops::sgd_step(&mut [item], &SgdSpec { momentum: 0.9, rate, found_inf: Some(&value) })?;
         let item = AverageItem { average: &mut self.average, x: &value, row: 0 };
         ops::move_running_averages(&mut [item], 0.1, Some(&value))?;
         Ok(value)

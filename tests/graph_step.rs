@@ -157,8 +157,8 @@ fn check_three_runs(warpgroups: bool) {
     let devices = devices();
     let emulated: Vec<Device> = kernel_devices().into_iter().filter(Device::is_emulated).take(3).collect();
     let gpus = devices.into_iter().filter(Device::is_cuda).map(|device| vec![device; 3]);
-    for devices in gpus.chain(Some(emulated).filter(|_| !common::gpu_alone())) {
-        devices.iter().for_each(|device| device.set_warpgroup_products(warpgroups));
+    for mut devices in gpus.chain(Some(emulated).filter(|_| !common::gpu_alone())) {
+        devices.iter_mut().for_each(|device| *device = device.with(|options| options.warpgroups = Some(warpgroups)));
         let runs: Vec<_> = devices.iter().map(fifty_steps).collect();
         assert_eq!(runs.len(), 3);
         let (first, others) = runs.split_first().unwrap();

@@ -125,7 +125,7 @@ fn may_be_unsafe(path: &str) -> bool {
     let microkernel =
         in_ops && ["simd.rs", "tile.rs", "product.rs", "math.rs", "cpu.rs"].iter().any(|end| path.ends_with(end));
     path.starts_with("src/device/")
-        || ["src/tensor/launch.rs", "src/tensor/elementwise.rs"].contains(&path)
+        || ["src/tensor/launch.rs", "src/tensor/elementwise.rs", "src/doctor/layouts/cuda.rs"].contains(&path)
         || (in_ops && (path.ends_with("/cuda.rs") || path.contains("/cuda/")))
         || microkernel
 }

@@ -5,8 +5,7 @@ mod common;
 
 use bicl::{
     DType, Device, Tensor,
-    doctor::layouts::{Probe, probes},
-    ops::layouts,
+    doctor::layouts::{Probe, probe, probes},
 };
 use common::{bytes_of, kernel_devices};
 
@@ -14,7 +13,7 @@ use common::{bytes_of, kernel_devices};
 fn devices() -> Vec<Device> {
     let mut devices = kernel_devices();
     devices.retain(|device| device.as_cuda().is_none_or(|cuda| cuda.compute_capability().unwrap() == (9, 0)));
-    devices.iter().for_each(|device| device.set_warpgroup_products(true));
+    devices.iter_mut().for_each(|device| *device = device.with(|options| options.warpgroups = Some(true)));
     devices
 }
 
@@ -35,13 +34,13 @@ fn every_layout_is_as_the_kernels_assume() {
 fn devices_without_warpgroup_products_refuse() {
     for device in [Device::plan(), bicl_emulator::device(), Device::cpu()] {
         let x = Tensor::zeros(&[20, 128], DType::Bf16, &device).unwrap();
-        let error = layouts::tma_swizzle(&x).unwrap_err().to_string();
+        let error = probe::tma_swizzle(&x).unwrap_err().to_string();
         assert_eq!(error, format!("layouts: {device} has no warpgroup products"));
     }
     let plan = Device::plan();
-    plan.set_warpgroup_products(true);
-    let x = Tensor::zeros(&[20, 128], DType::Bf16, &plan).unwrap();
-    layouts::tma_swizzle(&x).unwrap();
+    let plan = &plan.with(|options| options.warpgroups = Some(true));
+    let x = Tensor::zeros(&[20, 128], DType::Bf16, plan).unwrap();
+    probe::tma_swizzle(&x).unwrap();
     let counts = plan.as_plan().unwrap().counts();
     assert_eq!(counts.kernels["layout_tma_swizzle"].bytes, (20 * 128 + 16 * 64) * 2);
 }
@@ -49,7 +48,7 @@ fn devices_without_warpgroup_products_refuse() {
 #[test]
 fn every_barrier_counts() {
     let run = |device: &Device| {
-        device.set_warpgroup_products(true);
+        let device = &device.with(|options| options.warpgroups = Some(true));
         let mut outputs = Vec::new();
         // A graph repeats what the others do.
         for probe in probes().iter().filter(|probe: &&Probe| probe.name != "maps in a graph") {

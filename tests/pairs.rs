@@ -4,11 +4,11 @@ mod common;
 
 use bicl::{
     Device,
-    adapt::{LabelPlaces, PrototypeScope},
+    adapt::{LabelSampling, PrototypeScope},
     data::Batch,
     models::FeatureKind,
-    nn::Precision,
-    train::{Architecture, Config, Network, Preset, Statistics, Stepper, plan_step},
+    nn::{Normalization, Precision},
+    train::{Architecture, Config, Network, Preset, Stepper, plan_step},
 };
 use common::{Rng, wide};
 
@@ -74,7 +74,7 @@ fn one_batch_of_both_domains_trains_like_two() {
 #[test]
 fn labels_in_place_train_alike_too() {
     let mut config = config();
-    config.method.label_places = LabelPlaces::Aligned;
+    config.method.label_sampling = LabelSampling::Aligned;
     // A label by transfer that rounding tips over its threshold would change all that follows.
     config.method.dynamic_labels = false;
     check(&config, "labels in place");
@@ -122,10 +122,10 @@ fn warpgroups_train_like_warps() {
     let devices = || common::kernel_devices().into_iter().enumerate().filter(|(i, device)| *i < 2 || device.is_cuda());
     let mut first: Option<Outcome> = None;
     for (_, device) in devices() {
-        device.set_warpgroup_products(true);
-        let got = run(&config, &device);
-        device.set_warpgroup_products(false);
-        let (want, _) = run(&config, &device);
+        let device = &device.with(|options| options.warpgroups = Some(true));
+        let got = run(&config, device);
+        let device = &device.with(|options| options.warpgroups = Some(false));
+        let (want, _) = run(&config, device);
         for (got, want) in got.0.iter().zip(&want) {
             assert!((got - want).abs() <= 3e-2 * want.abs().max(1e-2), "on {device}: {got} is not {want}");
         }
@@ -144,7 +144,7 @@ fn other_networks_train_too() {
     stems.model.domain_statistics = false;
     check(&stems, "a stem for each domain");
     let mut frozen = config();
-    frozen.batch_norm.statistics = Statistics::Frozen;
+    frozen.batch_norm.statistics = Normalization::Running;
     frozen.method.prototype_scope = PrototypeScope::Pair;
     for domain_statistics in [true, false] {
         frozen.model.domain_statistics = domain_statistics;

@@ -145,7 +145,7 @@ fn ten_steps_match_pytorch() {
             })
             .collect();
         let rate = &Tensor::from_vec(vec![schedule.rate(step)], &[1], &device).unwrap();
-        sgd_step(&mut items, &SgdSpec { momentum: OPTIMIZER.momentum, rate, gate: None }).unwrap();
+        sgd_step(&mut items, &SgdSpec { momentum: OPTIMIZER.momentum, rate, found_inf: None }).unwrap();
         drop(items);
         for (id, momentum) in ids.iter().zip(own) {
             momenta[id.index()] = momentum;

@@ -177,16 +177,6 @@ def update(bench):
 
         bench.row("sgd_step", by(FILTER), "forward", prepare, name, "f32")
 
-    def finite(x):
-        # The training loop waits for the answer.
-        return bool(torch.isfinite(x).all())
-
-    def prepare_finite():
-        return bench.rotating(finite, lambda: make()[:1], make()[0].nbytes)
-
-    # Not as a graph: the host waits for the answer.
-    bench.row("all_finite", by(FILTER), "forward", prepare_finite, dtype="f32", graph=False)
-
 
 def rows(bench):
     images(bench)

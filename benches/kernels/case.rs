@@ -5,6 +5,7 @@
 use bicl::{
     DType, Device, Error, Result, Tensor,
     autograd::{Tape, Var},
+    tensor::Rng,
 };
 use rayon::prelude::*;
 
@@ -20,15 +21,8 @@ const POISONED: usize = 3;
 
 /// Deterministic reals in [-1, 1), drawn on all cores.
 pub fn random(shape: &[usize], dtype: DType, seed: u64, device: &Device) -> Result<Tensor> {
-    const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
-    let start = seed.wrapping_mul(0xD134_2543_DE82_EF95);
-    // SplitMix64 (Steele, Lea and Flood 2014), whose states are known without those before.
-    let value = |i: usize| {
-        let mut z = start.wrapping_add((i as u64 + 1).wrapping_mul(GAMMA));
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
+    let start = Rng::new(seed.wrapping_mul(0xD134_2543_DE82_EF95));
+    let value = |i: usize| (start.clone().after(i as u64).next_u64() >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
     let mut drawn = Tensor::empty(shape, DType::F32, &Device::cpu())?;
     drawn.as_mut_slice::<f32>()?.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, part)| {
         for (i, element) in part.iter_mut().enumerate() {

@@ -140,11 +140,9 @@ impl Bench {
             }
         }
         let device = device.unwrap_or_else(Device::best);
-        device.set_autotune(autotune);
         // A plan counts for Hopper unless told otherwise.
-        if let Some(on) = warpgroups.or(device.as_plan().map(|_| true)) {
-            device.set_warpgroup_products(on);
-        }
+        let warpgroups = warpgroups.or(device.as_plan().map(|_| true));
+        let device = device.with(|options| (options.autotune, options.warpgroups) = (autotune, warpgroups));
         let (rows, start, verified) = (Rows::new(json)?, Instant::now(), Duration::ZERO);
         let mut bench = Self { device, filters, seconds, rows, ceilings: None, start, verified };
         if bench.device.as_plan().is_some() {

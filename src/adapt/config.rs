@@ -2,46 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops;
-
-/// Over which images a prototype is averaged. docs/method.md, "Prototypes".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrototypeScope {
-    /// Every source-target pair has its own.
-    Pair,
-    /// The whole batch has one set.
-    Batch,
-}
-
-impl From<PrototypeScope> for ops::PrototypeScope {
-    fn from(scope: PrototypeScope) -> Self {
-        match scope {
-            PrototypeScope::Pair => Self::Pair,
-            PrototypeScope::Batch => Self::Batch,
-        }
-    }
-}
-
-/// Where the contrastive terms read the label of a feature pixel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LabelPlaces {
-    /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
-    Nearest,
-    /// Where the upsampling of the logits puts it: [`fn@ops::align_labels`]. For small images, on which the other rule is off by
-    /// the size of the objects.
-    Aligned,
-}
-
-impl From<LabelPlaces> for ops::LabelPlaces {
-    fn from(places: LabelPlaces) -> Self {
-        match places {
-            LabelPlaces::Nearest => Self::Nearest,
-            LabelPlaces::Aligned => Self::Aligned,
-        }
-    }
-}
+use crate::ops::{LabelSampling, PrototypeScope};
 
 /// docs/method.md, "The two contrastive terms" to "Total loss".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,8 +24,9 @@ pub struct MethodConfig {
     pub calibration_momentum: f64,
     /// Over which images a prototype is averaged.
     pub prototype_scope: PrototypeScope,
-    /// Where the contrastive terms read labels.
-    pub label_places: LabelPlaces,
+    /// Where the contrastive terms read labels; `label_places` in older files.
+    #[serde(alias = "label_places")]
+    pub label_sampling: LabelSampling,
     /// Target cross entropy on the hybrid labels instead of the static ones.
     pub hybrid_ce: bool,
     /// Weight of the target's cross entropy and entropy against the source's.
@@ -89,7 +51,7 @@ impl Default for MethodConfig {
             calibration: true,
             calibration_momentum: 0.99,
             prototype_scope: PrototypeScope::Pair,
-            label_places: LabelPlaces::Nearest,
+            label_sampling: LabelSampling::Nearest,
             hybrid_ce: false,
             target_weight: 0.3,
             entropy_weight: 0.4,

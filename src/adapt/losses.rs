@@ -110,8 +110,8 @@ impl MethodConfig {
             backward_weight: self.backward_weight,
             temperature: self.temperature,
             transfer_threshold: self.dynamic_labels.then_some(self.transfer_threshold),
-            scope: self.prototype_scope.into(),
-            places: self.label_places.into(),
+            scope: self.prototype_scope,
+            sampling: self.label_sampling,
         }
     }
 }

@@ -4,6 +4,8 @@ mod config;
 mod losses;
 mod pseudo_labels;
 
-pub use config::{LabelPlaces, MethodConfig, PrototypeScope};
+pub use config::MethodConfig;
 pub use losses::{AdaptationStep, LossParts, PairOutput, adaptation_step, source_loss};
 pub use pseudo_labels::{ConfidenceSample, Selection};
+
+pub use crate::ops::{LabelSampling, PrototypeScope};

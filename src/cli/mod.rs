@@ -192,8 +192,7 @@ fn device_name(text: &str) -> Result<String, String> {
 /// Where a subcommand computes.
 fn device(name: Option<&str>, no_autotune: bool) -> crate::Result<Device> {
     let device = name.map_or_else(|| Ok(Device::best()), str::parse::<Device>)?;
-    device.set_autotune(!no_autotune);
-    Ok(device)
+    Ok(device.with(|options| options.autotune = !no_autotune))
 }
 
 /// The checkpoint that a path names: a file, or the best one in a run folder.

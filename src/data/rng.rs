@@ -2,31 +2,29 @@
 //!
 //! A stream is a function of its key alone, so that an item's crop depends on its place in the order and on nothing
 //! else: not on the thread that prepares it, nor on what was drawn before. The whole state of a loader is then one counter.
-//! SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+
+use crate::tensor;
 
 /// A random stream.
 #[derive(Clone, Debug)]
-pub struct Rng {
-    state: u64,
-}
+pub struct Rng(tensor::Rng);
 
 impl Rng {
     /// The stream of `(seed, purpose, counter)`.
     pub fn new(seed: u64, purpose: u64, counter: u64) -> Self {
         // Each part goes through the full mixer, so that neighbouring keys start far apart.
-        let state = mix(mix(mix(seed ^ 0x6a09_e667_f3bc_c909) ^ purpose) ^ counter);
-        Self { state }
+        let mix = |x: u64| tensor::Rng::new(x).next_u64();
+        Self(tensor::Rng::new(mix(mix(mix(seed ^ 0x6a09_e667_f3bc_c909) ^ purpose) ^ counter)))
     }
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix_output(self.state)
+        self.0.next_u64()
     }
 
     /// Uniform in [0, 1), 53 bits.
     pub fn unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+        self.0.uniform()
     }
 
     /// Uniform in [low, high).
@@ -46,8 +44,7 @@ impl Rng {
 
     /// Normal with mean 0 and standard deviation 1 (Box-Muller, one of the two values).
     pub fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.unit()).cos()
+        self.0.normal()
     }
 
     /// Shuffles in place (Fisher-Yates).
@@ -58,34 +55,9 @@ impl Rng {
     }
 }
 
-fn mix(x: u64) -> u64 {
-    mix_output(x.wrapping_add(0x9e37_79b9_7f4a_7c15))
-}
-
-fn mix_output(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn splitmix64_reference_values() {
-        // First outputs of the reference implementation (prng.di.unimi.it/splitmix64.c) from state 1234567.
-        let mut rng = Rng { state: 1_234_567 };
-        let got: Vec<u64> = (0..5).map(|_| rng.next_u64()).collect();
-        let want = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-            4_593_380_528_125_082_431,
-            16_408_922_859_458_223_821,
-        ];
-        assert_eq!(got, want);
-    }
 
     #[test]
     fn streams_differ_and_moments_are_right() {

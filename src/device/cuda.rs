@@ -11,15 +11,12 @@ mod timing;
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{IMAGES, Launch, arrivals, capture::Captures, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
+use super::{IMAGES, Launch, arrivals, capture::Captures, options, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
@@ -40,12 +37,9 @@ pub struct CudaDevice {
     /// Page-locked host memory.
     pinned: Pool,
     captures: Captures,
-    /// Whether products may be timed when their shapes are first met.
-    autotune: AtomicBool,
     tuner: OnceLock<Tuner>,
-    /// Which of the ways to compute a product is taken; 0 is the built-in or the fastest one.
-    way: AtomicUsize,
-    warpgroups: Warpgroups,
+    /// Whether it has the kernels for warpgroups.
+    warpgroups: bool,
     arrivals: usize,
     maps: maps::Maps,
 }
@@ -88,10 +82,8 @@ impl CudaDevice {
             pool: Pool::default(),
             pinned: Pool::default(),
             captures: Captures::default(),
-            autotune: AtomicBool::new(true),
             tuner: OnceLock::new(),
-            way: AtomicUsize::new(0),
-            warpgroups: Warpgroups::of_capability(capability),
+            warpgroups: options::may_use_warpgroups(capability),
             arrivals: Self::zeros(&stream, 4 * arrivals::COUNT)?,
             stream,
             maps: maps::Maps::default(),
@@ -148,16 +140,12 @@ impl CudaDevice {
         result::mem_get_info().map_err(failed("cuMemGetInfo"))
     }
 
-    pub(super) fn way(&self) -> &AtomicUsize {
-        &self.way
-    }
-
     pub(super) fn captures(&self) -> &Captures {
         &self.captures
     }
 
-    pub(super) fn warpgroups(&self) -> &Warpgroups {
-        &self.warpgroups
+    pub(super) fn has_warpgroups(&self) -> bool {
+        self.warpgroups
     }
 
     /// The address of `arrivals::COUNT` counters.

@@ -2,14 +2,13 @@
 
 use std::{
     ffi::{CStr, c_char, c_void},
-    sync::{Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{Mutex, PoisonError},
 };
 
 use super::{
     Launch,
     arrivals::HostArrivals,
     capture::{Captures, Step},
-    warpgroup::Warpgroups,
 };
 use crate::{Error, Result};
 
@@ -58,9 +57,6 @@ pub(super) struct Emulated {
     pub lookup: fn(&str) -> Option<EmulatedEntry>,
     pub schedule: Schedule,
     pub captures: Captures,
-    /// Which of the ways to compute a product is taken; 0 is the built-in one.
-    pub way: AtomicUsize,
-    pub warpgroups: Warpgroups,
     pub arrivals: HostArrivals,
     /// Held by a launch: as on a stream, one follows the other.
     pub launching: Mutex<()>,

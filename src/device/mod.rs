@@ -16,13 +16,13 @@ mod graph;
 mod heap;
 mod images;
 mod libc_version;
+mod options;
 mod plan;
 mod pool;
 mod readback;
 mod tensor_map;
 mod tuner;
 mod uploader;
-mod warpgroup;
 
 use std::{env, ffi::c_void, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -33,6 +33,7 @@ pub use fill::Fill;
 pub use graph::Graph;
 pub use images::{IMAGES, Image, NVCC_RELEASE};
 pub use libc_version::glibc_version;
+pub use options::DeviceOptions;
 pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch, PlannedWork};
 pub(crate) use readback::Readback;
 pub(crate) use tensor_map::{MapAccess, MapSpec, TensorMap};
@@ -42,7 +43,7 @@ use crate::{Error, Result};
 use capture::{Arg, Step};
 use emulated::Emulated;
 
-/// A place to compute. Cheap to clone; equal when it is the same place.
+/// A place to compute, and options of how. Cheap to clone; equal when it is the same place.
 ///
 /// ```
 /// let device: bicl::Device = "cpu".parse()?;
@@ -50,7 +51,7 @@ use emulated::Emulated;
 /// # Ok::<(), bicl::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Device(Place);
+pub struct Device(Place, DeviceOptions);
 
 #[derive(Clone)]
 enum Place {
@@ -80,6 +81,9 @@ pub struct Launch {
 pub fn cache_folder() -> Option<PathBuf> {
     choices::folder(|name| env::var_os(name))
 }
+
+/// Multiprocessors of an H100 or H200.
+pub(crate) const H100_MULTIPROCESSORS: usize = 132;
 
 /// The most bytes that a thread of a GPU moves in one access.
 pub(crate) const PACK_BYTES: usize = 16;
@@ -113,30 +117,29 @@ impl Launch {
 impl Device {
     /// The CPU.
     pub fn cpu() -> Self {
-        Self(Place::Cpu)
+        Self(Place::Cpu, DeviceOptions::default())
     }
 
     /// GPU number `index`. Errors say whether the driver, the GPU or the kernels are missing.
     pub fn cuda(index: usize) -> Result<Self> {
-        Ok(Self(Place::Cuda(CudaDevice::open(index)?)))
+        Ok(Self(Place::Cuda(CudaDevice::open(index)?), DeviceOptions::default()))
     }
 
     /// The kernels run on the CPU by the emulator in `tools/emulator`, under the given schedule.
     pub fn emulated(lookup: fn(&str) -> Option<EmulatedEntry>, schedule: Schedule) -> Self {
-        Self(Place::Emulated(Arc::new(Emulated {
+        let emulated = Emulated {
             lookup,
             schedule,
             captures: Default::default(),
-            way: Default::default(),
-            warpgroups: Default::default(),
             arrivals: Default::default(),
             launching: Default::default(),
-        })))
+        };
+        Self(Place::Emulated(Arc::new(emulated)), DeviceOptions::default())
     }
 
     /// A GPU that computes nothing and counts what it would have to do: see [`Plan`].
     pub fn plan() -> Self {
-        Self(Place::Plan(Arc::default()))
+        Self(Place::Plan(Arc::default()), DeviceOptions::default())
     }
 
     /// The counters behind this device, if it is a plan.
@@ -162,7 +165,7 @@ impl Device {
     pub(crate) fn multiprocessors(&self) -> Result<usize> {
         match &self.0 {
             Place::Cuda(cuda) => cuda.multiprocessors(),
-            Place::Plan(_) => Ok(132),
+            Place::Plan(_) => Ok(H100_MULTIPROCESSORS),
             Place::Emulated(_) => Ok(4),
             Place::Cpu => Ok(1),
         }

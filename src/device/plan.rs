@@ -15,7 +15,6 @@ use super::{
     capture::{Captures, Step},
     heap::Memory,
     pool::Pool,
-    warpgroup::Warpgroups,
 };
 use crate::Result;
 
@@ -81,9 +80,6 @@ pub struct Plan {
     pool: Pool,
     allocated: AtomicUsize,
     pub(super) captures: Captures,
-    /// Which of the ways to compute a product is counted; 0 is the built-in one.
-    pub(super) way: AtomicUsize,
-    pub(super) warpgroups: Warpgroups,
 }
 
 impl Plan {

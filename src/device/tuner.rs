@@ -1,9 +1,6 @@
 //! Picks among several ways to compute the same by trying them: once for a problem, and from then on from memory.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -93,43 +90,6 @@ fn blame(problem: &str, way: impl Serialize, error: &Error) -> Error {
 }
 
 impl Device {
-    /// Whether a GPU may time several ways to compute a product when it first meets its shape; it may by default. The
-    /// fastest is kept for later processes, in `$BICL_CACHE` or the user's folder for caches. The ways differ in their
-    /// roundings: without leave, the built-in one is the same on every card with the same kernels. Elsewhere this does nothing.
-    ///
-    /// ```no_run
-    /// let device = bicl::Device::cuda(0)?;
-    /// device.set_autotune(false);
-    /// # Ok::<(), bicl::Error>(())
-    /// ```
-    pub fn set_autotune(&self, on: bool) {
-        if let Place::Cuda(cuda) = &self.0 {
-            cuda.set_autotune(on);
-        }
-    }
-
-    /// Whether shapes are timed here when they are first met.
-    pub fn autotune(&self) -> bool {
-        matches!(&self.0, Place::Cuda(cuda) if cuda.autotune())
-    }
-
-    /// Computes every product from now on in way number `way` of those that a GPU would time, 0 being the built-in one, or on a GPU
-    /// with leave the fastest; where there are fewer, they are counted around. On the CPU this does nothing.
-    pub fn force_way(&self, way: usize) {
-        if let Some(forced) = self.forced_way() {
-            forced.store(way, Ordering::Relaxed);
-        }
-    }
-
-    fn forced_way(&self) -> Option<&AtomicUsize> {
-        match &self.0 {
-            Place::Emulated(emulated) => Some(&emulated.way),
-            Place::Plan(plan) => Some(&plan.way),
-            Place::Cuda(cuda) => Some(cuda.way()),
-            Place::Cpu => None,
-        }
-    }
-
     /// The way to compute a problem. `describe` gives its name, which says all that the ways' times depend on, and what could
     /// be done instead of `built_in`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
     /// where nothing runs, the answer is `built_in`.
@@ -141,14 +101,14 @@ impl Device {
         describe: impl FnOnce() -> (String, Vec<W>),
         mut run: impl FnMut(W) -> Result<()>,
     ) -> Result<W> {
-        let forced = self.forced_way().map_or(0, |way| way.load(Ordering::Relaxed));
+        let forced = if self.is_cpu() { 0 } else { self.options().config };
         if forced > 0 {
             let others = describe().1;
             let number = forced % (others.len() + 1);
             return Ok(number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in));
         }
         if let Place::Cuda(cuda) = &self.0
-            && cuda.autotune()
+            && self.autotune()
         {
             let (problem, others) = describe();
             let may_time = matches!(self.capturing(), Ok(None));
@@ -274,8 +234,7 @@ mod tests {
     #[test]
     fn devices_without_a_clock_keep_to_the_built_in_way() {
         for device in [Device::cpu(), Device::plan()] {
-            device.set_autotune(true);
-            assert!(!device.autotune());
+            assert!(device.options().autotune && !device.autotune());
             let way = device.tuned(0, || unreachable!("nothing is asked"), |_| unreachable!("nothing is run"));
             assert_eq!(way.unwrap(), 0);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, device::DeviceOptions};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,10 +101,8 @@ impl Check {
         let device = open();
         let outcome = match &device {
             Ok(device) => {
-                device.set_autotune(false);
-                device.set_warpgroup_products(false);
-                device.force_way(0);
-                let outcome = (self.run)(device);
+                let options = DeviceOptions { autotune: false, warpgroups: Some(false), config: 0 };
+                let outcome = (self.run)(&device.with(|own| *own = options));
                 // A kernel's failure belongs to the check that launched it.
                 outcome.and_then(|detail| Ok(device.synchronize().map(|()| detail)?))
             }
@@ -130,11 +128,11 @@ impl Check {
     }
 }
 
-/// Switches products by warpgroups on, or skips the check where there are none.
-pub(super) fn need_warpgroups(device: &Device) -> Result<(), Trouble> {
-    device.set_warpgroup_products(true);
+/// The device with products by warpgroups; skips the check where there are none.
+pub(super) fn need_warpgroups(device: &Device) -> Result<Device, Trouble> {
+    let device = device.with(|options| options.warpgroups = Some(true));
     match device.has_warpgroup_products() {
-        true => Ok(()),
+        true => Ok(device),
         false => Err(Trouble::Skipped("only for compute capability 9.0 (H100, H200)".into())),
     }
 }

@@ -180,10 +180,8 @@ pub(super) fn checks() -> Vec<Check> {
             let kind = kind.clone();
             let name = format!("{}, {}", kind.name, direction.name());
             checks.push(Check::new("convolution", name, kind.advice, move |device| {
-                if kind.warpgroups {
-                    need_warpgroups(device)?;
-                }
-                kind.check(direction, device)?;
+                let device = if kind.warpgroups { need_warpgroups(device)? } else { device.clone() };
+                kind.check(direction, &device)?;
                 Ok(format!("{} shapes, exact on integers", kind.shapes.len()))
             }));
         }

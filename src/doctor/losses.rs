@@ -7,7 +7,7 @@ use super::{
 use crate::{
     DType, Device, Result, Tensor,
     autograd::Var,
-    ops::{self, ContrastSpec, DomainPair, LabelPlaces, PrototypeScope, Prototypes, SegmentationWeights},
+    ops::{self, ContrastSpec, DomainPair, LabelSampling, PrototypeScope, Prototypes, SegmentationWeights},
 };
 
 const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];
@@ -171,7 +171,7 @@ fn bidirectional(device: &Device) -> Outcome {
         temperature: 0.1,
         transfer_threshold: Some(0.3),
         scope: PrototypeScope::Pair,
-        places: LabelPlaces::Nearest,
+        sampling: LabelSampling::Nearest,
     };
     let op = |v: &[Var]| {
         let device = v[0].value().device();

@@ -32,7 +32,7 @@ use std::{
 pub use check::{Check, Outcome, Row, Status, Trouble};
 pub use children::Children;
 
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, ops, tensor::Declaration};
 
 const REPORT: &str =
     "results on this card would be wrong: train with --device cpu, and report this row with the card and its driver";
@@ -43,6 +43,13 @@ const NO_WARPGROUPS: &str = "convolutions in bf16 would be wrong: train with --p
 const TIME: Duration = Duration::from_secs(28);
 /// For the program to start in a process.
 const START: Duration = Duration::from_secs(3);
+
+/// Every kernel that the library declares, with the sizes of its parameters: the operations' and those of the self-test.
+pub fn kernel_declarations() -> Vec<Declaration> {
+    let mut all = ops::kernel_declarations();
+    all.extend(layouts::declarations());
+    all
+}
 
 /// The checks of what must be there, for GPU number `index`; the device that they are given does not matter.
 pub fn host_checks(index: usize) -> Vec<Check> {

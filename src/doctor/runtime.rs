@@ -10,7 +10,6 @@ use super::{
 use crate::{
     DType, Device, Tensor,
     device::{IMAGES, Uploader},
-    ops,
 };
 
 const LOADING: &str = "a kernel that does not load is damaged or was compiled for other cards, or the driver is older than the nvcc that \
@@ -36,10 +35,10 @@ fn is_for_hopper_alone(image: &str) -> bool {
 /// Every kernel that an operation declares; those for warpgroups only where there are such.
 fn kernels_load(device: &Device) -> Outcome {
     let Some(cuda) = device.as_cuda() else { return Err(Trouble::Skipped("only a GPU loads kernels".into())) };
-    device.set_warpgroup_products(true);
+    let device = device.with(|options| options.warpgroups = Some(true));
     let here = |image: &str| device.has_warpgroup_products() || !is_for_hopper_alone(image);
     let mut count = 0;
-    for declaration in ops::kernel_declarations().iter().filter(|declaration| here(declaration.image)) {
+    for declaration in super::kernel_declarations().iter().filter(|declaration| here(declaration.image)) {
         cuda.expect_kernel(declaration.image, declaration.symbol)?;
         count += 1;
     }
@@ -120,15 +119,14 @@ fn graph(device: &Device) -> Outcome {
 
 /// Timed when its shape is first met, and right whichever way won.
 fn autotuned(device: &Device) -> Outcome {
-    device.set_autotune(true);
+    let device = device.with(|options| (options.autotune, options.warpgroups) = (true, Some(true)));
     if !device.autotune() {
         return Err(Trouble::Skipped("only a GPU has a clock".into()));
     }
-    device.set_warpgroup_products(true);
     let mut draw = Inputs::new(52);
     let shape = ([2, 23, 19, 64], [136, 3], [1, 1, 1]);
     let problem = Problem::new(shape, false, |shape| draw.integers(shape, DType::Bf16))?;
-    let there = problem.to_device(device)?;
+    let there = problem.to_device(&device)?;
     for direction in Direction::ALL {
         expect(direction.name(), &there.run(direction)?, &problem.run(direction)?, Bound::Exact)?;
     }

@@ -62,7 +62,7 @@ fn losses(config: &Config, device: &Device) -> Result<Vec<Vec<(&'static str, f64
 }
 
 fn train(precision: Precision, device: &Device) -> Outcome {
-    device.set_warpgroup_products(true);
+    let device = &device.with(|options| options.warpgroups = Some(true));
     let config = config(precision);
     let want = losses(&Config { precision: Precision::Fp32, ..config.clone() }, &Device::cpu())?;
     let got = losses(&config, device)?;

@@ -48,15 +48,15 @@ impl Reference {
 }
 
 fn check(way: usize, reference: &OnceCell<Reference>, device: &Device) -> Result<String, Trouble> {
-    // `Check::run` has switched warpgroups off.
+    // By warps: `Check::run` has switched warpgroups off.
     if reference.get().is_none() {
         let _ = reference.set(Reference::new(device)?);
     }
     let Some(Reference { problem, results }) = reference.get() else {
         return Err(Trouble::Wrong("there is nothing to compare with".into()));
     };
-    device.set_warpgroup_products(true);
-    device.force_way(way);
+    let device = device.with(|options| (options.warpgroups, options.config) = (Some(true), way));
+    let problem = problem.to_device(&device)?;
     for (direction, want) in Direction::ALL.into_iter().zip(results) {
         expect(direction.name(), &problem.run(direction)?, want, Bound::Exact)?;
     }
@@ -69,7 +69,7 @@ fn check_warps(dtype: DType, direction: Direction, device: &Device) -> Result<St
         let problem = Problem::new(shape, true, |shape| draw.integers(shape, dtype))?;
         let (there, want) = (problem.to_device(device)?, problem.run(direction)?);
         for way in 0..=WAYS_OF_WARPS {
-            device.force_way(way);
+            let there = there.to_device(&device.with(|options| options.config = way))?;
             expect(&format!("{shape:?}, way {way}"), &there.run(direction)?, &want, Bound::Exact)?;
         }
     }
@@ -103,15 +103,14 @@ mod tests {
 
     /// What a direction launches on an H100 in these ways.
     fn launched(direction: Direction, ways: impl Iterator<Item = usize>) -> BTreeSet<String> {
-        let device = Device::plan();
-        device.set_warpgroup_products(true);
+        let device = Device::plan().with(|options| options.warpgroups = Some(true));
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, &device);
         let problem = Problem::new(ON_A_GPU, false, zeros).unwrap();
         let plan = device.as_plan().unwrap();
         plan.start();
         for way in ways {
-            device.force_way(way);
-            problem.run(direction).unwrap();
+            let device = device.with(|options| options.config = way);
+            problem.to_device(&device).unwrap().run(direction).unwrap();
         }
         plan.counts()
             .launches

@@ -5,6 +5,8 @@ use std::{
     collections::HashSet,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{ParameterId, Parameters, Precision, Role};
 use crate::{
     Device, Result, Tensor,
@@ -16,11 +18,13 @@ use crate::{
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
 /// With which statistics batch norms normalise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Normalization {
-    /// The batch's own, which also move the running ones.
+    /// The batch's own, per domain, which also move the running ones.
     Batch,
-    /// The running ones, unchanged.
+    /// The running ones, unchanged; `frozen` in a configuration.
+    #[serde(rename = "frozen")]
     Running,
 }
 
@@ -64,7 +68,7 @@ struct Measured {
 }
 
 /// What a step measured: the batch statistics, to be merged into the running ones.
-pub struct Statistics(Vec<Measured>);
+pub struct BatchStatistics(Vec<Measured>);
 
 impl<'a> Forward<'a> {
     /// A training step: parameters are variables, except batch norms' scale and shift unless `train_affine`.
@@ -183,13 +187,13 @@ impl<'a> Forward<'a> {
     }
 
     /// The batch statistics of all passes in order. Ends the borrow of the parameters.
-    pub fn statistics(self) -> Statistics {
-        Statistics(self.measured.into_inner())
+    pub fn statistics(self) -> BatchStatistics {
+        BatchStatistics(self.measured.into_inner())
     }
 
     /// The variables' gradients by parameter, and the statistics of all passes in order. Ends the borrow of the
     /// parameters, so that they can be updated.
-    pub fn finish(self, gradients: &mut Gradients) -> (Vec<(ParameterId, Tensor)>, Statistics) {
+    pub fn finish(self, gradients: &mut Gradients) -> (Vec<(ParameterId, Tensor)>, BatchStatistics) {
         let slots = self.variables.into_inner();
         let by_parameter = self.parameters.ids().filter_map(|id| {
             // Of the variable that owns it: the value, or its copy.
@@ -197,15 +201,15 @@ impl<'a> Forward<'a> {
             let gradient = [master, cast].into_iter().flatten().find_map(|var| gradients.take(var))?;
             Some((id, gradient))
         });
-        (by_parameter.collect(), Statistics(self.measured.into_inner()))
+        (by_parameter.collect(), BatchStatistics(self.measured.into_inner()))
     }
 }
 
-impl Statistics {
-    /// Moves the running statistics by one batch each, in the order in which the batches were seen; not where an element of
-    /// `gate` is NaN or infinite.
-    pub fn apply(self, parameters: &mut Parameters, gate: Option<&Tensor>) -> Result<()> {
-        self.move_averages(parameters, STATISTICS_MOMENTUM, gate)
+impl BatchStatistics {
+    /// Moves the running statistics by one batch each, in the order in which the batches were seen; not where one of
+    /// the `losses` is NaN or infinite.
+    pub fn apply(self, parameters: &mut Parameters, losses: Option<&Tensor>) -> Result<()> {
+        self.move_averages(parameters, STATISTICS_MOMENTUM, losses)
     }
 
     /// The same where the newest batch has weight `momentum`: 1/k at batch k makes a plain mean.
@@ -213,7 +217,7 @@ impl Statistics {
         self.move_averages(parameters, momentum, None)
     }
 
-    fn move_averages(mut self, parameters: &mut Parameters, weight: f64, gate: Option<&Tensor>) -> Result<()> {
+    fn move_averages(mut self, parameters: &mut Parameters, weight: f64, losses: Option<&Tensor>) -> Result<()> {
         // A launch moves an average once: those of several runs or passes go one after the other.
         while !self.0.is_empty() {
             let mut seen = HashSet::new();
@@ -224,7 +228,7 @@ impl Statistics {
                 .zip(&now)
                 .map(|(average, Measured { batch, run, .. })| AverageItem { average, x: batch, row: *run })
                 .collect();
-            ops::move_running_averages(&mut items, weight, gate)?;
+            ops::move_running_averages(&mut items, weight, losses)?;
             self.0 = later;
         }
         Ok(())

@@ -5,7 +5,7 @@ mod layers;
 mod parameters;
 mod precision;
 
-pub use forward::{Domain, Forward, Normalization, Statistics};
+pub use forward::{BatchStatistics, Domain, Forward, Normalization};
 pub use layers::{Aspp, BatchNorm, Conv2d, ConvShape, TARGET_PREFIX};
 pub use parameters::{ParameterId, Parameters, Role};
 pub use precision::Precision;

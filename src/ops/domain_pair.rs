@@ -22,6 +22,15 @@ impl DomainPair {
         }
     }
 
+    /// The same of other `vars`, one for each of [`DomainPair::vars`].
+    pub(crate) fn with(&self, vars: &[Var]) -> Result<Self> {
+        match (self, vars) {
+            (Self::Together(_), [both]) => Ok(Self::Together(both.clone())),
+            (Self::Apart(_), [source, target]) => Ok(Self::Apart([source.clone(), target.clone()])),
+            _ => Err(Error::Internal("a pair of domains of other tensors".into())),
+        }
+    }
+
     /// Source and target.
     ///
     /// Errors: an odd number of images together.

@@ -14,6 +14,7 @@ pub(crate) use launch::{Arrivals, MapIn, MapOut, OptMapIn, address_of};
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
 pub use replay::Pending;
 pub use rng::Rng;
+pub(crate) use rng::scatter;
 
 use crate::{
     Device, Error, Result,
@@ -151,10 +152,10 @@ impl Tensor {
         }
     }
 
-    /// A copy on `device`; on the same device the memory is shared.
+    /// A copy on `device`; on the same device the memory is shared, and used with the options of this handle.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         if *device == self.device {
-            return Ok(self.clone());
+            return Ok(Self { device: device.clone(), ..self.clone() });
         }
         let mut bytes = vec![0u8; self.buffer.len()];
         self.device.download("to_device", &self.buffer, &mut bytes)?;

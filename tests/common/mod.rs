@@ -27,11 +27,9 @@ pub fn gpu() -> Option<Device> {
     KEPT.get_or_init(|| Device::cuda(0).ok());
     match Device::cuda(0) {
         Ok(device) => {
-            // The tests mean the built-in kernels, and there is no time for hundreds of shapes; tests/autotune.rs has the others.
-            device.set_autotune(false);
-            // Those that every GPU has; the tests of Hopper's own ask for them.
-            device.set_warpgroup_products(false);
-            Some(device)
+            // The tests mean the heuristic's kernels, and there is no time for hundreds of shapes (tests/autotune.rs has the
+            // others); and those that every GPU has: the tests of Hopper's own ask for them.
+            Some(device.with(|options| (options.autotune, options.warpgroups) = (false, Some(false))))
         }
         Err(error) if std::env::var_os("REQUIRE_GPU").is_some_and(|value| value == "1") => {
             panic!("REQUIRE_GPU=1: {error}")

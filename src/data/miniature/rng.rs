@@ -1,25 +1,20 @@
 //! Random numbers and lattice noise from integer arithmetic and exactly rounded float operations only, so that a
 //! scene has the same bits on every platform.
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-pub(super) struct Rng(u64);
+use crate::tensor::{self, scatter};
 
-/// The finaliser of SplitMix64: a bijection that scatters every bit.
-fn scatter(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+/// SplitMix64 in integers and f32.
+pub(super) struct Rng(tensor::Rng);
 
 impl Rng {
     /// A stream of its own for each pair (seed, index).
     pub fn new(seed: u64, index: u64) -> Self {
-        Self(scatter(scatter(seed ^ 0x6d69_6e69_6174_7572).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
+        let mut states = tensor::Rng::new(scatter(seed ^ 0x6d69_6e69_6174_7572)).after(index.wrapping_sub(1));
+        Self(tensor::Rng::new(states.next_u64()))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        scatter(self.0)
+        self.0.next_u64()
     }
 
     /// A seed for the noise of one surface.

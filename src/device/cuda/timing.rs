@@ -1,6 +1,6 @@
 //! How long work takes on the GPU, and the tuner that goes by it.
 
-use std::{env, io, io::Write, sync::atomic::Ordering};
+use std::{env, io, io::Write};
 
 use cudarc::driver::{CudaEvent, sys};
 
@@ -75,14 +75,6 @@ impl CudaDevice {
         };
         let least = times.into_iter().fold(f32::INFINITY, f32::min);
         Ok(f64::from(least) / repeats as f64)
-    }
-
-    pub(in crate::device) fn set_autotune(&self, on: bool) {
-        self.autotune.store(on, Ordering::Relaxed);
-    }
-
-    pub(in crate::device) fn autotune(&self) -> bool {
-        self.autotune.load(Ordering::Relaxed)
     }
 
     /// With the choices of this card, driver and build.

@@ -4,10 +4,11 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::relu;
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "add";
 
+/// Reference: in training a batch norm adds its residual itself.
 /// y = a + b, both of one shape, dtype (f32, f64 or bf16) and device. Both gradients are the output's.
 ///
 /// Errors: shapes, dtypes or devices that differ.
@@ -16,6 +17,7 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
     Var::record(OP, y, [a, b], |dy, wanted| Ok(wanted.map(|wanted| wanted.then(|| dy.clone()))))
 }
 
+/// Reference: in training a batch norm adds its residual and clips itself.
 /// y = max(a + b, 0), as [`add`] followed by [`fn@super::relu`], in one pass. Both gradients are dy where y > 0.
 ///
 /// Errors: shapes, dtypes or devices that differ.
@@ -38,11 +40,9 @@ fn checked_sum(x: &Tensor, y: &Tensor, relu: bool) -> Result<Tensor> {
 }
 
 fn forward(a: &Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
-    if !a.device().is_cpu() {
-        return with_float!(a.dtype(), OP, T => cuda::forward::<T>(a, b, relu));
-    }
-    if a.dtype() == DType::Bf16 {
-        return forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, relu)?.to_dtype(DType::Bf16);
-    }
-    with_real!(a.dtype(), OP, T => cpu::forward::<T>(a, b, relu))
+    dispatch!(a, OP, T => {
+        kernels => cuda::forward::<T>(a, b, relu),
+        bf16 => forward(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, relu)?.to_dtype(DType::Bf16),
+        cpu => cpu::forward::<T>(a, b, relu),
+    })
 }

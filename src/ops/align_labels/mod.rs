@@ -14,6 +14,7 @@ const OP: &str = "align_labels";
 /// No class.
 const IGNORE: u8 = 255;
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Labels u8 `[N,H,W]` in blocks of `each` x `each` for every cell of a feature map of `height` x `width`: `[N, height * each,
 /// width * each]`, spread evenly over the cell, whose middle is at (i (H - 1) / (height - 1), j (W - 1) / (width - 1)). What lies
 /// outside the image is 255; a single cell covers all. With `each` 1 it is the label at the middle.

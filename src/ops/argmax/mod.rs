@@ -4,10 +4,11 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::cross_entropy::check_classes;
-use crate::{DType, Result, Tensor, with_float, with_real};
+use crate::{DType, Result, Tensor};
 
 const OP: &str = "argmax";
 
+/// Reference: [`fn@super::predict`] takes the class of upsampled logits.
 /// The first largest class of logits `[N,H,W,C]` (f32, f64 or bf16; C at most 255) at each pixel: u8 `[N,H,W]`.
 ///
 /// A NaN counts as the largest, as in PyTorch.
@@ -23,11 +24,9 @@ const OP: &str = "argmax";
 pub fn argmax(logits: &Tensor) -> Result<Tensor> {
     let [_, _, _, classes] = logits.dims(OP)?;
     check_classes(OP, classes)?;
-    if !logits.device().is_cpu() {
-        return with_float!(logits.dtype(), OP, T => cuda::labels::<T>(logits, classes));
-    }
-    if logits.dtype() == DType::Bf16 {
-        return argmax(&logits.to_dtype(DType::F32)?);
-    }
-    with_real!(logits.dtype(), OP, T => cpu::argmax::<T>(logits, classes))
+    dispatch!(logits, OP, T => {
+        kernels => cuda::labels::<T>(logits, classes),
+        bf16 => argmax(&logits.to_dtype(DType::F32)?),
+        cpu => cpu::argmax::<T>(logits, classes),
+    })
 }

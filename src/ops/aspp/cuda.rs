@@ -79,7 +79,7 @@ impl Params {
 }
 
 /// What the backward pass needs.
-pub(super) struct Kept {
+pub(super) struct Saved {
     x: Tensor,
     filters: [Tensor; BRANCHES],
     /// Where it goes that way.
@@ -91,20 +91,20 @@ pub(super) fn forward<T: Element>(
     x: &Tensor,
     filters: [Tensor; BRANCHES],
     biases: [&Tensor; BRANCHES],
-) -> Result<(Tensor, Kept)> {
+) -> Result<(Tensor, Saved)> {
     let taps = TapProduct::by_warpgroups(params, x, &filters)?;
     let y = match &taps {
         Some(taps) => taps.forward(x, &filters, biases)?,
         None => gathers::forward::<T>(params, x, &filters, biases)?,
     };
-    Ok((y, Kept { x: x.clone(), filters, taps }))
+    Ok((y, Saved { x: x.clone(), filters, taps }))
 }
 
 /// Gradients of x, the filters and the biases, in this order, as far as they are wanted.
 pub(super) fn backward<T: Element>(
     params: &Params,
     dy: &Tensor,
-    Kept { x, filters, taps }: &Kept,
+    Saved { x, filters, taps }: &Saved,
     requests: &mut [GradientRequest],
 ) -> Result<Vec<Option<Contribution>>> {
     let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();

@@ -23,7 +23,7 @@ use super::PieceMoments;
 use crate::{
     DType, Error, Result, Tensor,
     autograd::{Contribution, Fused, GradientEpilogue, Var},
-    with_float, with_real,
+    with_float,
 };
 
 const OP: &str = "batch_norm";
@@ -268,24 +268,22 @@ pub(super) fn try_statistics(x: &Tensor, groups: usize, pieces: Option<&PieceMom
 }
 
 fn moments(x: &Tensor, groups: usize) -> Result<Moments> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::moments::<T>(x, groups));
-    }
-    if x.dtype() == DType::Bf16 {
-        return moments(&x.to_dtype(DType::F32)?, groups);
-    }
-    with_real!(x.dtype(), OP, T => cpu::moments::<T>(x, groups))
+    dispatch!(x, OP, T => {
+        kernels => cuda::moments::<T>(x, groups),
+        bf16 => moments(&x.to_dtype(DType::F32)?, groups),
+        cpu => cpu::moments::<T>(x, groups),
+    })
 }
 
 pub(super) fn normalise(x: &Tensor, residual: Option<&Tensor>, affine: &Affine, relu: bool) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::normalise::<T>(x, residual, affine, relu));
-    }
-    if x.dtype() == DType::Bf16 {
-        let residual = widened(&residual.cloned())?;
-        return normalise(&x.to_dtype(DType::F32)?, residual.as_ref(), affine, relu)?.to_dtype(DType::Bf16);
-    }
-    with_real!(x.dtype(), OP, T => cpu::normalise::<T>(x, residual, affine, relu))
+    dispatch!(x, OP, T => {
+        kernels => cuda::normalise::<T>(x, residual, affine, relu),
+        bf16 => {
+            let residual = widened(&residual.cloned())?;
+            normalise(&x.to_dtype(DType::F32)?, residual.as_ref(), affine, relu)?.to_dtype(DType::Bf16)
+        },
+        cpu => cpu::normalise::<T>(x, residual, affine, relu),
+    })
 }
 
 impl Saved {
@@ -352,13 +350,11 @@ impl Saved {
     }
 
     fn sums(&self, dy: &Tensor) -> Result<Sums> {
-        if !dy.device().is_cpu() {
-            return with_float!(dy.dtype(), OP, T => cuda::sums::<T>(self, dy));
-        }
-        if dy.dtype() == DType::Bf16 {
-            return self.widened()?.sums(&dy.to_dtype(DType::F32)?);
-        }
-        with_real!(dy.dtype(), OP, T => cpu_backward::sums::<T>(self, dy))
+        dispatch!(dy, OP, T => {
+            kernels => cuda::sums::<T>(self, dy),
+            bf16 => self.widened()?.sums(&dy.to_dtype(DType::F32)?),
+            cpu => cpu_backward::sums::<T>(self, dy),
+        })
     }
 
     /// Gradients of x and of the residual by given statistics.
@@ -368,14 +364,14 @@ impl Saved {
 
     /// Gradients of x (through the statistics where `sums` is given) and of the residual.
     fn images(&self, dy: Tensor, sums: Option<&Sums>, wanted: Wanted) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if !dy.device().is_cpu() {
-            return with_float!(dy.dtype(), OP, T => cuda::images::<T>(self, dy, sums, wanted));
-        }
-        if dy.dtype() == DType::Bf16 {
-            let (dx, dresidual) = self.widened()?.images(dy.to_dtype(DType::F32)?, sums, wanted)?;
-            let narrow = |image: Option<Tensor>| image.map(|image| image.to_dtype(DType::Bf16)).transpose();
-            return Ok((narrow(dx)?, narrow(dresidual)?));
-        }
-        with_real!(dy.dtype(), OP, T => cpu_backward::images::<T>(self, dy, sums, wanted))
+        dispatch!(dy, OP, T => {
+            kernels => cuda::images::<T>(self, dy, sums, wanted),
+            bf16 => {
+                let (dx, dresidual) = self.widened()?.images(dy.to_dtype(DType::F32)?, sums, wanted)?;
+                let narrow = |image: Option<Tensor>| image.map(|image| image.to_dtype(DType::Bf16)).transpose();
+                Ok((narrow(dx)?, narrow(dresidual)?))
+            },
+            cpu => cpu_backward::images::<T>(self, dy, sums, wanted),
+        })
     }
 }

@@ -13,8 +13,8 @@ kernels! { "calibration";
     fn calibrate<T in f32 | f64>(xi: In<T>, rho: In<T>, out: Out<T>, block: Val<i32>, count: Val<i32>);
     /// xi towards the difference of the prototypes.
     fn update_calibration<T in f32 | f64>(
-        xi: Inout<T>, rho_s: In<T>, rho_t: OptIn<T>, counts_s: In<u32>, counts_t: OptIn<u32>, gate: OptIn<f32>,
-        keep: Val<T>, take: Val<T>, pairs: Val<i32>, classes: Val<i32>, depth: Val<i32>, gates: Val<i32>);
+        xi: Inout<T>, rho_s: In<T>, rho_t: OptIn<T>, counts_s: In<u32>, counts_t: OptIn<u32>, losses: OptIn<f32>,
+        keep: Val<T>, take: Val<T>, pairs: Val<i32>, classes: Val<i32>, depth: Val<i32>, loss_count: Val<i32>);
 }
 
 pub(super) fn add<T: Element>(xi: &Tensor, rho: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -27,17 +27,18 @@ pub(super) fn update<T: Real>(
     xi: &mut Tensor,
     from: &DomainPrototypes,
     momentum: f64,
-    gate: Option<&Tensor>,
+    losses: Option<&Tensor>,
 ) -> Result<()> {
     let (device, launch) = (xi.device().clone(), Launch::linear(OP, xi.len())?);
     let [pairs, classes, depth] = from.extents.map(|extent| extent as i32);
-    let (keep, take, gates) = (T::of(momentum), T::of(1.0 - momentum), gate.map_or(0, Tensor::len) as i32);
+    let (keep, take, loss_count) = (T::of(momentum), T::of(1.0 - momentum), losses.map_or(0, Tensor::len) as i32);
     let [(rho_s, rho_t), (counts_s, counts_t)] =
         [&from.vectors, &from.counts].map(|halves| (&halves.first, halves.second.as_ref()));
     // SAFETY: the operation checked all shapes; a thread an element of xi.
     unsafe {
         update_calibration::<T>(
-            &device, launch, xi, rho_s, rho_t, counts_s, counts_t, gate, keep, take, pairs, classes, depth, gates,
+            &device, launch, xi, rho_s, rho_t, counts_s, counts_t, losses, keep, take, pairs, classes, depth,
+            loss_count,
         )
     }
 }

@@ -9,7 +9,7 @@
 
 pub(crate) mod cuda;
 
-use super::{Prototypes, domain_pair::Halves, gate};
+use super::{Prototypes, domain_pair::Halves, found_inf};
 use crate::{Error, Result, Tensor, tensor::Real, with_real};
 
 const OP: &str = "calibration";
@@ -34,6 +34,7 @@ fn check_dtypes(xi: &Tensor, prototypes: &Tensor) -> Result<()> {
     Err(Error::shape(OP, format!("xi of dtype {xi} and prototypes of dtype {prototypes}; convert one")))
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// The calibrated prototypes rho_S + xi `[N,C,d]` of `prototypes_s` `[N,C,d]` with `xi` `[C,d]`, f32 or f64. What stands in
 /// the row of an absent class has no meaning: it stays absent.
 ///
@@ -90,29 +91,30 @@ impl DomainPrototypes {
         Self { vectors: Halves::one(vectors), counts: Halves::one(counts), extents }
     }
 
-    /// Moves xi `[C,d]` as [`update_calibration`] does; nothing where an element of `gate` (f32) is NaN or infinite.
+    /// Moves xi `[C,d]` as [`update_calibration`] does; nothing where one of the `losses` (f32) is NaN or infinite.
     ///
     /// Errors: shapes, dtypes or devices that do not fit; a momentum outside 0..=1.
-    pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, gate: Option<&Tensor>) -> Result<()> {
+    pub fn update_calibration(&self, xi: &mut Tensor, momentum: f64, losses: Option<&Tensor>) -> Result<()> {
         let [_, classes, depth] = self.extents;
         let vectors = &self.vectors.first;
         xi.expect_shape(&[classes, depth], OP, "xi")?;
         xi.expect_same_device(vectors, OP)?;
         check_dtypes(xi, vectors)?;
-        gate::check(OP, gate, xi.device())?;
+        found_inf::check(OP, losses, xi.device())?;
         if !(0.0..=1.0).contains(&momentum) {
             return Err(Error::Config(format!("calibration momentum {momentum} must lie in 0..=1, such as 0.99")));
         }
         if !xi.device().is_cpu() {
-            return with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, self, momentum, gate));
+            return with_real!(xi.dtype(), OP, T => cuda::update::<T>(xi, self, momentum, losses));
         }
-        if gate::is_open(gate)? {
+        if !found_inf::found_inf(losses)? {
             with_real!(xi.dtype(), OP, T => update::<T>(xi, self, momentum))?;
         }
         Ok(())
     }
 }
 
+/// Reference: a step calls [`DomainPrototypes::update_calibration`].
 /// Moves `xi` `[C,d]` towards the difference of the prototypes of target and source `[N,C,d]` with `momentum` m, for the
 /// classes of which some pair has both (counts u32 `[N,C]` above 0).
 ///

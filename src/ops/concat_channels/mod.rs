@@ -3,10 +3,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{Error, Result, Tensor, autograd::Var, with_float};
+use crate::{Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "concat_channels";
 
+/// Reference: [`fn@super::aspp`] is composed of it where its kernels do not fit.
 /// `[N,H,W,C1]`, `[N,H,W,C2]`, .. -> `[N,H,W,C1+C2+..]`, all of one float dtype and device. The gradients are the slices.
 ///
 /// Errors: no parts; parts that differ in N, H, W, dtype or device.
@@ -39,16 +40,16 @@ pub fn concat_channels(parts: &[&Var]) -> Result<Var> {
 }
 
 fn forward(parts: &[&Tensor], shape: &[usize; 4]) -> Result<Tensor> {
-    if parts[0].device().is_cpu() {
-        return with_float!(parts[0].dtype(), OP, T => cpu::forward::<T>(parts, shape));
-    }
-    with_float!(parts[0].dtype(), OP, T => cuda::forward::<T>(parts, shape))
+    dispatch!(parts[0], OP, T => {
+        kernels => cuda::forward::<T>(parts, shape),
+        cpu => cpu::forward::<T>(parts, shape),
+    })
 }
 
 /// The channels `from..from + channels` of an image.
 pub(super) fn slice(x: &Tensor, from: usize, channels: usize) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cpu::slice::<T>(x, from, channels));
-    }
-    with_float!(x.dtype(), OP, T => cuda::slice::<T>(x, from, channels))
+    dispatch!(x, OP, T => {
+        kernels => cuda::slice::<T>(x, from, channels),
+        cpu => cpu::slice::<T>(x, from, channels),
+    })
 }

@@ -1,12 +1,18 @@
-//! The contrastive loss on the CPU: one walk over labels and features in fixed strips of feature rows.
+//! The contrastive loss on the CPU. One term is one walk over labels and features in fixed strips of feature rows; both are
+//! composed of the single operations.
 
 use rayon::prelude::*;
 
-use super::{OP, Problem, Saved};
+use super::{BOTH, Contrast, ContrastSpec, OP, Problem, Saved};
 use crate::{
     Error, Result, Tensor,
+    autograd::Var,
     ops::{
+        self, DomainPair, LabelSampling, Prototypes,
+        calibration::DomainPrototypes,
+        composition::Composition,
         cosine::{Extents, Gradients, gradients, similarities, unit_rows},
+        label_sampling::EACH,
         partial_sums::CELLS,
         resize_labels::first_of_cell,
     },
@@ -26,9 +32,9 @@ pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result
     let device = features.device();
     let empty = |shape: &[usize]| Tensor::zeros(shape, T::DTYPE, device);
     // Without a backward pass only a strip's own part is needed; a zero pitch says so.
-    let kept = if tracked { e.pairs * e.cells() } else { 0 };
-    let (mut inverse, mut a) = (empty(&[kept])?, empty(&[kept])?);
-    let mut g = Tensor::empty(&[kept, e.classes], T::DTYPE, device)?;
+    let saved = if tracked { e.pairs * e.cells() } else { 0 };
+    let (mut inverse, mut a) = (empty(&[saved])?, empty(&[saved])?);
+    let mut g = Tensor::empty(&[saved, e.classes], T::DTYPE, device)?;
     let (mut b, mut scale) = (empty(&[e.pairs, e.classes])?, empty(&[e.pairs])?);
     let mut total = 0.0;
     {
@@ -52,9 +58,9 @@ pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result
                 cell_of_x: &cell_of_x,
             };
             let strips = e.height.div_ceil(strip_rows);
-            let run = |scratch: &mut Scratch<T>, strip: usize, kept: Option<Kept<T>>| {
+            let run = |scratch: &mut Scratch<T>, strip: usize, saved: Option<SavedStrip<T>>| {
                 let rows = strip * strip_rows..((strip + 1) * strip_rows).min(e.height);
-                of_pair.strip(rows, scratch, kept)
+                of_pair.strip(rows, scratch, saved)
             };
             let sums: Vec<Sums<T>> = if tracked {
                 let range = pair * e.cells()..(pair + 1) * e.cells();
@@ -64,7 +70,7 @@ pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result
                     .zip(g[range.start * e.classes..range.end * e.classes].par_chunks_mut(pitch * e.classes))
                     .enumerate()
                     .map_init(Scratch::new, |scratch, (strip, ((inverse, a), g))| {
-                        run(scratch, strip, Some(Kept { inverse, a, g }))
+                        run(scratch, strip, Some(SavedStrip { inverse, a, g }))
                     })
                     .collect()
             } else {
@@ -94,7 +100,7 @@ pub(super) fn backward<T: Real>(
     wanted: [bool; 2],
 ) -> Result<[Option<Tensor>; 2]> {
     let dloss = T::of(dloss.item()?);
-    let b = saved.b.as_ref().ok_or_else(|| Error::Internal(format!("{OP}: b was not kept")))?;
+    let b = saved.b.as_ref().ok_or_else(|| Error::Internal(format!("{OP}: b was not saved")))?;
     let scale: Vec<T> = saved.scale.as_slice::<T>()?.iter().map(|&scale| scale * dloss).collect();
     let from = Gradients {
         extents,
@@ -113,7 +119,7 @@ pub(super) fn backward<T: Real>(
 }
 
 /// A strip's part of what the backward pass needs.
-struct Kept<'a, T> {
+struct SavedStrip<'a, T> {
     inverse: &'a mut [T],
     a: &'a mut [T],
     g: &'a mut [T],
@@ -169,7 +175,12 @@ impl<T: Real> Pair<'_, T> {
         }
     }
 
-    fn strip(&self, rows: std::ops::Range<usize>, scratch: &mut Scratch<T>, mut kept: Option<Kept<T>>) -> Sums<T> {
+    fn strip(
+        &self,
+        rows: std::ops::Range<usize>,
+        scratch: &mut Scratch<T>,
+        mut saved: Option<SavedStrip<T>>,
+    ) -> Sums<T> {
         let Extents { width, depth, classes, .. } = self.problem.extents;
         let Scratch { unit, counts, s, inverse, terms } = scratch;
         let cells = rows.len() * width;
@@ -179,17 +190,17 @@ impl<T: Real> Pair<'_, T> {
         inverse.resize(cells, T::zero());
         terms.resize(classes, T::zero());
         similarities(features, self.unit, &self.present, inverse, unit, s);
-        if let Some(kept) = &mut kept {
-            kept.inverse.copy_from_slice(inverse);
+        if let Some(saved) = &mut saved {
+            saved.inverse.copy_from_slice(inverse);
         }
         let over_tau = T::of(1.0 / self.problem.temperature);
         let mut sums = Sums { loss: 0.0, mass: 0, b: vec![T::zero(); classes] };
         for (p, (s, counts)) in s.chunks_exact(classes).zip(counts.chunks_exact(classes)).enumerate() {
             let mass: u64 = counts.iter().map(|&n| u64::from(n)).sum();
             if mass == 0 {
-                if let Some(kept) = &mut kept {
-                    kept.a[p] = T::zero();
-                    kept.g[p * classes..][..classes].fill(T::zero());
+                if let Some(saved) = &mut saved {
+                    saved.a[p] = T::zero();
+                    saved.g[p * classes..][..classes].fill(T::zero());
                 }
                 continue;
             }
@@ -205,18 +216,98 @@ impl<T: Real> Pair<'_, T> {
             for (&n, &s) in counts.iter().zip(s).filter(|(n, _)| **n > 0) {
                 sums.loss += f64::from(n) * (log_sum - (s - largest) * over_tau).wide();
             }
-            let Some(kept) = &mut kept else { continue };
+            let Some(saved) = &mut saved else { continue };
             let share = T::of(mass as f64) / sum;
             let mut along = T::zero();
-            let g = &mut kept.g[p * classes..][..classes];
+            let g = &mut saved.g[p * classes..][..classes];
             for (class, g) in g.iter_mut().enumerate() {
                 let slope = terms[class] * share - T::of(f64::from(counts[class]));
                 *g = if self.present[class] { slope } else { T::zero() };
                 along += *g * s[class];
                 sums.b[class] += *g * s[class];
             }
-            kept.a[p] = along;
+            saved.a[p] = along;
         }
         sums
     }
+}
+
+/// A domain's labels as the contrastive terms read them.
+struct Labels {
+    /// u8 [N,h k,w k], or of the images' size: those that a feature pixel answers for.
+    pixels: Tensor,
+    /// u8 [N,h,w]: those at the middle of each feature pixel, where labels are read in place.
+    middles: Option<Tensor>,
+}
+
+impl Labels {
+    fn new(labels: &Tensor, features: &Var, sampling: LabelSampling) -> Result<Self> {
+        let [_, h, w, _] = features.value().dims(BOTH)?;
+        Ok(match sampling {
+            LabelSampling::Nearest => Self { pixels: labels.clone(), middles: None },
+            LabelSampling::Aligned => Self {
+                pixels: ops::align_labels(labels, h, w, EACH)?,
+                middles: Some(ops::align_labels(labels, h, w, 1)?),
+            },
+        })
+    }
+
+    /// With `dynamic` u8 [N,h,w] where there is none.
+    fn or(&self, dynamic: &Tensor) -> Result<Self> {
+        let hybrid = |labels: &Tensor| ops::hybrid_labels(labels, dynamic);
+        Ok(Self { pixels: hybrid(&self.pixels)?, middles: self.middles.as_ref().map(hybrid).transpose()? })
+    }
+
+    /// One for each feature pixel, u8 [N,h,w].
+    fn cells(&self, features: &Var) -> Result<Tensor> {
+        let [_, h, w, _] = features.value().dims(BOTH)?;
+        match &self.middles {
+            Some(middles) => Ok(middles.clone()),
+            None => ops::resize_labels_nearest(&self.pixels, h, w),
+        }
+    }
+}
+
+/// Both terms, composed of the single operations and recorded as one.
+pub(super) fn both(
+    features: &DomainPair,
+    [source_labels, static_labels]: [&Tensor; 2],
+    calibration: Option<&Tensor>,
+    spec: &ContrastSpec,
+) -> Result<Contrast> {
+    let composition = Composition::new(BOTH, features.vars())?;
+    let [source, target] = &features.with(composition.vars())?.parts()?;
+    let pool = |features: &Var, labels: &Labels| -> Result<Prototypes> {
+        ops::masked_average_pool_scoped(features, &labels.cells(features)?, spec.classes, spec.scope)
+    };
+    let of_source = Labels::new(source_labels, source, spec.sampling)?;
+    let mut of_target = Labels::new(static_labels, target, spec.sampling)?;
+    let source_prototypes = pool(source, &of_source)?;
+    let mut dynamic_labels = None;
+    if let Some(threshold) = spec.transfer_threshold {
+        let vectors = source_prototypes.vectors.value();
+        let calibrated = calibration.map(|xi| ops::calibrate(xi, vectors)).transpose()?;
+        let (vectors, present) = (calibrated.as_ref().unwrap_or(vectors), source_prototypes.present()?);
+        let dynamic = ops::transfer_labels(target.value(), vectors, &present, spec.temperature, threshold)?;
+        of_target = of_target.or(&dynamic)?;
+        dynamic_labels = Some(dynamic);
+    }
+    let target_prototypes = pool(target, &of_target)?;
+    let overlap = ops::class_overlap(&source_prototypes.counts, &target_prototypes.counts)?;
+    let term = |weight: f64, features: &Var, labels: &Labels, prototypes: &Prototypes| -> Result<Option<Var>> {
+        if weight == 0.0 {
+            return Ok(None);
+        }
+        ops::contrastive_loss(features, &labels.pixels, prototypes, &overlap, spec.temperature).map(Some)
+    };
+    let forward = term(spec.forward_weight, target, &of_target, &source_prototypes)?;
+    let backward = term(spec.backward_weight, source, &of_source, &target_prototypes)?;
+    let weighted = [(&forward, spec.forward_weight), (&backward, spec.backward_weight)];
+    let terms: Vec<(&Var, f64)> =
+        weighted.iter().filter_map(|(term, weight)| Some((term.as_ref()?, *weight))).collect();
+    let total = if terms.is_empty() { None } else { Some(ops::weighted_sum(&terms)?) };
+    let [forward, backward] = [forward, backward].map(|term| term.map(|term| term.value().clone()));
+    let prototypes = DomainPrototypes::new(&source_prototypes, &target_prototypes)?;
+    let total = total.map(|total| composition.record(BOTH, total)).transpose()?;
+    Ok(Contrast { total, forward, backward, dynamic_labels, prototypes })
 }

@@ -1,19 +1,39 @@
-//! Launches of `kernels/contrastive_loss.cu`.
+//! Launches of `kernels/contrastive_loss.cu`, and both terms in as few launches as their data need. Forward, with what each waits
+//! for:
+//!
+//! ```text
+//! pool_partial, pool_finish           of the source: prototypes, their norms, calibrated ones   (sums over all pixels)
+//! transfer_tiles                      the target's dynamic labels                               (source's prototypes)
+//! pool_partial, pool_finish           of the target, and the classes that both have             (dynamic labels)
+//! contrastive_tiles                   both directions: pixels' similarities, losses, gradients  (prototypes, overlap)
+//! contrastive_finish                  losses and their scales                                   (sums over all pixels)
+//! ```
+//!
+//! Backward: `cosine_vectors` and `cosine_vectors_finish` give the gradients of all prototypes (sums over all pixels), then
+//! `cosine_features` those of all features, as pixels and through their own prototypes.
 
 use half::bf16;
 
-use super::{OP, Problem, Saved};
+use super::{BOTH, Contrast, ContrastSpec, OP, Problem, Saved};
 use crate::{
     DType, Result, Tensor,
+    autograd::Var,
     device::Launch,
     kernels,
     ops::{
+        DomainPair,
+        calibration::DomainPrototypes,
         cosine::{
             Extents,
-            cuda::{DeviceGradients, row_norms, tile_launch, tiles},
+            cuda::{DeviceGradients, PooledFrom, row_norms, tile_launch, tiles},
         },
         domain_pair::Halves,
-        label_places::{DeviceLabelPlaces, LabelPlaces},
+        label_sampling::{DeviceLabelSampling, LabelSampling},
+        masked_average_pool::{
+            Pools,
+            cuda::{Pooled, Pooling, pool},
+        },
+        transfer_labels::cuda::{TransferFrom, transfer},
     },
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
@@ -26,7 +46,7 @@ pub(crate) struct LossProblem {
     pairs: i32,
     depth: i32,
     classes: i32,
-    places: DeviceLabelPlaces,
+    sampling: DeviceLabelSampling,
     temperature: f32,
     temperature_f64: f64,
     weights: [f64; 2],
@@ -47,7 +67,7 @@ kernels! { "contrastive_loss";
 
 /// The pixels of one domain or of both, and the prototypes that they are held against: of the same domain where there is
 /// one, of the other where there are two.
-pub(crate) struct Directions<'a> {
+struct Directions<'a> {
     pub extents: Extents,
     /// 1 or 2.
     pub count: usize,
@@ -55,7 +75,7 @@ pub(crate) struct Directions<'a> {
     pub labels: &'a Halves,
     /// u8 [N,h,w], for the second domain where its labels have none.
     pub dynamic: Option<&'a Tensor>,
-    pub places: DeviceLabelPlaces,
+    pub sampling: DeviceLabelSampling,
     /// [D,N,C,d].
     pub vectors: &'a Tensor,
     /// Their inverse norms [D,N,C].
@@ -70,7 +90,7 @@ pub(crate) struct Directions<'a> {
 }
 
 /// What [`Directions::forward`] computes.
-pub(crate) struct Losses {
+struct Losses {
     /// The weighted sum, of shape [].
     pub total: Tensor,
     /// Each direction's loss, unweighted, where there are two.
@@ -79,7 +99,7 @@ pub(crate) struct Losses {
 }
 
 /// What the backward pass needs, with a leading extent for the directions: see [`Saved`].
-pub(crate) struct SavedCosines {
+struct SavedCosines {
     pub inverse: Tensor,
     pub g: Tensor,
     pub a: Tensor,
@@ -98,8 +118,9 @@ impl Directions<'_> {
         let extents = [self.count, e.pairs, e.depth, e.classes].map(|extent| extent as i32);
         let [directions, pairs, depth, classes] = extents;
         let (temperature, temperature_f64) = (self.temperature as f32, self.temperature);
-        let (places, weights) = (self.places, self.weights);
-        let problem = LossProblem { directions, pairs, depth, classes, places, temperature, temperature_f64, weights };
+        let (sampling, weights) = (self.sampling, self.weights);
+        let problem =
+            LossProblem { directions, pairs, depth, classes, sampling, temperature, temperature_f64, weights };
         let launch = tile_launch(OP, e)?;
         // SAFETY: the operation checked all shapes; a block a tile, for each direction.
         unsafe {
@@ -154,7 +175,7 @@ pub(super) fn forward<T: Element>(inputs: [&Tensor; 5], problem: Problem) -> Res
         features: &Halves::one(features),
         labels: &Halves::one(labels),
         dynamic: None,
-        places: LabelPlaces::Nearest.for_device([problem.rows, problem.columns], [e.height, e.width]),
+        sampling: LabelSampling::Nearest.for_device([problem.rows, problem.columns], [e.height, e.width]),
         vectors,
         vector_inverse: &row_norms::<T::Accumulator>(OP, vectors)?,
         counts,
@@ -178,4 +199,158 @@ pub(super) fn backward<T: Element>(
     let (directions, scale) = (1, Some((scale, dloss)));
     let from = DeviceGradients { extents, directions, features, vectors, vector_inverse, inverse, g, a, scale };
     from.wanted::<T>(OP, wanted)
+}
+
+/// The prototypes of both domains and where the labels of their pixels came from; kept for the backward pass.
+struct Domains {
+    extents: Extents,
+    features: Halves,
+    labels: Halves,
+    sampling: DeviceLabelSampling,
+    pools: Pools,
+    dynamic: Option<Tensor>,
+    /// [2,N,C,d].
+    vectors: Tensor,
+    /// 1 / max(|rho|, 1e-12) [2,N,C].
+    inverse: Tensor,
+    /// u32 [2,N,C].
+    counts: Tensor,
+    /// u8 [N,C]: 1 where both domains have the class.
+    overlap: Tensor,
+}
+
+/// Both terms, in the launches that the head of this file lists.
+pub(super) fn both<T: Element>(
+    features: &DomainPair,
+    labels: [&Tensor; 2],
+    calibration: Option<&Tensor>,
+    spec: &ContrastSpec,
+) -> Result<Contrast> {
+    let domains = Domains::new::<T>(features, labels, calibration, spec)?;
+    let prototypes = DomainPrototypes::of_both(&domains.vectors, &domains.counts);
+    let dynamic_labels = domains.dynamic.clone();
+    // By the domain of the pixels: the source's are those of the backward term.
+    let weights = [spec.backward_weight, spec.forward_weight];
+    if weights == [0.0; 2] {
+        return Ok(Contrast { total: None, forward: None, backward: None, dynamic_labels, prototypes });
+    }
+    let Losses { total, each, saved } = domains.losses::<T>(spec.temperature, weights)?;
+    let [backward, forward] = each.map_or([None, None], |each| each.map(Some));
+    let parents: Vec<&Var> = features.vars().iter().collect();
+    let total = Var::record_many(BOTH, total, &parents, move |dloss, _| {
+        Ok(domains.gradients::<T>(&saved, &dloss)?.into_gradients())
+    })?;
+    Ok(Contrast {
+        total: Some(total),
+        forward: forward.filter(|_| spec.forward_weight != 0.0),
+        backward: backward.filter(|_| spec.backward_weight != 0.0),
+        dynamic_labels,
+        prototypes,
+    })
+}
+
+impl Domains {
+    /// All that precedes the losses.
+    fn new<T: Element>(
+        features: &DomainPair,
+        labels: [&Tensor; 2],
+        calibration: Option<&Tensor>,
+        spec: &ContrastSpec,
+    ) -> Result<Self> {
+        let shape @ [pairs, height, width, depth] = features.dims(BOTH)?;
+        let [_, rows, columns] = labels[0].dims(BOTH)?;
+        let (features, classes) = (features.halves(), spec.classes);
+        let (device, dtype) = (features.first.device(), T::Accumulator::DTYPE);
+        let extents = Extents { pairs, height, width, depth, classes };
+        let pools = Pools::new(shape, classes, spec.scope);
+        let sampling = spec.sampling.for_device([rows, columns], [height, width]);
+        let mut vectors = Tensor::empty(&[2, pairs, classes, depth], dtype, device)?;
+        let mut inverse = Tensor::empty(&[2, pairs, classes], dtype, device)?;
+        let mut counts = Tensor::empty(&[2, pairs, classes], DType::U32, device)?;
+        let mut present = Tensor::empty(&[pairs, classes], DType::U8, device)?;
+        let mut overlap = present.empty_like()?;
+
+        let calibration = calibration.filter(|_| spec.transfer_threshold.is_some());
+        let room = |xi| -> Result<_> {
+            let calibrated = Tensor::empty(&[pairs, classes, depth], dtype, device)?;
+            Ok((xi, calibrated, Tensor::empty(&[pairs, classes], dtype, device)?))
+        };
+        let mut calibrated: Option<(&Tensor, Tensor, Tensor)> = calibration.map(room).transpose()?;
+        let (source, dynamic) = (&features.first, None);
+        let from = Pooling { features: source, skip: 0, labels: labels[0], dynamic, sampling, domain: 0, pools };
+        let to = Pooled {
+            vectors: &mut vectors,
+            counts: &mut counts,
+            inverse: Some(&mut inverse),
+            shared: Some(&mut present),
+            calibrated: calibrated.as_mut().map(|(xi, calibrated, inverse)| (*xi, calibrated, inverse)),
+        };
+        pool::<T>(&from, to)?;
+
+        let (target, skip) = features.target(pairs);
+        let mut dynamic = None;
+        if let Some(threshold) = spec.transfer_threshold {
+            // Without calibration the source's prototypes themselves, which stand first in both tensors.
+            let (prototypes, inverse) =
+                calibrated.as_ref().map_or((&vectors, &inverse), |(_, prototypes, inverse)| (prototypes, inverse));
+            let from = TransferFrom { prototypes, inverse, present: &present };
+            dynamic = Some(transfer::<T>(target, skip, &from, extents, [spec.temperature, threshold])?);
+        }
+
+        let (labels, dynamic_labels) = (Halves::two(labels), dynamic.as_ref());
+        let (of_target, _) = labels.target(pairs);
+        let from =
+            Pooling { features: target, skip, labels: of_target, dynamic: dynamic_labels, sampling, domain: 1, pools };
+        let to = Pooled {
+            vectors: &mut vectors,
+            counts: &mut counts,
+            inverse: Some(&mut inverse),
+            shared: Some(&mut overlap),
+            calibrated: None,
+        };
+        pool::<T>(&from, to)?;
+        Ok(Self { extents, features, labels, sampling, pools, dynamic, vectors, inverse, counts, overlap })
+    }
+
+    fn losses<T: Element>(&self, temperature: f64, weights: [f64; 2]) -> Result<Losses> {
+        let directions = Directions {
+            extents: self.extents,
+            count: 2,
+            features: &self.features,
+            labels: &self.labels,
+            dynamic: self.dynamic.as_ref(),
+            sampling: self.sampling,
+            vectors: &self.vectors,
+            vector_inverse: &self.inverse,
+            counts: &self.counts,
+            overlap: &self.overlap,
+            temperature,
+            weights,
+        };
+        directions.forward::<T>()
+    }
+
+    /// Of the features.
+    fn gradients<T: Element>(&self, saved: &SavedCosines, dloss: &Tensor) -> Result<Halves> {
+        let gradients = DeviceGradients {
+            extents: self.extents,
+            directions: 2,
+            features: &self.features,
+            vectors: &self.vectors,
+            vector_inverse: &self.inverse,
+            inverse: &saved.inverse,
+            g: &saved.g,
+            a: &saved.a,
+            scale: Some((&saved.scale, dloss)),
+        };
+        let drho = gradients.vectors::<T>(BOTH)?;
+        let pooled = PooledFrom {
+            counts: &self.counts,
+            labels: &self.labels,
+            dynamic: self.dynamic.as_ref(),
+            sampling: self.sampling,
+            copies: self.pools.copies,
+        };
+        gradients.features::<T>(BOTH, Some((&drho, &pooled)))
+    }
 }

@@ -1,4 +1,6 @@
-//! One direction of the pixel-prototype contrastive loss (docs/method.md, "The two contrastive terms").
+//! The pixel-prototype contrastive loss (docs/method.md, "The two contrastive terms"): [`bidirectional_contrast`] is both terms of a
+//! step with the prototypes, calibration, label transfer, hybrid labels and overlap that they are made of; [`contrastive_loss`]
+//! is one term, the reference.
 //!
 //! Every label pixel q inside one feature cell p shares the same similarities, so with n(p,c) the number of label
 //! pixels of class c in cell p, and z(p,c) = s(p,c) / tau over all C classes (s = -1 for absent ones):
@@ -14,40 +16,130 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::{Prototypes, cosine::Extents};
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use super::{DomainPair, LabelSampling, PrototypeScope, Prototypes, calibration::DomainPrototypes, cosine::Extents};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
+/// The name of one term, and of both, in errors.
 const OP: &str = "contrastive_loss";
+const BOTH: &str = "bidirectional_contrast";
 
-/// What the forward pass hands to the backward pass; see `ops/cosine/mod.rs`. All in the accumulator's dtype.
-struct Saved {
-    features: Tensor,
-    vectors: Tensor,
-    /// 1 / max(|f|, 1e-12) [N,h,w].
-    inverse: Tensor,
-    /// m softmax - w n [N,h,w,C], 0 for absent classes.
-    g: Tensor,
-    /// sum_c g s [N,h,w].
-    a: Tensor,
-    /// sum_p g s [N,C], of the CPU; kernels have it as <S, v rho>.
-    b: Option<Tensor>,
-    /// 1 / (tau M N) [N], 0 where M = 0.
-    scale: Tensor,
+/// The settings of [`bidirectional_contrast`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ContrastSpec {
+    /// C.
+    pub classes: usize,
+    /// Weight of the forward term: target pixels against source prototypes.
+    pub forward_weight: f64,
+    /// Weight of the backward term: source pixels against target prototypes.
+    pub backward_weight: f64,
+    /// Temperature tau of the similarities.
+    pub temperature: f64,
+    /// Probability above which the target gets a label by transfer where it has none; `None` for no such labels.
+    pub transfer_threshold: Option<f64>,
+    /// Over which images a prototype is averaged.
+    pub scope: PrototypeScope,
+    /// Where the label of a feature pixel is read.
+    pub sampling: LabelSampling,
 }
 
-/// The extents of one call and the temperature.
-#[derive(Clone, Copy)]
-struct Problem {
-    extents: Extents,
-    /// Rows H and columns W of the labels.
-    rows: usize,
-    columns: usize,
-    temperature: f64,
-    /// Whether a backward pass may follow.
-    tracked: bool,
+/// The result of [`bidirectional_contrast`]; scalars of shape [], in the prototypes' dtype.
+pub struct Contrast {
+    /// The weighted sum of the terms; `None` where both weights are 0.
+    pub total: Option<Var>,
+    /// The forward term, unweighted; `None` where its weight is 0.
+    pub forward: Option<Tensor>,
+    /// The backward term, unweighted; `None` where its weight is 0.
+    pub backward: Option<Tensor>,
+    /// The labels by transfer, u8 [N,h,w].
+    pub dynamic_labels: Option<Tensor>,
+    /// What moves the calibration.
+    pub prototypes: DomainPrototypes,
 }
 
-/// The loss, of shape `[]`, of features `[N,h,w,d]` of one domain against the prototypes of the other.
+/// Both terms for features `[N,h,w,d]` of source and target, whose image n is a pair, with labels u8 `[N,H,W]` of each at any
+/// resolution. `calibration` is xi `[C,d]`, which the transfer adds to the source's prototypes. Gradients reach the features,
+/// through pixels and prototypes; none passes through labels.
+///
+/// One operation on every tape. The CPU composes it of the single operations, whose pages have the equations. Kernels take both
+/// domains in one launch wherever neither needs the other's result, and make no label map that is read only once.
+///
+/// Errors: shapes, dtypes or devices that do not fit; classes outside 1..=255; a temperature that is not a positive number.
+///
+/// ```
+/// use bicl::{Device, Tensor, autograd::Tape, ops::{self, ContrastSpec, DomainPair, LabelSampling, PrototypeScope}};
+/// let device = Device::cpu();
+/// let tape = Tape::new(&device);
+/// let map = |data: [f32; 4]| Tensor::from_vec(data.to_vec(), &[1, 1, 2, 2], &device);
+/// let [source, target] = [map([1.0, 0.0, 0.0, 1.0])?, map([2.0, 0.0, 0.0, 3.0])?].map(|map| tape.variable(map));
+/// let known = Tensor::from_vec(vec![0u8, 1], &[1, 1, 2], &device)?;
+/// let partly = Tensor::from_vec(vec![0u8, 255], &[1, 1, 2], &device)?;
+/// let spec = ContrastSpec {
+///     classes: 2,
+///     forward_weight: 0.1,
+///     backward_weight: 0.1,
+///     temperature: 1.0,
+///     transfer_threshold: Some(0.5),
+///     scope: PrototypeScope::Pair,
+///     sampling: LabelSampling::Nearest,
+/// };
+/// let features = DomainPair::Apart([source.clone(), target]);
+/// let contrast = ops::bidirectional_contrast(&features, [&known, &partly], None, &spec)?;
+/// assert_eq!(contrast.dynamic_labels.expect("transfer is on").to_vec::<u8>()?, [0, 1]);
+/// let expected = (1.0 + (-1.0f64).exp()).ln(); // similarities 1 and 0, either way
+/// assert!((contrast.forward.expect("its weight is not 0").item()? - expected).abs() < 1e-6);
+/// let total = contrast.total.expect("a weight is not 0");
+/// assert!(tape.backward(&total)?.get(&source).is_some());
+/// # Ok::<(), bicl::Error>(())
+/// ```
+pub fn bidirectional_contrast(
+    features: &DomainPair,
+    labels: [&Tensor; 2],
+    calibration: Option<&Tensor>,
+    spec: &ContrastSpec,
+) -> Result<Contrast> {
+    let [pairs, height, width, depth] = features.dims(BOTH)?;
+    let first = features.vars()[0].value();
+    let [_, rows, columns] = labels[0].dims(BOTH)?;
+    for labels in labels {
+        labels.expect_shape(&[pairs, rows, columns], BOTH, "the labels")?;
+        first.expect_same_device(labels, BOTH)?;
+        if labels.dtype() != DType::U8 {
+            return Err(Error::DType { op: BOTH, got: labels.dtype(), want: "u8 for the labels" });
+        }
+    }
+    if first.is_empty() || labels[0].is_empty() {
+        let (features, labels) = (first.shape(), labels[0].shape());
+        return Err(Error::shape(BOTH, format!("features {features:?} or labels {labels:?} are empty")));
+    }
+    let classes = spec.classes;
+    if classes == 0 || classes > 255 {
+        return Err(Error::shape(BOTH, format!("{classes} classes; there must be 1 to 255")));
+    }
+    // Kernels index both domains with 31 bits.
+    let count = [2, pairs, height, width, depth.max(classes)].iter().try_fold(1usize, |n, &m| n.checked_mul(m));
+    if count.is_none_or(|count| count > i32::MAX as usize) || 2 * labels[0].len() > i32::MAX as usize {
+        let (features, labels) = (first.shape(), labels[0].shape());
+        return Err(Error::shape(
+            BOTH,
+            format!("features {features:?} and labels {labels:?} exceed 2^31 - 1 elements"),
+        ));
+    }
+    check_temperature(BOTH, spec.temperature)?;
+    if let Some(xi) = calibration {
+        xi.expect_shape(&[classes, depth], BOTH, "the calibration")?;
+        first.expect_same_device(xi, BOTH)?;
+        if xi.dtype() != first.dtype().accumulator() {
+            return Err(Error::DType { op: BOTH, got: xi.dtype(), want: "the prototypes' type for the calibration" });
+        }
+    }
+    if first.device().is_cpu() {
+        return cpu::both(features, labels, calibration, spec);
+    }
+    with_float!(first.dtype(), BOTH, T => cuda::both::<T>(features, labels, calibration, spec))
+}
+
+/// Reference: one of the terms of [`bidirectional_contrast`]. The loss, of shape `[]`, of features `[N,h,w,d]` of one domain against
+/// the prototypes of the other.
 ///
 /// `labels` u8 `[N,H,W]` are those of the features' domain at any resolution; pixels whose label is no class (255) are
 /// left out, and so are classes for which `overlap` u8 `[N,C]` is 0 (see [`class_overlap`](super::class_overlap)).
@@ -103,6 +195,34 @@ pub fn contrastive_loss(
     Var::record(OP, loss, [features, vectors], move |dloss, wanted| backward(&saved, &dloss, extents, wanted))
 }
 
+/// What the forward pass hands to the backward pass; see `ops/cosine/mod.rs`. All in the accumulator's dtype.
+struct Saved {
+    features: Tensor,
+    vectors: Tensor,
+    /// 1 / max(|f|, 1e-12) [N,h,w].
+    inverse: Tensor,
+    /// m softmax - w n [N,h,w,C], 0 for absent classes.
+    g: Tensor,
+    /// sum_c g s [N,h,w].
+    a: Tensor,
+    /// sum_p g s [N,C], of the CPU; kernels have it as <S, v rho>.
+    b: Option<Tensor>,
+    /// 1 / (tau M N) [N], 0 where M = 0.
+    scale: Tensor,
+}
+
+/// The extents of one call and the temperature.
+#[derive(Clone, Copy)]
+struct Problem {
+    extents: Extents,
+    /// Rows H and columns W of the labels.
+    rows: usize,
+    columns: usize,
+    temperature: f64,
+    /// Whether a backward pass may follow.
+    tracked: bool,
+}
+
 /// An error unless the temperature is a positive number.
 pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()> {
     if temperature > 0.0 && temperature.is_finite() {
@@ -114,26 +234,26 @@ pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()
 /// Of `[features, vectors, counts, labels, overlap]`.
 fn forward(inputs: [&Tensor; 5], problem: Problem) -> Result<(Tensor, Saved)> {
     let [features, vectors, counts, labels, overlap] = inputs;
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => cuda::forward::<T>(inputs, problem));
-    }
-    if features.dtype() == DType::Bf16 {
-        let features = features.to_dtype(DType::F32)?;
-        let (loss, saved) = forward([&features, vectors, counts, labels, overlap], problem)?;
-        return Ok((loss, Saved { features: inputs[0].clone(), ..saved }));
-    }
-    with_real!(features.dtype(), OP, T => cpu::forward::<T>(inputs, problem))
+    dispatch!(features, OP, T => {
+        kernels => cuda::forward::<T>(inputs, problem),
+        bf16 => {
+            let features = features.to_dtype(DType::F32)?;
+            let (loss, saved) = forward([&features, vectors, counts, labels, overlap], problem)?;
+            Ok((loss, Saved { features: inputs[0].clone(), ..saved }))
+        },
+        cpu => cpu::forward::<T>(inputs, problem),
+    })
 }
 
 fn backward(saved: &Saved, dloss: &Tensor, extents: Extents, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let features = &saved.features;
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => cuda::backward::<T>(saved, dloss, extents, wanted));
-    }
-    if features.dtype() == DType::Bf16 {
-        let wide = features.to_dtype(DType::F32)?;
-        let [df, drho] = cpu::backward::<f32>(saved, &wide, dloss, extents, wanted)?;
-        return Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho]);
-    }
-    with_real!(features.dtype(), OP, T => cpu::backward::<T>(saved, features, dloss, extents, wanted))
+    dispatch!(features, OP, T => {
+        kernels => cuda::backward::<T>(saved, dloss, extents, wanted),
+        bf16 => {
+            let wide = features.to_dtype(DType::F32)?;
+            let [df, drho] = cpu::backward::<f32>(saved, &wide, dloss, extents, wanted)?;
+            Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho])
+        },
+        cpu => cpu::backward::<T>(saved, features, dloss, extents, wanted),
+    })
 }

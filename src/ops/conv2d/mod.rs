@@ -5,9 +5,9 @@
 //! with zeros outside the image. Gradients:
 //! `dx[n,h,w,c]` = sum over the taps that hit the pixel of `dy[n,p,q,k] w[k,r,s,c]`;
 //! `dw[k,r,s,c]` = sum over n,p,q of `dy[n,p,q,k] x[..]`; `db[k]` = sum over n,p,q of `dy[n,p,q,k]`.
-//! Every sum runs in an order fixed by the shapes alone, or by what was chosen for them once ([`Device::set_autotune`]).
+//! Every sum runs in an order fixed by the shapes alone, or by what was chosen for them once ([`DeviceOptions::autotune`]).
 //!
-//! [`Device::set_autotune`]: crate::Device::set_autotune
+//! [`DeviceOptions::autotune`]: crate::device::DeviceOptions::autotune
 
 mod algorithm;
 mod cpu;

@@ -35,7 +35,7 @@ pub(super) struct Tiling {
 pub(super) const BLOCKS: usize = 264;
 
 /// Multiprocessors of the card of the model, an H100.
-pub(super) const MULTIPROCESSORS: usize = 132;
+pub(super) const MULTIPROCESSORS: usize = crate::device::H100_MULTIPROCESSORS;
 
 /// Pixels of a slice of a weight gradient, of the longest kind (MMA_SLICE).
 pub(super) const PIXELS: usize = 32;

@@ -13,13 +13,13 @@ use crate::{
 /// 1 / max(|x|, 1e-12), without overflow for huge elements.
 pub(crate) fn inverse_norm<T: Real>(x: &[T]) -> T {
     let mut lanes = [T::zero(); 16];
-    let mut groups = x.chunks_exact(16);
-    for group in &mut groups {
-        for (lane, &v) in lanes.iter_mut().zip(group) {
+    let mut blocks = x.chunks_exact(16);
+    for block in &mut blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
             *lane += v * v;
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(groups.remainder()) {
+    for (lane, &v) in lanes.iter_mut().zip(blocks.remainder()) {
         *lane += v * v;
     }
     let sum: T = lanes.iter().copied().sum();

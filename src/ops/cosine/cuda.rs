@@ -7,7 +7,7 @@ use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
-    ops::{domain_pair::Halves, label_places::DeviceLabelPlaces},
+    ops::{domain_pair::Halves, label_sampling::DeviceLabelSampling},
     tensor::{Element, In, OptIn, OptOut, Out, Val},
 };
 
@@ -23,7 +23,7 @@ pub(crate) struct CosineProblem {
     chunk: i32,
     chunks: i32,
     copies: i32,
-    places: DeviceLabelPlaces,
+    sampling: DeviceLabelSampling,
 }
 
 kernels! { "cosine";
@@ -99,7 +99,7 @@ pub(crate) struct PooledFrom<'a> {
     pub counts: &'a Tensor,
     pub labels: &'a Halves,
     pub dynamic: Option<&'a Tensor>,
-    pub places: DeviceLabelPlaces,
+    pub sampling: DeviceLabelSampling,
     /// Rows of prototypes of one pool.
     pub copies: usize,
 }
@@ -110,8 +110,8 @@ impl DeviceGradients<'_> {
         let chunk = chunk_of(e.depth);
         let extents = [self.directions, e.pairs, e.cells(), e.depth, e.classes, chunk, e.cells().div_ceil(chunk)];
         let [directions, pairs, cells, depth, classes, chunk, chunks] = extents.map(|extent| extent as i32);
-        let places = bytemuck::Zeroable::zeroed();
-        CosineProblem { directions, pairs, cells, depth, classes, chunk, chunks, copies: 1, places }
+        let sampling = bytemuck::Zeroable::zeroed();
+        CosineProblem { directions, pairs, cells, depth, classes, chunk, chunks, copies: 1, sampling }
     }
 
     /// A launch of blocks of `THREADS`, for each direction.
@@ -158,7 +158,7 @@ impl DeviceGradients<'_> {
         let mut df = self.features.empty_like()?;
         let from = pooled.map(|(_, from)| from);
         if let Some(from) = from {
-            (problem.copies, problem.places) = (from.copies as i32, from.places);
+            (problem.copies, problem.sampling) = (from.copies as i32, from.sampling);
         }
         let (scale, dloss) = (self.scale.map(|(scale, _)| scale), self.scale.map(|(_, dloss)| dloss));
         // SAFETY: the shapes are those of `extents` (checked by the operation); the launch has a block for every 64

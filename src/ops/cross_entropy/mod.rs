@@ -13,6 +13,7 @@ const OP: &str = "cross_entropy";
 /// The label of pixels that do not count.
 pub(crate) const IGNORE: u8 = 255;
 
+/// Reference of the first term of [`fn@super::segmentation_loss`].
 /// Mean cross entropy (a scalar of shape `[]`) of logits `[N,H,W,C]`, f32, f64 or bf16, against labels u8 `[N,H,W]`.
 ///
 /// The loss has the logits' dtype, f32 for bf16 logits. On the CPU a label that is neither below C nor 255 is an

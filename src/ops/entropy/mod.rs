@@ -10,6 +10,7 @@ use crate::{DType, Error, Result, autograd::Var, with_float, with_real};
 
 const OP: &str = "entropy";
 
+/// Reference of the second term of [`fn@super::segmentation_loss`].
 /// Mean softmax entropy (a scalar of shape `[]`, in nats) of logits `[N,H,W,C]`, f32, f64 or bf16, over all pixels.
 ///
 /// The result has the logits' dtype, f32 for bf16 logits; over no pixel it is 0.

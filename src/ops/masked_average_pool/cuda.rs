@@ -7,7 +7,7 @@ use crate::{
     DType, Result, Tensor,
     device::Launch,
     kernels,
-    ops::label_places::{DeviceLabelPlaces, LabelPlaces},
+    ops::label_sampling::{DeviceLabelSampling, LabelSampling},
     tensor::{Element, In, Inout, OptIn, OptOut, Out, Val},
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct PoolProblem {
     chunks: i32,
     domain: i32,
     skip: i32,
-    places: DeviceLabelPlaces,
+    sampling: DeviceLabelSampling,
 }
 
 kernels! { "masked_average_pool";
@@ -53,11 +53,11 @@ pub(crate) struct Pooling<'a> {
     pub features: &'a Tensor,
     /// Images before the pooled ones.
     pub skip: usize,
-    /// u8 [N,..], read at `places`.
+    /// u8 [N,..], read by `sampling`.
     pub labels: &'a Tensor,
     /// u8 [N,h,w], where `labels` has none.
     pub dynamic: Option<&'a Tensor>,
-    pub places: DeviceLabelPlaces,
+    pub sampling: DeviceLabelSampling,
     /// 0, or 1 where the results are the second half of tensors for both domains.
     pub domain: usize,
     pub pools: Pools,
@@ -89,8 +89,8 @@ pub(crate) fn pool<T: Element>(from: &Pooling, to: Pooled) -> Result<()> {
     let launch = Launch { shared_bytes: (threads * classes * dtype.size()) as u32, ..blocks };
     let extents = [pools, cells, depth, classes, copies, chunk, chunks, from.domain, from.skip];
     let [pools, cells, depth, classes, copies, chunk, chunks, domain, skip] = extents.map(|extent| extent as i32);
-    let places = from.places;
-    let problem = PoolProblem { pools, cells, depth, classes, copies, chunk, chunks, domain, skip, places };
+    let sampling = from.sampling;
+    let problem = PoolProblem { pools, cells, depth, classes, copies, chunk, chunks, domain, skip, sampling };
     let Pooling { features, labels, dynamic, .. } = *from;
     // SAFETY: the operation checked the shapes; a block for every chunk and `threads` channels, shared memory for
     // their sums of all classes.
@@ -125,8 +125,8 @@ pub(super) fn forward<T: Element>(x: &Tensor, labels: &Tensor, pools: Pools) -> 
     let rows = [pools.pools * pools.copies, pools.classes];
     let mut vectors = Tensor::empty(&[rows[0], rows[1], pools.depth], T::Accumulator::DTYPE, x.device())?;
     let mut counts = Tensor::empty(&rows, DType::U32, x.device())?;
-    let places = LabelPlaces::Nearest.for_device([height, width], [height, width]);
-    let from = Pooling { features: x, skip: 0, labels, dynamic: None, places, domain: 0, pools };
+    let sampling = LabelSampling::Nearest.for_device([height, width], [height, width]);
+    let from = Pooling { features: x, skip: 0, labels, dynamic: None, sampling, domain: 0, pools };
     let (inverse, shared, calibrated) = (None, None, None);
     pool::<T>(&from, Pooled { vectors: &mut vectors, counts: &mut counts, inverse, shared, calibrated })?;
     Ok((vectors, counts))

@@ -7,7 +7,9 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use serde::{Deserialize, Serialize};
+
+use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "masked_average_pool";
 
@@ -27,8 +29,9 @@ impl Prototypes {
     }
 }
 
-/// Whose pixels a prototype averages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whose pixels a prototype averages. docs/method.md, "Prototypes".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrototypeScope {
     /// Every image has its own prototypes.
     #[default]
@@ -60,6 +63,7 @@ impl Pools {
     }
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Prototypes of `classes` classes from features `[N,h,w,d]` (f32, f64, bf16) and labels u8 `[N,h,w]` at the features'
 /// size; each image has its own. Labels that are no class, 255 among them, belong to no prototype.
 ///
@@ -115,25 +119,22 @@ pub fn masked_average_pool_scoped(
 }
 
 fn forward(x: &Tensor, labels: &Tensor, pools: Pools) -> Result<(Tensor, Tensor)> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, labels, pools));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, labels, pools);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, labels, pools))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, labels, pools),
+        bf16 => forward(&x.to_dtype(DType::F32)?, labels, pools),
+        cpu => cpu::forward::<T>(x, labels, pools),
+    })
 }
 
 fn backward(drho: &Tensor, labels: &Tensor, counts: &Tensor, pools: Pools, dtype: DType) -> Result<Tensor> {
-    if !drho.device().is_cpu() {
-        return with_float!(dtype, OP, T => cuda::backward::<T>(drho, labels, counts, pools));
-    }
-    if dtype == DType::Bf16 {
-        return backward(drho, labels, counts, pools, DType::F32)?.to_dtype(DType::Bf16);
-    }
-    with_real!(dtype, OP, T => cpu::backward::<T>(drho, labels, counts, pools))
+    dispatch!(drho, dtype, OP, T => {
+        kernels => cuda::backward::<T>(drho, labels, counts, pools),
+        bf16 => backward(drho, labels, counts, pools, DType::F32)?.to_dtype(DType::Bf16),
+        cpu => cpu::backward::<T>(drho, labels, counts, pools),
+    })
 }
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// u8 `[N,C]`: 1 where a class occurs in both, from the pixel counts u32 `[N,C]` of two domains. It is the weight w(c) of
 /// docs/method.md, "The two contrastive terms".
 ///

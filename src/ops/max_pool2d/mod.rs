@@ -8,7 +8,7 @@ pub(crate) mod cuda;
 
 use std::ops::Range;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var};
 
 const OP: &str = "max_pool2d";
 
@@ -119,22 +119,20 @@ impl Problem {
 }
 
 fn forward(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, problem));
-    }
-    if x.dtype() == DType::Bf16 {
-        let (y, places) = forward(&x.to_dtype(DType::F32)?, problem)?;
-        return Ok((y.to_dtype(DType::Bf16)?, places));
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, problem))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, problem),
+        bf16 => {
+            let (y, places) = forward(&x.to_dtype(DType::F32)?, problem)?;
+            Ok((y.to_dtype(DType::Bf16)?, places))
+        },
+        cpu => cpu::forward::<T>(x, problem),
+    })
 }
 
 fn backward(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
-    if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, places, problem));
-    }
-    if dy.dtype() == DType::Bf16 {
-        return backward(&dy.to_dtype(DType::F32)?, places, problem)?.to_dtype(DType::Bf16);
-    }
-    with_real!(dy.dtype(), OP, T => cpu::backward::<T>(dy, places, problem))
+    dispatch!(dy, OP, T => {
+        kernels => cuda::backward::<T>(dy, places, problem),
+        bf16 => backward(&dy.to_dtype(DType::F32)?, places, problem)?.to_dtype(DType::Bf16),
+        cpu => cpu::backward::<T>(dy, places, problem),
+    })
 }

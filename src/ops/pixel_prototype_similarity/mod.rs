@@ -5,10 +5,11 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::{Prototypes, cosine::Extents};
-use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "pixel_prototype_similarity";
 
+/// Reference: [`super::bidirectional_contrast`] stores no similarities.
 /// s `[N,h,w,C]` of features `[N,h,w,d]` with the prototypes of their pairs, in the prototypes' dtype. An absent class has
 /// s = -1 and passes no gradient; a zero feature vector has s = 0 and gets none.
 ///
@@ -34,25 +35,22 @@ pub fn pixel_prototype_similarity(features: &Var, prototypes: &Prototypes) -> Re
 }
 
 fn forward(features: &Tensor, vectors: &Tensor, counts: &Tensor, extents: Extents) -> Result<Tensor> {
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => cuda::forward::<T>(features, vectors, counts, extents));
-    }
-    if features.dtype() == DType::Bf16 {
-        return forward(&features.to_dtype(DType::F32)?, vectors, counts, extents);
-    }
-    with_real!(features.dtype(), OP, T => cpu::forward::<T>(features, vectors, counts, extents))
+    dispatch!(features, OP, T => {
+        kernels => cuda::forward::<T>(features, vectors, counts, extents),
+        bf16 => forward(&features.to_dtype(DType::F32)?, vectors, counts, extents),
+        cpu => cpu::forward::<T>(features, vectors, counts, extents),
+    })
 }
 
 fn backward(saved: &[Tensor; 4], ds: &Tensor, extents: Extents, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let [features, vectors, counts, s] = saved;
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T =>
-            cuda::backward::<T>([features, vectors, counts, s], ds, extents, wanted));
-    }
-    if features.dtype() == DType::Bf16 {
-        let saved = [features.to_dtype(DType::F32)?, vectors.clone(), counts.clone(), s.clone()];
-        let [df, drho] = backward(&saved, ds, extents, wanted)?;
-        return Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho]);
-    }
-    with_real!(features.dtype(), OP, T => cpu::backward::<T>(saved, ds, extents, wanted))
+    dispatch!(features, OP, T => {
+        kernels => cuda::backward::<T>([features, vectors, counts, s], ds, extents, wanted),
+        bf16 => {
+            let saved = [features.to_dtype(DType::F32)?, vectors.clone(), counts.clone(), s.clone()];
+            let [df, drho] = backward(&saved, ds, extents, wanted)?;
+            Ok([df.map(|df| df.to_dtype(DType::Bf16)).transpose()?, drho])
+        },
+        cpu => cpu::backward::<T>(saved, ds, extents, wanted),
+    })
 }

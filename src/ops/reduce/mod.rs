@@ -6,10 +6,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "reduce";
 
+/// Reference: a scalar of any output, to take gradients of.
 /// The sum of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape []; 0 for no elements.
 ///
 /// Errors: a dtype that is no float.
@@ -17,6 +18,7 @@ pub fn sum(x: &Var) -> Result<Var> {
     reduce("sum", x, 1.0)
 }
 
+/// Reference: a scalar of any output, to take gradients of.
 /// The mean of all elements of `x` (f32, f64 or bf16, any shape) as a scalar of shape [].
 ///
 /// Errors: a dtype that is no float; no elements.
@@ -34,13 +36,11 @@ fn reduce(op: &'static str, x: &Var, factor: f64) -> Result<Var> {
 }
 
 fn forward(x: &Tensor, factor: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, factor));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, factor);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, factor))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, factor),
+        bf16 => forward(&x.to_dtype(DType::F32)?, factor),
+        cpu => cpu::forward::<T>(x, factor),
+    })
 }
 
 fn backward(dy: &Tensor, shape: &[usize], dtype: DType, factor: f64) -> Result<Tensor> {

@@ -6,10 +6,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "relu";
 
+/// Reference: in training a batch norm clips its output itself.
 /// y = max(x, 0), of any shape, f32, f64 or bf16.
 ///
 /// Errors: a dtype that is no float.
@@ -20,21 +21,17 @@ pub fn relu(x: &Var) -> Result<Var> {
 }
 
 pub(super) fn forward(x: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x),
+        bf16 => forward(&x.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16),
+        cpu => cpu::forward::<T>(x),
+    })
 }
 
 pub(super) fn backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    if !y.device().is_cpu() {
-        return with_float!(y.dtype(), OP, T => cuda::backward::<T>(y, dy));
-    }
-    if y.dtype() == DType::Bf16 {
-        return backward(&y.to_dtype(DType::F32)?, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
-    }
-    with_real!(y.dtype(), OP, T => cpu::backward::<T>(y, dy))
+    dispatch!(y, OP, T => {
+        kernels => cuda::backward::<T>(y, dy),
+        bf16 => backward(&y.to_dtype(DType::F32)?, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16),
+        cpu => cpu::backward::<T>(y, dy),
+    })
 }

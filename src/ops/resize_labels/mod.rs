@@ -8,6 +8,7 @@ use crate::{Error, Result, Tensor};
 
 const OP: &str = "resize_labels_nearest";
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Labels u8 `[N,H,W]` at the size `height` x `width`: element (y, x) is the label at
 /// (floor(y * H / height), floor(x * W / width)), the rule of PyTorch's `interpolate(mode="nearest")`, in integers.
 ///

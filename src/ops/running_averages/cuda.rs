@@ -28,20 +28,20 @@ pub(super) const ENTRIES: usize = 256;
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(crate) struct Entries {
     at: [Entry; ENTRIES],
-    gates: i32,
+    loss_count: i32,
     padding: i32,
 }
 
 kernels! { "running_averages";
     /// All averages of the table, moved.
-    fn running_averages<T in f32 | f64>(gate: OptIn<f32>, weight: Val<f64>, table: Table<Entries>);
+    fn running_averages<T in f32 | f64>(losses: OptIn<f32>, weight: Val<f64>, table: Table<Entries>);
 }
 
 /// `items` are one to [`ENTRIES`] averages, no two the same.
-pub(super) fn run<T: Element>(items: &mut [AverageItem<'_>], weight: f64, gate: Option<&Tensor>) -> Result<()> {
+pub(super) fn run<T: Element>(items: &mut [AverageItem<'_>], weight: f64, losses: Option<&Tensor>) -> Result<()> {
     let device = items[0].average.device().clone();
     let mut table = Entries::zeroed();
-    table.gates = gate.map_or(0, Tensor::len) as i32;
+    table.loss_count = losses.map_or(0, Tensor::len) as i32;
     let mut bytes = 0;
     for (entry, item) in table.at.iter_mut().zip(items.iter_mut()) {
         let count = item.average.len();
@@ -53,5 +53,5 @@ pub(super) fn run<T: Element>(items: &mut [AverageItem<'_>], weight: f64, gate: 
     let launch = Launch::blocks(OP, items.len(), 256)?;
     // SAFETY: the caller checked that x holds the row, of as many elements as the average; a block an item, whose tensors are
     // borrowed until after the launch.
-    unsafe { running_averages::<T>(&device, launch, gate, weight, (table, bytes)) }
+    unsafe { running_averages::<T>(&device, launch, losses, weight, (table, bytes)) }
 }

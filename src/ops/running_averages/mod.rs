@@ -2,7 +2,7 @@
 
 pub(crate) mod cuda;
 
-use super::gate;
+use super::found_inf;
 use crate::{Error, Result, Tensor, tensor::Real, with_real};
 
 const OP: &str = "running_averages";
@@ -17,7 +17,7 @@ pub struct AverageItem<'a> {
     pub row: usize,
 }
 
-/// Moves each average towards its row with `weight`; nothing where an element of `gate` (f32) is NaN or infinite. On kernels
+/// Moves each average towards its row with `weight`; nothing where one of the `losses` (f32) is NaN or infinite. On kernels
 /// it is one launch for 256 of them.
 ///
 /// Errors: shapes, dtypes or devices that do not fit.
@@ -31,10 +31,10 @@ pub struct AverageItem<'a> {
 /// assert_eq!(average.to_vec::<f32>()?, [2.0, 3.0]);
 /// # Ok::<(), bicl::Error>(())
 /// ```
-pub fn move_running_averages(items: &mut [AverageItem<'_>], weight: f64, gate: Option<&Tensor>) -> Result<()> {
+pub fn move_running_averages(items: &mut [AverageItem<'_>], weight: f64, losses: Option<&Tensor>) -> Result<()> {
     let Some(first) = items.first() else { return Ok(()) };
     let (device, dtype) = (first.average.device().clone(), first.average.dtype());
-    gate::check(OP, gate, &device)?;
+    found_inf::check(OP, losses, &device)?;
     for AverageItem { average, x, row } in items.iter() {
         average.expect_same_device(x, OP)?;
         let rows = match x.shape() {
@@ -51,11 +51,11 @@ pub fn move_running_averages(items: &mut [AverageItem<'_>], weight: f64, gate: O
     }
     if !device.is_cpu() {
         for items in items.chunks_mut(cuda::ENTRIES) {
-            with_real!(dtype, OP, T => cuda::run::<T>(items, weight, gate))?;
+            with_real!(dtype, OP, T => cuda::run::<T>(items, weight, losses))?;
         }
         return Ok(());
     }
-    if gate::is_open(gate)? {
+    if !found_inf::found_inf(losses)? {
         for item in items {
             with_real!(dtype, OP, T => on_cpu::<T>(item, weight))?;
         }

@@ -3,10 +3,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "scale";
 
+/// Reference: a plain second use of a value, in tests of gradients.
 /// y = factor * x, of any shape, f32, f64 or bf16. The gradient is factor * dy.
 ///
 /// Errors: a dtype that is no float.
@@ -16,11 +17,9 @@ pub fn scale(x: &Var, factor: f64) -> Result<Var> {
 
 /// factor * x.
 pub(super) fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::scaled::<T>(x, factor));
-    }
-    if x.dtype() == DType::Bf16 {
-        return scaled(&x.to_dtype(DType::F32)?, factor)?.to_dtype(DType::Bf16);
-    }
-    with_real!(x.dtype(), OP, T => cpu::scaled::<T>(x, factor))
+    dispatch!(x, OP, T => {
+        kernels => cuda::scaled::<T>(x, factor),
+        bf16 => scaled(&x.to_dtype(DType::F32)?, factor)?.to_dtype(DType::Bf16),
+        cpu => cpu::scaled::<T>(x, factor),
+    })
 }

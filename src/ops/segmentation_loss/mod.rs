@@ -17,6 +17,7 @@ pub(crate) mod math;
 
 use super::{
     DomainPair,
+    composition::Composition,
     cross_entropy::{check_classes, count_labels},
     domain_pair::Halves,
     upsample_bilinear::Resize,
@@ -108,7 +109,8 @@ pub struct SegmentationLosses {
 }
 
 /// [`segmentation_loss`] of source and target, each with its labels and weights, and the sum of both totals and of the scalar
-/// `plus`. Kernels take both domains in the same launches.
+/// `plus`, as one operation. Kernels take both domains in the same launches; the CPU composes it of [`segmentation_loss`] and
+/// [`weighted_sum`].
 ///
 /// Errors: as [`segmentation_loss`]; domains that differ in shape or dtype; a `plus` of another dtype or shape than [].
 pub fn segmentation_losses(
@@ -121,11 +123,14 @@ pub fn segmentation_losses(
     let x = logits.vars()[0].value();
     let [_, height, width] = labels[0].dims(OP)?;
     if x.device().is_cpu() || labels[0].is_empty() {
-        let [source, target] = logits.parts()?;
+        let composition = Composition::new(OP, logits.vars().iter().chain(plus))?;
+        let (of_domains, plus) = composition.vars().split_at(logits.vars().len());
+        let [source, target] = logits.with(of_domains)?.parts()?;
         let source = segmentation_loss(&source, labels[0], weights[0])?;
         let target = segmentation_loss(&target, labels[1], weights[1])?;
-        let terms = [Some(&source.total), Some(&target.total), plus].into_iter().flatten();
+        let terms = [&source.total, &target.total].into_iter().chain(plus);
         let total = weighted_sum(&terms.map(|term| (term, 1.0)).collect::<Vec<_>>())?;
+        let total = composition.record(OP, total)?;
         let cross_entropy = [source.cross_entropy, target.cross_entropy];
         return Ok(SegmentationLosses { total, cross_entropy, entropy: [source.entropy, target.entropy] });
     }

@@ -4,7 +4,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::SgdItem;
-use crate::{DType, Result, Tensor, tensor::Real};
+use crate::{DType, Result, tensor::Real};
 
 const CHUNK: usize = 1 << 14;
 
@@ -26,10 +26,4 @@ pub(super) fn step<T: Real>(item: &mut SgdItem<'_>, momentum: f64, rate: f64) ->
         copy.as_mut_slice::<bf16>()?.copy_from_slice(narrow.as_slice()?);
     }
     Ok(())
-}
-
-pub(super) fn all_finite<T: Real>(x: &Tensor) -> Result<bool> {
-    // No early exit inside a chunk: a loop without branches vectorises.
-    let bad = |chunk: &[T]| chunk.iter().fold(false, |bad, x| bad | !x.is_finite());
-    Ok(!x.as_slice::<T>()?.par_chunks(CHUNK).any(bad))
 }

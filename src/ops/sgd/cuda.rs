@@ -3,13 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-use super::{FINITE, OP, SgdItem, SgdSpec};
+use super::{OP, SgdItem, SgdSpec};
 use crate::{
     DType, Result, Tensor,
     device::Launch,
     kernels,
     tensor::{Element, In, Inout, OptIn, Out, Param, Table, Val},
-    with_float,
 };
 
 /// `SgdEntry` of the kernels.
@@ -37,26 +36,23 @@ const ENTRIES: usize = 128;
 pub(crate) struct Entries {
     at: [Entry; ENTRIES],
     entries: i32,
-    gates: i32,
+    loss_count: i32,
 }
 
 kernels! { "sgd";
     /// One step for all parameters of the table.
-    fn sgd_steps<T in f32 | f64>(base: In<f64>, gate: OptIn<f32>, momentum: Val<f64>, table: Table<Entries>);
-    /// Whether pieces hold NaN or infinities.
-    fn all_finite<T in f32 | f64 | bf16>(x: In<T>, bad: Inout<u32>, offset: Val<i32>, count: Val<i32>);
+    fn sgd_steps<T in f32 | f64>(base: In<f64>, losses: OptIn<f32>, momentum: Val<f64>, table: Table<Entries>);
 }
 
-/// Elements of a piece, as in the kernel file: of a check, and of a step.
-const PIECE: usize = 4096;
-const STEP_PIECE: usize = 2048;
+/// Elements of a block, as in the kernel file.
+const PIECE: usize = 2048;
 
 pub(super) fn step<T: Element>(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) -> Result<()> {
     for items in items.chunks_mut(ENTRIES) {
         let device = items[0].value.device().clone();
         let mut table = Entries::zeroed();
         table.entries = items.len() as i32;
-        table.gates = spec.gate.map_or(0, Tensor::len) as i32;
+        table.loss_count = spec.found_inf.map_or(0, Tensor::len) as i32;
         let (mut blocks, mut bytes) = (0, 0);
         for (entry, item) in table.at.iter_mut().zip(items.iter_mut()) {
             let count = item.value.len();
@@ -77,7 +73,7 @@ pub(super) fn step<T: Element>(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) ->
                 bf16_gradient: i32::from(narrow),
                 padding: 0,
             };
-            blocks += count.div_ceil(STEP_PIECE);
+            blocks += count.div_ceil(PIECE);
             let copy = if item.copy.is_some() { DType::Bf16.size() } else { 0 };
             bytes += count * (4 * T::DTYPE.size() + item.gradient.dtype().size() + copy);
         }
@@ -87,28 +83,7 @@ pub(super) fn step<T: Element>(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) ->
         let launch = Launch::blocks(OP, blocks, 256)?;
         // SAFETY: the caller checked that the tensors of an item hold `count` elements each, which the blocks from `first` on
         // cover; they are borrowed until after the launch.
-        unsafe { sgd_steps::<T>(&device, launch, spec.rate, spec.gate, spec.momentum, (table, bytes))? };
+        unsafe { sgd_steps::<T>(&device, launch, spec.rate, spec.found_inf, spec.momentum, (table, bytes))? };
     }
     Ok(())
-}
-
-/// All tensors, of one device, are looked at before the one wait for the answer.
-pub(super) fn finite(tensors: &[&Tensor]) -> Result<bool> {
-    let pieces: usize = tensors.iter().map(|tensor| tensor.len().div_ceil(PIECE)).sum();
-    let Some(first) = tensors.iter().find(|tensor| !tensor.is_empty()) else { return Ok(true) };
-    Launch::blocks(FINITE, pieces, 256)?;
-    let mut bad = Tensor::empty(&[pieces], DType::U32, first.device())?;
-    let mut offset = 0;
-    for tensor in tensors.iter().filter(|tensor| !tensor.is_empty()) {
-        Launch::linear(FINITE, tensor.len())?;
-        let blocks = tensor.len().div_ceil(PIECE);
-        let launch = Launch::blocks(FINITE, blocks, 256)?;
-        let count = tensor.len() as i32;
-        // SAFETY: one block a piece of the `count` elements; `bad` has room for the pieces of all tensors.
-        with_float!(tensor.dtype(), FINITE, T => unsafe {
-            all_finite::<T>(first.device(), launch, tensor, &mut bad, offset as i32, count)
-        })?;
-        offset += blocks;
-    }
-    Ok(bad.to_vec::<u32>()?.iter().all(|&bad| bad == 0))
 }

@@ -1,5 +1,4 @@
-//! Stochastic gradient descent with momentum and weight decay (docs/method.md, "Optimisation"), and the check that
-//! gradients are finite.
+//! Stochastic gradient descent with momentum and weight decay (docs/method.md, "Optimisation").
 //!
 //! PyTorch's rule, in place: g' = g + decay * p;  m = momentum * m + g';  p = p - rate * m. With m = 0 before the
 //! first step this is also PyTorch's first step, m = g'.
@@ -7,11 +6,10 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::gate;
+use super::found_inf;
 use crate::{DType, Error, Result, Tensor, with_real};
 
 const OP: &str = "sgd";
-const FINITE: &str = "all_finite";
 
 /// One parameter's share of a step.
 pub struct SgdItem<'a> {
@@ -37,7 +35,7 @@ pub struct SgdSpec<'a> {
     /// The learning rate, f64 `[1]`: in memory, so that a captured step can be replayed with another.
     pub rate: &'a Tensor,
     /// Losses, f32 of any shape: where one is NaN or infinite, nothing is changed.
-    pub gate: Option<&'a Tensor>,
+    pub found_inf: Option<&'a Tensor>,
 }
 
 /// One step for all `items`, f32 or f64, in place. On kernels it is one launch for 128 of them. A tensor whose memory is
@@ -48,7 +46,7 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) -> Result<()> {
     let Some(first) = items.first() else { return Ok(()) };
     let (device, dtype) = (first.value.device().clone(), first.value.dtype());
     spec.rate.expect_shape(&[1], OP, "the rate")?;
-    gate::check(OP, spec.gate, &device)?;
+    found_inf::check(OP, spec.found_inf, &device)?;
     for item in items.iter() {
         check(item)?;
         if item.value.device() != &device || item.value.dtype() != dtype {
@@ -58,7 +56,7 @@ pub fn sgd_step(items: &mut [SgdItem<'_>], spec: &SgdSpec<'_>) -> Result<()> {
     if !device.is_cpu() {
         return with_real!(dtype, OP, T => cuda::step::<T>(items, spec));
     }
-    if !gate::is_open(spec.gate)? {
+    if found_inf::found_inf(spec.found_inf)? {
         return Ok(());
     }
     let rate = spec.rate.item()?;
@@ -84,30 +82,4 @@ fn check(item: &SgdItem<'_>) -> Result<()> {
     let narrow = if copy.is_some() { DType::Bf16 } else { dtype };
     expect(item.gradient, "the gradient", &[dtype, narrow])?;
     copy.map_or(Ok(()), |copy| expect(copy, "the copy", &[DType::Bf16]))
-}
-
-/// Whether no element of any of the tensors (f32, f64 or bf16) is NaN or infinite.
-///
-/// Errors: a dtype that is no float; tensors on different devices.
-pub fn all_finite(tensors: &[&Tensor]) -> Result<bool> {
-    let Some(first) = tensors.first() else { return Ok(true) };
-    for tensor in tensors {
-        first.expect_same_device(tensor, FINITE)?;
-        if !tensor.dtype().is_float() {
-            return Err(Error::DType { op: FINITE, got: tensor.dtype(), want: "f32, f64 or bf16" });
-        }
-    }
-    if !first.device().is_cpu() {
-        return cuda::finite(tensors);
-    }
-    for tensor in tensors {
-        let finite = match tensor.dtype() {
-            DType::Bf16 => cpu::all_finite::<f32>(&tensor.to_dtype(DType::F32)?),
-            dtype => with_real!(dtype, FINITE, T => cpu::all_finite::<T>(tensor)),
-        };
-        if !finite? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

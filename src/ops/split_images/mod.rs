@@ -6,7 +6,6 @@ pub(crate) mod cuda;
 use crate::{
     Error, Result, Tensor,
     autograd::{Contribution, GradientRequest, Var},
-    with_float,
 };
 
 const OP: &str = "split_images";
@@ -49,10 +48,10 @@ pub fn split_images(x: &Var, counts: &[usize]) -> Result<Vec<Var>> {
 
 /// The elements from `offset` on, in `shape`.
 fn take(whole: &Tensor, shape: &[usize], offset: usize) -> Result<Tensor> {
-    match whole.device().is_cpu() {
-        true => with_float!(whole.dtype(), OP, T => cpu::take::<T>(whole, shape, offset)),
-        false => with_float!(whole.dtype(), OP, T => cuda::take::<T>(whole, shape, offset)),
-    }
+    dispatch!(whole, OP, T => {
+        kernels => cuda::take::<T>(whole, shape, offset),
+        cpu => cpu::take::<T>(whole, shape, offset),
+    })
 }
 
 /// The gradient of the whole: the part's, added where there is one already, else among zeros.
@@ -61,9 +60,9 @@ fn give(part: &Tensor, shape: &[usize], offset: usize, request: &mut GradientReq
         return Ok(None);
     }
     let accumulate = request.take_accumulate(shape);
-    match part.device().is_cpu() {
-        true => with_float!(part.dtype(), OP, T => cpu::give::<T>(part, shape, offset, accumulate)),
-        false => with_float!(part.dtype(), OP, T => cuda::give::<T>(part, shape, offset, accumulate)),
-    }
-    .map(Some)
+    let gradient = dispatch!(part, OP, T => {
+        kernels => cuda::give::<T>(part, shape, offset, accumulate),
+        cpu => cpu::give::<T>(part, shape, offset, accumulate),
+    });
+    gradient.map(Some)
 }

@@ -3,7 +3,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{DType, Error, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 const OP: &str = "sum_channel_groups";
 
@@ -31,13 +31,11 @@ pub fn sum_channel_groups(x: &Var, groups: usize) -> Result<Var> {
 }
 
 fn forward(x: &Tensor, groups: usize) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, groups));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, groups)?.to_dtype(DType::Bf16);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, groups))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, groups),
+        bf16 => forward(&x.to_dtype(DType::F32)?, groups)?.to_dtype(DType::Bf16),
+        cpu => cpu::forward::<T>(x, groups),
+    })
 }
 
 /// The gradient, added to `accumulate` where there is one.

@@ -14,10 +14,11 @@ use super::{
     contrastive_loss::check_temperature,
     cosine::{Extents, cuda::row_norms},
 };
-use crate::{DType, Error, Result, Tensor, tensor::Element, with_float, with_real};
+use crate::{DType, Error, Result, Tensor, tensor::Element};
 
 const OP: &str = "transfer_labels";
 
+/// Reference: the CPU composes [`super::bidirectional_contrast`] of it.
 /// Labels u8 `[N,h,w]` of features `[N,h,w,d]` by their similarity with prototypes `[N,C,d]` (in f32 for features in bf16,
 /// else in their dtype), of which those with `present` u8 `[N,C]` not 0 exist. The method hands in calibrated
 /// prototypes, see [`calibrate`](super::calibrate).
@@ -47,16 +48,14 @@ pub fn transfer_labels(
     }
     check_temperature(OP, temperature)?;
     let cutoffs = [temperature, threshold];
-    if !features.device().is_cpu() {
-        return with_float!(features.dtype(), OP, T => {
+    dispatch!(features, OP, T => {
+        kernels => {
             let inverse = &row_norms::<<T as Element>::Accumulator>(OP, prototypes)?;
             cuda::transfer::<T>(features, 0, &cuda::TransferFrom { prototypes, inverse, present }, extents, cutoffs)
-        });
-    }
-    if features.dtype() == DType::Bf16 {
-        return transfer_labels(&features.to_dtype(DType::F32)?, prototypes, present, temperature, threshold);
-    }
-    with_real!(features.dtype(), OP, T => cpu::transfer::<T>(features, prototypes, present, extents, cutoffs))
+        },
+        bf16 => transfer_labels(&features.to_dtype(DType::F32)?, prototypes, present, temperature, threshold),
+        cpu => cpu::transfer::<T>(features, prototypes, present, extents, cutoffs),
+    })
 }
 
 /// Labels u8 `[N,H,W]`: the static label where it is not 255, else the dynamic one, u8 `[N,h,w]`, of the feature cell

@@ -11,7 +11,7 @@ pub(crate) mod cuda;
 
 pub(crate) use axis::{Axis, lerp};
 
-use crate::{DType, Result, Tensor, autograd::Var, with_float, with_real};
+use crate::{DType, Result, Tensor, autograd::Var};
 
 const OP: &str = "upsample_bilinear";
 
@@ -43,6 +43,7 @@ impl Resize {
     }
 }
 
+/// Reference: [`fn@super::segmentation_loss`] and [`fn@super::predict`] upsample as they go.
 /// Resizes x `[N,h,w,C]` to `[N,height,width,C]`, f32, f64 or bf16; the corner pixels keep their values.
 ///
 /// Works upwards and downwards; an axis of one output pixel takes the first input pixel.
@@ -64,21 +65,17 @@ pub fn upsample_bilinear(x: &Var, height: usize, width: usize) -> Result<Var> {
 }
 
 fn forward(x: &Tensor, resize: &Resize) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return with_float!(x.dtype(), OP, T => cuda::forward::<T>(x, resize));
-    }
-    if x.dtype() == DType::Bf16 {
-        return forward(&x.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16);
-    }
-    with_real!(x.dtype(), OP, T => cpu::forward::<T>(x, resize))
+    dispatch!(x, OP, T => {
+        kernels => cuda::forward::<T>(x, resize),
+        bf16 => forward(&x.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16),
+        cpu => cpu::forward::<T>(x, resize),
+    })
 }
 
 fn backward(dy: &Tensor, resize: &Resize) -> Result<Tensor> {
-    if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::backward::<T>(dy, resize));
-    }
-    if dy.dtype() == DType::Bf16 {
-        return backward(&dy.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16);
-    }
-    with_real!(dy.dtype(), OP, T => cpu::backward::<T>(dy, resize))
+    dispatch!(dy, OP, T => {
+        kernels => cuda::backward::<T>(dy, resize),
+        bf16 => backward(&dy.to_dtype(DType::F32)?, resize)?.to_dtype(DType::Bf16),
+        cpu => cpu::backward::<T>(dy, resize),
+    })
 }

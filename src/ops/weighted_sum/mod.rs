@@ -7,6 +7,7 @@ use crate::{Error, Result, autograd::Var};
 
 const OP: &str = "weighted_sum";
 
+/// Reference: the CPU composes the losses of a step of it.
 /// sum_i w_i x_i of scalars of shape [], all of one float dtype and device. The gradient of x_i is w_i dy.
 ///
 /// Errors: no terms; a term that is no scalar; dtypes or devices that differ.

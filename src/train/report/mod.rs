@@ -1,0 +1,18 @@
+//! What comes out of a run: scores, tables, pictures, progress and the log.
+
+mod atomic;
+mod evaluate;
+mod log;
+mod memory;
+mod metrics;
+mod samples;
+mod table;
+
+pub(super) use atomic::write_atomically;
+pub use evaluate::{evaluate, predict_image};
+pub(super) use log::{Log, Progress, step_line};
+pub(super) use memory::format as format_bytes;
+pub use metrics::{Confusion, Scores};
+pub use samples::colorize;
+pub(super) use samples::write as write_samples;
+pub use table::{scores_table, side_by_side};
