@@ -35,7 +35,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 // One direction: a module imports only from those to its left in device, tensor, autograd, ops, nn, models, adapt,
-// data, train, doctor, cli (tests/layers.rs checks it).
+// data, train, doctor, cli (tests/it/layers.rs checks it).
 pub mod adapt;
 pub mod autograd;
 pub mod cli;
