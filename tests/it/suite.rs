@@ -18,15 +18,17 @@ fn files(folder: &str) -> Vec<(String, String)> {
 
 #[test]
 fn every_file_is_in_the_one_binary() {
-    for tests in ["tests", "tools/emulator/tests"] {
+    for (tests, binary) in [("tests", "it"), ("tools/emulator/tests", "emulator")] {
         let more: Vec<String> = files(tests).into_iter().map(|(name, _)| name).collect();
-        assert!(more.is_empty(), "{tests}: each of {more:?} would be a binary of its own; move them to {tests}/it");
-        let (main, listed): (Vec<_>, Vec<_>) =
-            files(&format!("{tests}/it")).into_iter().partition(|(name, _)| name == "main");
-        let kernels = if tests == "tests" { files("tests/it/kernels") } else { Vec::new() };
-        for (name, _) in listed.iter().chain(&kernels) {
-            let lists = main[0].1.lines().any(|line| line.trim() == format!("mod {name};"));
-            assert!(lists, "{tests}/it/main.rs has no line `mod {name};`");
+        let folder = format!("{tests}/{binary}");
+        assert!(more.is_empty(), "{tests}: each of {more:?} would be a binary of its own; move them to {folder}");
+        let (main, mut others): (Vec<_>, Vec<_>) = files(&folder).into_iter().partition(|(name, _)| name == "main");
+        if binary == "it" {
+            others.extend(files("tests/it/kernels"));
+        }
+        for (name, _) in &others {
+            let listed = main[0].1.lines().any(|line| line.trim() == format!("mod {name};"));
+            assert!(listed, "{folder}/main.rs has no line `mod {name};`");
         }
     }
 }
