@@ -65,7 +65,7 @@ pub fn all_devices() -> Vec<Device> {
     devices
 }
 
-/// How far two results may lie apart: |a - b| <= absolute, or |a - b| <= relative * max(|a|, |b|).
+/// How far two results may lie apart: |a - b| <= absolute + relative * |b|.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     pub absolute: f64,
@@ -88,9 +88,9 @@ impl Tolerance {
         }
     }
 
-    /// Whether two numbers are equal or near enough. NaN is near nothing.
+    /// Whether `a` is equal to `b` or near enough. NaN is near nothing, and nothing finite is near an infinity.
     pub fn admits(self, a: f64, b: f64) -> bool {
-        relative_eq!(a, b, epsilon = self.absolute, max_relative = self.relative)
+        relative_eq!(a, b, epsilon = self.absolute + self.relative * b.abs(), max_relative = 0.0)
     }
 }
 
