@@ -52,7 +52,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Every `src/ops/NAME/cuda.rs` declares kernels; tests/abi.rs holds them all against the compiled PTX.
+/// Every `src/ops/NAME/cuda.rs` declares kernels; tests/it/abi.rs holds them all against the compiled PTX.
 fn list_declarations(out: &Path) {
     let mut text = String::from("fn declarations_of_ops() -> Vec<Declaration> {\n    let mut all = Vec::new();\n");
     for folder in entries("src/ops").iter().filter(|folder| folder.join("cuda.rs").is_file()) {
@@ -155,7 +155,7 @@ fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
         return;
     }
     let _ = fs::remove_file(&stamp);
-    // The PTX is on the way to the fatbin anyway; tests/abi.rs reads the kernels' parameters from it.
+    // The PTX is on the way to the fatbin anyway; tests/it/abi.rs reads the kernels' parameters from it.
     let kept = out.join(format!("{name}.keep"));
     fs::create_dir_all(&kept).unwrap_or_else(|error| fail(&format!("{}: {error}", kept.display())));
     command.arg("-keep").arg("-keep-dir").arg(&kept);

@@ -1,5 +1,5 @@
 // Tiny kernels that show on a card where hopper.cuh's copies and products put each element: one for each assumption on which
-// the emulator and the kernels for whole warpgroups rest. tests/layouts.rs knows the answers. Nothing else calls them.
+// the emulator and the kernels for whole warpgroups rest. tests/it/kernels/layouts.rs knows the answers. Nothing else calls them.
 //   layout_tma_swizzle       `lines` = a swizzled box of 16 lines of 64 bf16 as it lies in shared memory
 //   layout_tma_zero_outside  the same for a box from element x, line y on, which may hang over every edge
 //   layout_tma_im2col        32 pixels of 64 channels, as they lie

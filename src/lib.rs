@@ -79,7 +79,7 @@
 #![warn(missing_docs)]
 
 // One direction: a module imports only from those to its left in dtype, error, device, tensor, autograd, ops, nn, models,
-// adapt, data, train, doctor, cli (tests/layers.rs checks it).
+// adapt, data, train, doctor, cli (tests/it/layers.rs checks it).
 pub mod adapt;
 pub mod autograd;
 pub mod cli;

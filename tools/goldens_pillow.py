@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Resized images as Pillow makes them, for tests/data_resize.rs: writes tests/golden/pillow.json.
+"""Resized images as Pillow makes them, for tests/it/data_resize.rs: writes tests/golden/pillow.json.
 
     python tools/goldens_pillow.py            # Pillow 13.0.0 made the committed file
 

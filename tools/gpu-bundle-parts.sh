@@ -240,14 +240,14 @@ trap 'end $?' EXIT
 tests() {
   local name=$1 log until test left=0
   shift
-  part "$name" "$name" tests/bin/gpu "$@" && return 0
+  part "$name" "$name" tests/bin/it "$@" && return 0
   log=${log_of[$name]-}
   [ -n "$log" ] || return 1
   until=$((SECONDS + limits[again]))
   while read -r test; do
     if grep -qaxF "test $test ... ok" "$log"; then continue; fi
-    if [ $SECONDS -ge $until ]; then left=$((left + 1)); else part "$test" one tests/bin/gpu --exact "$test" --test-threads 1; fi
-  done < <(timeout -k 1 5 tests/bin/gpu --list "$@" 2>/dev/null | sed -n 's/: test$//p')
+    if [ $SECONDS -ge $until ]; then left=$((left + 1)); else part "$test" one tests/bin/it --exact "$test" --test-threads 1; fi
+  done < <(timeout -k 1 5 tests/bin/it --list "$@" 2>/dev/null | sed -n 's/: test$//p')
   [ $left = 0 ] || skip "$name: $left more tests" "the time for repeated tests is over"
   return 1
 }

@@ -124,12 +124,15 @@ export TORCHINDUCTOR_CACHE_DIR=$work/inductor TORCHINDUCTOR_COMPILE_THREADS=$(((
 correctness() {
   local broken=
   # The layouts of shared memory come first: where they are wrong, that explains what follows.
-  if wants layouts; then tests layouts layouts:: --test-threads 1 || broken=1; fi
-  if wants wgmma; then tests wgmma conv2d_wgmma:: || broken=1; fi
+  if wants layouts; then tests layouts kernels::layouts:: --test-threads 1 || broken=1; fi
+  if wants wgmma; then tests wgmma kernels::conv2d_wgmma:: || broken=1; fi
   # What comes after is then tested on the kernels of older GPUs.
   if [ -n "$broken" ]; then export BICL_WARPGROUPS=off; fi
-  if wants graph; then tests graph graph:: graph_step:: --test-threads 1; fi
-  if wants others; then tests others --skip layouts:: --skip conv2d_wgmma:: --skip graph:: --skip graph_step::; fi
+  if wants graph; then tests graph kernels::graph:: kernels::graph_step:: --test-threads 1; fi
+  # The other modules of the binary need the repository.
+  if wants others; then
+    tests others kernels:: --skip kernels::layouts:: --skip kernels::conv2d_wgmma:: --skip kernels::graph:: --skip kernels::graph_step::
+  fi
   if wants doctor; then
     if timeout -k 1 3 bin/trainer doctor --help >/dev/null 2>&1; then
       # shellcheck disable=SC2016 # the inner shell expands
@@ -141,8 +144,8 @@ correctness() {
   if wants memcheck; then
     local sanitizer
     if sanitizer=$(tool compute-sanitizer); then
-      part memcheck memcheck env -u BICL_WARPGROUPS "$sanitizer" --tool memcheck --error-exitcode 9 tests/bin/gpu --test-threads 1 \
-        layouts:: conv2d_wgmma::the_input_gradient conv2d_wgmma::moments_are conv2d_wgmma::sums_for
+      part memcheck memcheck env -u BICL_WARPGROUPS "$sanitizer" --tool memcheck --error-exitcode 9 tests/bin/it --test-threads 1 \
+        kernels::layouts:: kernels::conv2d_wgmma::the_input_gradient kernels::conv2d_wgmma::moments_are kernels::conv2d_wgmma::sums_for
     else
       skip memcheck "compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin"
     fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs everything that a GPU host without Rust needs to test and measure the kernels into target/gpu-bundle/:
-# the kernel tests (one binary, tests/gpu.rs), the benchmarks and the trainer as stripped release binaries, the goldens, the
+# the integration tests (one binary, tests/it), the benchmarks and the trainer as stripped release binaries, the goldens, the
 # peer scripts, and run.sh with its parts.sh.
 # Needs nvcc (tools/setup-cuda.sh). Copy the folder to the host, run ./run.sh correctness and ./run.sh figures there, and take
 # their JSON files home. target/ is not in git: what copies the repository's files alone must be told of the folder.
@@ -13,10 +13,6 @@ die() { printf 'gpu-bundle: %s\n' "$*" >&2; exit 1; }
 
 limit_mib=64
 bundle=target/gpu-bundle
-# Kernel tests are those that ask for the devices with kernels; tests of the command line need the repository.
-for file in $(grep -lE 'kernel_devices|all_devices|check_devices' tests/*.rs); do
-  grep -q "^#\[path = \"${file#tests/}\"\]" tests/gpu.rs || die "$file tests kernels and is missing in tests/gpu.rs"
-done
 benches=
 for bench in kernels step; do
   if [ -f "benches/$bench.rs" ]; then benches+=" $bench"; fi
@@ -26,7 +22,7 @@ done
 artifacts() {
   local kind=$1
   shift
-  "$@" --features gpu-bundle --message-format=json |
+  "$@" --features require-nvcc --message-format=json |
     sed -n 's/.*"kind":\["'"$kind"'"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p'
 }
 
@@ -46,10 +42,10 @@ mkdir -p "$bundle/tools"
 artifacts bin cargo build --release --bin trainer | place "$bundle/bin" 1
 # shellcheck disable=SC2046,SC2086 # one word each
 artifacts bench cargo bench --no-run $(printf -- '--bench %s ' $benches) | place "$bundle/benches" "$(wc -w <<<"$benches")"
-artifacts test cargo test --release --no-run --test gpu | place "$bundle/tests/bin" 1
-# run.sh names these modules.
+artifacts test cargo test --release --no-run --test it | place "$bundle/tests/bin" 1
+# run.sh names these modules. A host without the repository runs no others than those of tests/it/kernels.
 for module in layouts conv2d_wgmma graph graph_step; do
-  grep -q "^mod $module;" tests/gpu.rs || die "tests/gpu.rs has no module $module, which run.sh runs by its name"
+  [ -f "tests/it/kernels/$module.rs" ] || die "tests/it/kernels has no $module, which run.sh runs by its name"
 done
 
 cp -r tests/golden "$bundle/tests/golden"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/training.safetensors: ten steps of the whole method in PyTorch 2.13, for tests/training_golden.rs.
+"""Writes tests/golden/training.safetensors: ten steps of the whole method in PyTorch 2.13, for tests/it/training_golden.rs.
 
     python tools/training_golden.py [--check]
 

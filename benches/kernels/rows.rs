@@ -1,5 +1,5 @@
 //! Which rows run, their JSON lines, and what becomes of a row that fails: it is recorded, and the bench goes on. Only a device
-//! that no longer works ends it. Both benches share this; tests/bench_rows.rs tests it.
+//! that no longer works ends it. Both benches share this; tests/it/bench_rows.rs tests it.
 
 use std::{fmt::Display, fs::File, io::Write, path::PathBuf};
 

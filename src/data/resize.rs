@@ -3,7 +3,7 @@
 //! Bicubic: output pixel i of n has its centre at (i + 1/2) s in the input, s = in / n. The kernel is stretched by
 //! max(s, 1); its weights over the input pixels are normalised, rounded to 22-bit fixed point, and applied first along the
 //! rows, then along the columns, each pass rounding to 8 bits. The rules are those of Pillow's `Resample.c`
-//! (tests/data_resize.rs holds images made by Pillow against this).
+//! (tests/it/data_resize.rs holds images made by Pillow against this).
 //!
 //! A weight depends on the output pixel's place in the *whole* resized image. Hence a window of it is computed by itself,
 //! from the input pixels below it, and equals resize-then-crop exactly.

@@ -264,7 +264,7 @@ macro_rules! kernels {
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
             let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
-            // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
+            // SAFETY: the arguments match the declaration, which tests/it/abi.rs holds against the PTX.
             unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
         }
         #[allow(non_snake_case)]
@@ -302,7 +302,7 @@ macro_rules! kernels {
             $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
             let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
             let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
-            // SAFETY: the arguments match the declaration, which tests/abi.rs holds against the PTX.
+            // SAFETY: the arguments match the declaration, which tests/it/abi.rs holds against the PTX.
             unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
         }
         mod $name {
