@@ -16,7 +16,7 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{IMAGES, Launch, arrivals, capture::Captures, options, pool::Pool, tuner::Tuner, warpgroup::Warpgroups};
+use super::{IMAGES, Launch, arrivals, capture::Captures, options, pool::Pool, tuner::Tuner};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
