@@ -51,4 +51,5 @@ pub mod train;
 
 pub use device::Device;
 pub use error::{Error, Result};
+pub(crate) use tensor::kernels;
 pub use tensor::{DType, Tensor};

@@ -20,7 +20,7 @@ mod wgmma_tiling;
 
 pub use moments::PieceMoments;
 pub use params::Conv2dSpec;
-pub(crate) use params::ConvParams;
+pub(crate) use params::ConvProblem;
 pub(super) use pixel_product::PixelProduct;
 pub(super) use tiling::{MmaTile, ranges};
 
@@ -100,14 +100,14 @@ fn convolve(
 /// A checked convolution.
 #[derive(Clone, Copy)]
 pub(super) struct Problem {
-    params: ConvParams,
+    params: ConvProblem,
     products: Products,
 }
 
 impl Problem {
     pub fn new(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Self> {
         let (input, filter) = (x.value(), w.value());
-        let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
+        let params = ConvProblem::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
         if let Some(bias) = bias {
             bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
         }
@@ -206,7 +206,7 @@ fn forward(
 
 /// Takes what there is so far and adds to it, and takes the sums of a batch norm before, where the kernel can.
 fn data_gradient(
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     products: Products,
@@ -224,7 +224,7 @@ fn data_gradient(
     with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))
 }
 
-fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
+fn weight_gradient(params: &ConvProblem, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
     if !dy.device().is_cpu() {
         let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products))?;
         count_product(&[dy, x, &dw]);
@@ -237,7 +237,7 @@ fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Produ
     with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))
 }
 
-pub(super) fn bias_gradient(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     if !dy.device().is_cpu() {
         return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(params, dy));
     }
