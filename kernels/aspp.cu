@@ -26,7 +26,7 @@ __device__ __forceinline__ int packed_channels(int k) {
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvParams& p, int branch) {
+__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvProblem& p, int branch) {
   DYN_SMEM(char, shared);
   int start = blockIdx.x * Tile::BM;
   Gather g = gather_output(p);
@@ -115,17 +115,17 @@ struct BranchLines : FlatLoader<T, EXTENT> {
 
 template <class T, class Tile>
 __device__ __forceinline__ void data_gradient(const T* packed, const T* w0, const T* w1, const T* w2, const T* w3, T* dx,
-                                              const NormBefore<T>& norm, const AsppParams& p, const NormParams& n) {
+                                              const DataGradientEpilogue<T>& epilogue, const AsppParams& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.c + Tile::BN - 1) / Tile::BN, tile = blockIdx.x / tiles, start_n = blockIdx.x % tiles * Tile::BN;
-  int group = blockIdx.z, pixels = p.pixels() / n.groups;
+  int group = blockIdx.z, pixels = p.pixels() / epilogue.norm.groups;
   int start = group * pixels + tile * Tile::BM, end = (group + 1) * pixels;
   PackedPixels<T, Tile::BM> a(packed, p, start);
   BranchLines<T, Tile::BN> b(w0, w1, w2, w3, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, BranchWalk<T>{p}, sums);
   size_t piece = size_t(group) * (gridDim.x / tiles) + tile;
-  store_gradient<T, Tile>(shared, sums, dx, nullptr, norm, n, group, piece, start_n, p.c,
+  store_gradient<T, Tile>(shared, sums, dx, epilogue, group, piece, start_n, p.c,
                           [&](int row) { return start + row < end ? (start + row) * p.c : -1; });
 }
 
@@ -156,7 +156,7 @@ __device__ __forceinline__ void finish_transposed(char* shared, const typename T
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void weight_gradient(const T* packed, const T* x, float* partial, const ConvParams& p,
+__device__ __forceinline__ void weight_gradient(const T* packed, const T* x, float* partial, const ConvProblem& p,
                                                 int branch, int range) {
   DYN_SMEM(char, shared);
   Gather g = gather_output(p);
@@ -177,11 +177,8 @@ __device__ __forceinline__ void weight_gradient(const T* packed, const T* x, flo
   extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                        \
       aspp_data_gradient_##name##_##suffix(                                                                        \
       const T* __restrict__ packed, const T* __restrict__ w0, const T* __restrict__ w1, const T* __restrict__ w2,  \
-      const T* __restrict__ w3, T* __restrict__ dx, const T* __restrict__ x, const T* __restrict__ y,              \
-      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
-      const float* __restrict__ shift, float* __restrict__ sums, AsppParams p, NormParams n) {                     \
-    NormBefore<T> norm = {x, y, {mean, variance, scale, shift}, sums};                                             \
-    data_gradient<T, MmaTile<__VA_ARGS__>>(packed, w0, w1, w2, w3, dx, norm, p, n);                                \
+      const T* __restrict__ w3, T* __restrict__ dx, DataGradientEpilogue<T> epilogue, AsppParams p) {              \
+    data_gradient<T, MmaTile<__VA_ARGS__>>(packed, w0, w1, w2, w3, dx, epilogue, p);                               \
   }                                                                                                                \
   KERNEL_EXPORT(aspp_data_gradient_##name##_##suffix)
 #define ASPP(T, suffix)                                                                                            \

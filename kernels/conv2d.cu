@@ -18,7 +18,7 @@
 #include "conv_simt.cuh"
 
 template <class T, int BM, int BN>
-__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvParams& p) {
+__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, const ConvProblem& p) {
   int tiles = (p.k + BN - 1) / BN, start_m = blockIdx.x / tiles * BM, start_n = blockIdx.x % tiles * BN;
   Gather g = gather_output(p);
   int depth = g.depth(), pixels = g.pixels();
@@ -39,11 +39,11 @@ template <class T, int ROWS, int BK>
 struct FilterColumns : ColumnLoader<T, ROWS, BK> {
   using Base = ColumnLoader<T, ROWS, BK>;
   const T* w;
-  const ConvParams& p;
+  const ConvProblem& p;
   const Phase& phase;
   int start;
 
-  __device__ FilterColumns(const T* w, const ConvParams& p, const Phase& phase, int start)
+  __device__ FilterColumns(const T* w, const ConvProblem& p, const Phase& phase, int start)
       : w(w), p(p), phase(phase), start(start + this->first) {}
 
   __device__ __forceinline__ void fetch(int d) {
@@ -61,7 +61,7 @@ struct FilterColumns : ColumnLoader<T, ROWS, BK> {
 };
 
 template <class T, int BM, int BN>
-__device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, const ConvParams& p) {
+__device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, const ConvProblem& p) {
   int tiles = (p.c + BN - 1) / BN, start_m = blockIdx.x / tiles * BM, start_n = blockIdx.x % tiles * BN;
   Phase phase = phase_of(p, blockIdx.z);
   const Gather& g = phase.gather;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, co
 }
 
 template <class T, int BM, int BN>
-__device__ __forceinline__ void weight_gradient(const T* dy, const T* x, Acc<T>* partial, const ConvParams& p,
+__device__ __forceinline__ void weight_gradient(const T* dy, const T* x, Acc<T>* partial, const ConvProblem& p,
                                                 int range) {
   Gather g = gather_output(p);
   int depth = g.depth(), tiles = (depth + BN - 1) / BN;
@@ -91,7 +91,7 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, Acc<T>*
 }
 
 template <class T>
-__device__ __forceinline__ void bias_gradient(const T* dy, Acc<T>* partial, const ConvParams& p, int range) {
+__device__ __forceinline__ void bias_gradient(const T* dy, Acc<T>* partial, const ConvProblem& p, int range) {
   SHARED(Acc<T>, sums, [8][32]);
   int k = blockIdx.x * 32 + threadIdx.x, from = blockIdx.z * range, to = min(from + range, p.pixels());
   Acc<T> sum = 0;
@@ -108,17 +108,17 @@ __device__ __forceinline__ void bias_gradient(const T* dy, Acc<T>* partial, cons
 #define CONV(T, suffix, name, BN)                                                                                  \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_forward_##name##_##suffix(                     \
       const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,             \
-      ConvParams p) {                                                                                              \
+      ConvProblem p) {                                                                                              \
     forward<T, 128, BN>(x, w, bias, y, p);                                                                         \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_forward_##name##_##suffix)                                                                  \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_data_gradient_##name##_##suffix(               \
-      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, ConvParams p) {                       \
+      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, ConvProblem p) {                       \
     data_gradient<T, 128, BN>(dy, w, dx, p);                                                                       \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_data_gradient_##name##_##suffix)                                                            \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_weight_gradient_##name##_##suffix(             \
-      const T* __restrict__ dy, const T* __restrict__ x, Acc<T>* __restrict__ partial, ConvParams p, int range) {  \
+      const T* __restrict__ dy, const T* __restrict__ x, Acc<T>* __restrict__ partial, ConvProblem p, int range) {  \
     weight_gradient<T, 128, BN>(dy, x, partial, p, range);                                                         \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_weight_gradient_##name##_##suffix)
@@ -130,7 +130,7 @@ CONV(bf16, bf16, narrow, 32)
 
 #define SUMS(T, suffix)                                                                                            \
   extern "C" __global__ void __launch_bounds__(256) conv2d_bias_gradient_##suffix(                                 \
-      const T* __restrict__ dy, Acc<T>* __restrict__ partial, ConvParams p, int range) {                           \
+      const T* __restrict__ dy, Acc<T>* __restrict__ partial, ConvProblem p, int range) {                           \
     bias_gradient<T>(dy, partial, p, range);                                                                       \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_bias_gradient_##suffix)                                                                     \

@@ -1,5 +1,5 @@
 // The convolutions of conv2d.cu on tensor cores: the same equations and layouts, all outputs written (=). The data
-// gradient is written plus `so_far`, where that is not null, to the bit as if both were added afterwards. bf16 sums in f32;
+// gradient is written plus `accumulate`, where that is not null, to the bit as if both were added afterwards. bf16 sums in f32;
 // the f32 instances round both factors to tf32 (10 bits of mantissa) and sum in f32.
 //
 // Channels along which 16 bytes are copied must come in whole chunks of 8 (bf16) or 4 (f32): c in the forward pass, c and k
@@ -21,8 +21,8 @@
 #include "conv_norm_sums.cuh"
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T* y, float* moments,
-                                        const NormAfter<T>& norm, const ConvParams& p, int group, const NormParams& n) {
+__device__ __forceinline__ void forward(const T* x, const T* w, T* y, const ForwardEpilogue<T>& epilogue,
+                                        const ConvProblem& p, int group) {
   DYN_SMEM(char, shared);
   int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
   TileRows<Tile> rows(blockIdx.x / tiles, group);
@@ -31,40 +31,40 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
   FilterRows<T, Tile::BN> b(w, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
-  if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
-  rows.template store<T>(sums, moments, start_n, p.k);
-  store_output<T, Tile>(shared, sums, y, norm, n, start_n, p.k, [&](int row) {
+  if (epilogue.bias) add_bias<T, Tile>(sums, epilogue.bias, start_n, p.k);
+  rows.template store<T>(sums, epilogue.moments, start_n, p.k);
+  store_output<T, Tile>(shared, sums, y, epilogue, start_n, p.k, [&](int row) {
     int pixel = rows.start + row;
     return pixel < rows.end ? pixel * p.k : -1;
   });
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void data_gradient(const T* dy, const T* w, const T* so_far, T* dx, const NormBefore<T>& norm,
-                                              const ConvParams& p, const NormParams& n) {
+__device__ __forceinline__ void data_gradient(const T* dy, const T* w, T* dx, const DataGradientEpilogue<T>& epilogue,
+                                              const ConvProblem& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.c + Tile::BN - 1) / Tile::BN, tile = blockIdx.x / tiles, start_n = blockIdx.x % tiles * Tile::BN;
   int phases = p.stride[0] * p.stride[1], group = blockIdx.z / phases;
   size_t piece = size_t(blockIdx.z) * (gridDim.x / tiles) + tile;
   Phase phase = phase_of(p, blockIdx.z % phases);
   const Gather& g = phase.gather;
-  int pixels = max(g.rows, 0) * max(g.columns, 0) * (g.images / n.groups);
+  int pixels = max(g.rows, 0) * max(g.columns, 0) * (g.images / epilogue.norm.groups);
   int start = group * pixels + tile * Tile::BM, end = (group + 1) * pixels;
   if (start >= end) {
-    if (norm.sums) NormSums<T, Tile>::finish_empty(norm.sums, piece, start_n, p.c);
+    if (epilogue.sums) NormSums<T, Tile>::finish_empty(epilogue.sums, piece, start_n, p.c);
     return;
   }
   GatheredPixels<T, Tile::BM> a(dy, g, start);
   FilterLines<T, Tile::BN> b(w, p, phase, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, TapWalk<T>(g), sums);
-  store_gradient<T, Tile>(shared, sums, dx, so_far, norm, n, group, piece, start_n, p.c, [&](int row) {
+  store_gradient<T, Tile>(shared, sums, dx, epilogue, group, piece, start_n, p.c, [&](int row) {
     return start + row < end ? phase.offset(p, start + row) : -1;
   });
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* partial, const ConvParams& p, int range) {
+__device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* partial, const ConvProblem& p, int range) {
   DYN_SMEM(char, shared);
   Gather g = gather_output(p);
   int depth = g.depth(), tiles = (depth + Tile::BN - 1) / Tile::BN;
@@ -85,24 +85,19 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
 #define CONV(T, suffix, name, ...)                                                                                 \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                     \
       conv2d_mma_forward_##name##_##suffix(                                                                        \
-      const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,             \
-      float* __restrict__ moments, const T* __restrict__ residual, const float* __restrict__ mean,                 \
-      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
-      ConvParams p, int group, NormParams n) {                                                                     \
-    NormAfter<T> norm = {residual, {mean, variance, scale, shift}};                                                \
-    forward<T, MmaTile<__VA_ARGS__>>(x, w, bias, y, moments, norm, p, group, n);                                   \
+      const T* __restrict__ x, const T* __restrict__ w, T* __restrict__ y, ForwardEpilogue<T> epilogue,            \
+      ConvProblem p, int group) {                                                                                  \
+    forward<T, MmaTile<__VA_ARGS__>>(x, w, y, epilogue, p, group);                                                 \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_forward_##name##_##suffix)                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_data_gradient_##name##_##suffix(            \
-      const T* __restrict__ dy, const T* __restrict__ w, const T* __restrict__ so_far, T* __restrict__ dx,         \
-      const T* __restrict__ x, const T* __restrict__ y, const float* __restrict__ mean,                            \
-      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
-      float* __restrict__ sums, ConvParams p, NormParams n) {                                                      \
-    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, so_far, dx, {x, y, {mean, variance, scale, shift}, sums}, p, n); \
+      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, DataGradientEpilogue<T> epilogue,     \
+      ConvProblem p) {                                                                                             \
+    data_gradient<T, MmaTile<__VA_ARGS__>>(dy, w, dx, epilogue, p);                                                \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_data_gradient_##name##_##suffix)                                                        \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_weight_gradient_##name##_##suffix(          \
-      const T* __restrict__ dy, const T* __restrict__ x, float* __restrict__ partial, ConvParams p, int range) {   \
+      const T* __restrict__ dy, const T* __restrict__ x, float* __restrict__ partial, ConvProblem p, int range) {   \
     weight_gradient<T, MmaTile<__VA_ARGS__>>(dy, x, partial, p, range);                                            \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_weight_gradient_##name##_##suffix)

@@ -37,23 +37,23 @@ struct Narrow {
   using Ahead = WgmmaTile<128, 64, true, 5, 6>;
 };
 
-// Runs a block's tiles; store(slots, place, words, values, before) has each 64 x 64 results, which are stored with `in`, or (BARE) with nothing,
-// and finish(place, values) what they leave.
+// Runs a block's tiles; store(slots, place, words, values, before) has each 64 x 64 results, which are stored with `in`, or (BARE)
+// with nothing, and finish(place, values) what they leave.
 template <class Tile, int A_MN, int B_MN, bool LATER, bool BARE, class Source, class Prepare, class Store, class Finish>
-__device__ __forceinline__ void run(char* shared, const Meeting& meeting, const Work& work, const Source& source, int group, int count,
+__device__ __forceinline__ void run(char* shared, const TileScheduler& scheduler, const Source& source, int count,
                                     const BlockInputs& in, bool prepares, Prepare prepare, Store store, Finish finish) {
   Slots<Tile, BARE> slots(shared, max(consumer(), 0));
   int joins = 0;
   run_tiles<Tile, A_MN, B_MN>(
-      shared, work, source, [&] { Slots<Tile, BARE>::init(shared); },
+      shared, scheduler, source, [&] { Slots<Tile, BARE>::init(shared); },
       [&](const Cluster& cluster, int consumer) {
-        if (!BARE) fill_slots<Tile>(shared, cluster, work, consumer, group, count, in);
+        if (!BARE) fill_slots<Tile>(shared, cluster, scheduler, consumer, count, in);
       },
-      [&](const WorkItem& tile, auto& sums) {
+      [&](const WorkTile& tile, auto& sums) {
         auto each = [&](const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
           store(slots, at, words, values, before);
         };
-        each_block<Tile, LATER>(slots, meeting, work, tile, joins, sums, group, count, prepares, prepare, each, finish);
+        each_block<Tile, LATER>(slots, scheduler, tile, joins, sums, count, prepares, prepare, each, finish);
       });
   slots.drain();
 }
@@ -62,12 +62,13 @@ __device__ __forceinline__ void run(char* shared, const Meeting& meeting, const 
 __device__ __forceinline__ void nothing_left(const ResultPlace&, const ColumnValues&) {}
 
 template <class Tile>
-__device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map, const bf16* bias,
-                                        float* moments, const Meeting& meeting, const ConvParams& p, const Work& work, int group,
-                                        int plain) {
+__device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map,
+                                        const ForwardEpilogue<bf16>& epilogue, const ConvProblem& p,
+                                        const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
+  TapSource<Tile, false> source = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
   BlockInputs in = {};
+  float* moments = epilogue.moments;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
     slots.begin(in.slots());
     stage_block(slots.slot(0), at.rows, words, [](int, int, uint32_t y) { return y; });
@@ -77,47 +78,48 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
     slots.end(in.slots());
   };
   auto finish = [&](const ResultPlace& at, const ColumnValues& values) {
-    if (moments) store_moments(values, moments + at.piece(group) * 2 * p.k, at.column, p.k);
+    if (moments) store_moments(values, moments + at.piece(scheduler.group) * 2 * p.k, at.column, p.k);
   };
   auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
-    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
+    if (epilogue.bias) add_bias<bf16, ResultTile>(sums, epilogue.bias, at.column, p.k);
   };
-  run<Tile, 0, 0, false, true>(shared, meeting, work, source, group, p.k, in, bias, add, store, finish);
+  run<Tile, 0, 0, false, true>(shared, scheduler, source, p.k, in, epilogue.bias, add, store, finish);
 }
 
 // With the batch norm after, by given statistics.
 template <class Tile>
-__device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map,
-                                                   const CUtensorMap* residual, const bf16* bias, const NormVectors& norm,
-                                                   const Meeting& meeting, const ConvParams& p, const Work& work, int group,
-                                                   int plain, const NormParams& n) {
+__device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, const CUtensorMap* w_map,
+                                                   const CUtensorMap* y_map, const CUtensorMap* residual,
+                                                   const ForwardEpilogue<bf16>& epilogue, const ConvProblem& p,
+                                                   const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, false> source = {window_of_output(x_map, p, plain), w_map, {p.r, p.s}, p.c, group};
+  TapSource<Tile, false> source = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
   BlockInputs in = {residual, nullptr, nullptr};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
     BlockNorms norms(slots.notes());
-    norms.make(norm, n, 0, at.column, p.k);
+    norms.make(epilogue.vectors, epilogue.norm, 0, at.column, p.k);
     slots.begin(in.slots());
     norms.ready();
     ThreadWords more(slots.slot(0));
     stage_block(more.slot, at.rows, words, [&](int j, int down, uint32_t z) {
-      return normalized(norms.pair(j), z, in.add ? more(j, down) : nullptr, n.relu != 0);
+      return normalized(norms.pair(j), z, in.add ? more(j, down) : nullptr, epilogue.norm.relu != 0);
     });
     slots.store(y_map, at.column, at.row, at.layer);
     slots.end(in.slots());
   };
   auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
-    if (bias) add_bias<bf16, ResultTile>(sums, bias, at.column, p.k);
+    if (epilogue.bias) add_bias<bf16, ResultTile>(sums, epilogue.bias, at.column, p.k);
   };
-  run<Tile, 0, 0, false, false>(shared, meeting, work, source, group, p.k, in, bias, add, store, nothing_left);
+  run<Tile, 0, 0, false, false>(shared, scheduler, source, p.k, in, epilogue.bias, add, store, nothing_left);
 }
 
 // As it is.
 template <class Tile>
-__device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
-                                              const Meeting& meeting, const ConvParams& p, const Work& work, int group, int plain) {
+__device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map,
+                                              const CUtensorMap* dx_map, const ConvProblem& p,
+                                              const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
+  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
   BlockInputs in = {};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
     slots.begin(in.slots());
@@ -125,20 +127,21 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     slots.store(dx_map, at.column, at.row, at.layer);
     slots.end(in.slots());
   };
-  run<Tile, 0, 1, false, true>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 0, 1, false, true>(shared, scheduler, source, p.c, in, false, Unprepared(), store, nothing_left);
 }
 
 // Added to, masked, scaled by given statistics.
 template <class Tile>
-__device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
-                                              const BlockInputs& in, const NormVectors& norm, const Meeting& meeting,
-                                              const ConvParams& p, const Work& work, int group, int plain, const NormParams& n) {
+__device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map, const CUtensorMap* w_map,
+                                                      const CUtensorMap* dx_map, const BlockInputs& in,
+                                                      const DataGradientEpilogue<bf16>& epilogue, const ConvProblem& p,
+                                                      const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
-  bool scaled = norm.mean && n.scaled;
+  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
+  bool scaled = epilogue.vectors.mean && epilogue.norm.scaled;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
     BlockNorms norms(slots.notes());
-    if (scaled) norms.make(norm, n, at.layer, at.column, p.c);
+    if (scaled) norms.make(epilogue.vectors, epilogue.norm, at.layer, at.column, p.c);
     slots.begin(in.slots());
     ThreadWords more(slots.slot(0)), y(slots.slot(in.mask_at()));
     if (scaled) norms.ready();
@@ -152,24 +155,26 @@ __device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map,
     slots.store(dx_map, at.column, at.row, at.layer);
     slots.end(in.slots());
   };
-  run<Tile, 0, 1, false, false>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 0, 1, false, false>(shared, scheduler, source, p.c, in, false, Unprepared(), store, nothing_left);
 }
 
 // With the sums for the batch norm before.
 template <class Tile>
-__device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_map, const CUtensorMap* w_map, const CUtensorMap* dx_map,
-                                                        const BlockInputs& in, const float* mean, float* sums_out,
-                                                        const Meeting& meeting, const ConvParams& p, const Work& work, int group,
-                                                        int plain) {
+__device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_map, const CUtensorMap* w_map,
+                                                        const CUtensorMap* dx_map, const BlockInputs& in,
+                                                        const DataGradientEpilogue<bf16>& epilogue,
+                                                        const ConvProblem& p, const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p, plain), w_map, {p.r, p.s}, p.k, group};
+  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
     slots.begin(in.slots());
     char *to = slots.slot(0), *mask = slots.slot(in.mask_at());
     // What is not there takes no instruction.
     if (in.add && in.mask) {
       BlockWords more(to), y(mask);
-      stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) { return add_pairs(g, more.at[j][down]) & above_zero(y.at[j][down]); });
+      stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) {
+        return add_pairs(g, more.at[j][down]) & above_zero(y.at[j][down]);
+      });
     } else if (in.add) {
       BlockWords more(to);
       stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) { return add_pairs(g, more.at[j][down]); });
@@ -181,20 +186,21 @@ __device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_ma
     }
     slots.store(dx_map, at.column, at.row, at.layer);
     before();
-    piece_sums(to, slots.slot(in.x_at()), mean + at.layer * p.c, at.column, p.c, values);
+    piece_sums(to, slots.slot(in.x_at()), epilogue.vectors.mean + at.layer * p.c, at.column, p.c, values);
     slots.end(in.slots());
   };
   auto finish = [&](const ResultPlace& at, const ColumnValues& values) {
-    store_sums(values, sums_out + at.piece(group) * 2 * p.c, at.column, p.c);
+    store_sums(values, epilogue.sums + at.piece(scheduler.group) * 2 * p.c, at.column, p.c);
   };
-  run<Tile, 0, 1, false, false>(shared, meeting, work, source, group, p.c, in, false, Unprepared(), store, finish);
+  run<Tile, 0, 1, false, false>(shared, scheduler, source, p.c, in, false, Unprepared(), store, finish);
 }
 
 template <class Tile>
-__device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const CUtensorMap* x_map, const CUtensorMap* dw_map,
-                                                const Meeting& meeting, const ConvParams& p, const Work& work, int plain) {
+__device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const CUtensorMap* x_map,
+                                                const CUtensorMap* dw_map, const ConvProblem& p,
+                                                const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  PixelSource<Tile> source = {window_of_output(x_map, p, plain), dy_map, p};
+  PixelSource<Tile> source = {window_of_output(x_map, p), dy_map, p};
   BlockInputs in = {};
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
@@ -204,7 +210,7 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
     slots.store(dw_map, block.channel, block.row * p.s + block.column, at.row);
     slots.end(in.slots());
   };
-  run<Tile, 1, 1, true, true>(shared, meeting, work, source, p.k, columns, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 1, 1, true, true>(shared, scheduler, source, columns, in, false, Unprepared(), store, nothing_left);
 }
 
 // The tile of a weight gradient as its parts were left.
@@ -214,14 +220,15 @@ struct JoinShape {
 static_assert(sizeof(JoinShape) == 16, "src/ops/conv2d/cuda/wgmma.rs declares the same");
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
-    conv2d_wgmma_weight_gradient_join_bf16(float* __restrict__ partial, bf16* __restrict__ dw, ConvParams p, Work work, JoinShape tile) {
-  int groups = tile.own ? 1 : CONSUMERS, rows = tile.bm / groups, across = work.strips > 1 ? 1 : tile.bn / 64;
+    conv2d_wgmma_weight_gradient_join_bf16(bf16* __restrict__ dw, ConvProblem p, TileScheduler scheduler, JoinShape tile) {
+  int groups = tile.own ? 1 : CONSUMERS, rows = tile.bm / groups, across = scheduler.strips > 1 ? 1 : tile.bn / 64;
   int count = rows / 64 * across, j = blockIdx.x % 8, at = blockIdx.x / 8, unit = blockIdx.y, thread = threadIdx.x;
   PartPlace place = {at / count / groups, at / count % groups, at % count, count};
 
-  int number = work.whole + unit / work.strips, line = number / work.columns;
+  int number = scheduler.whole + unit / scheduler.strips, line = number / scheduler.columns;
   int row = (line * tile.cluster + place.rank) * tile.bm + place.group * rows + place.block / across * 64;
-  int block = (number - line * work.columns) * (tile.bn / 64) + (work.strips > 1 ? unit % work.strips : place.block % across);
+  int block = scheduler.strips > 1 ? unit % scheduler.strips : place.block % across;
+  block += (number - line * scheduler.columns) * (tile.bn / 64);
   if (block >= p.taps() * ((p.c + 63) / 64)) return;
   TapBlock tap = tap_block(p, block);
   row += thread / 32 * 16 + thread % 32 / 4;
@@ -229,11 +236,12 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
   // Channels come in whole chunks.
   if (row >= p.k || channel >= p.c) return;
 
-  int first = first_part(work, unit), parts = ((unit + 1) * work.slices - 1) / work.length - unit * work.slices / work.length + 1;
+  int first = first_part(scheduler, unit), slices = scheduler.slices, length = scheduler.length;
+  int parts = ((unit + 1) * slices - 1) / length - unit * slices / length + 1;
   float4 sum = {};
 #pragma unroll 4
   for (int part = 0; part < parts; part++) {
-    float4 more = part_fours(partial, place(first + part, tile.cluster, groups), thread)[j * WARPGROUP];
+    float4 more = part_fours(scheduler.workspace, place(first + part, tile.cluster, groups), thread)[j * WARPGROUP];
     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
   }
   uint32_t* to = reinterpret_cast<uint32_t*>(dw + (size_t(row) * p.taps() + tap.row * p.s + tap.column) * p.c + channel);
@@ -245,51 +253,42 @@ KERNEL_EXPORT(conv2d_wgmma_weight_gradient_join_bf16)
 
 // Sums of so few slices take less time than to store them.
 constexpr int SHORT = 16;
-// Which images results are stored with, as a launch says.
-constexpr int READS_ADD = 1, READS_MASK = 2, READS_X = 4;
 
 // clang-format off
 #define CONV(name, Tiles)                                                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(               \
       const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap y,     \
-      const GRID_CONSTANT CUtensorMap residual, const bf16* __restrict__ bias, float* __restrict__ moments,        \
-      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
-      const float* __restrict__ shift, float* partial, unsigned* arrived, ConvParams p, Work work, int group,      \
-      int plain, int reads, NormParams n) {                                                                        \
-    Meeting meeting = {partial, arrived};                                                                          \
-    if (mean)                                                                                                      \
-      forward_normalized<Tiles::Plain>(&x, &w, &y, reads & READS_ADD ? &residual : nullptr, bias,                  \
-                                       {mean, variance, scale, shift}, meeting, p, work, group, plain, n);         \
-    else if (work.slices <= SHORT)                                                                                 \
-      forward<Tiles::Ahead>(&x, &w, &y, bias, moments, meeting, p, work, group, plain);                            \
+      const GRID_CONSTANT CUtensorMap residual, ForwardEpilogue<bf16> epilogue, ConvProblem p,                     \
+      TileScheduler scheduler) {                                                                                   \
+    if (epilogue.vectors.mean)                                                                                     \
+      forward_normalized<Tiles::Plain>(&x, &w, &y, epilogue.residual ? &residual : nullptr, epilogue, p, scheduler); \
+    else if (scheduler.slices <= SHORT)                                                                            \
+      forward<Tiles::Ahead>(&x, &w, &y, epilogue, p, scheduler);                                                   \
     else                                                                                                           \
-      forward<Tiles::Plain>(&x, &w, &y, bias, moments, meeting, p, work, group, plain);                            \
+      forward<Tiles::Plain>(&x, &w, &y, epilogue, p, scheduler);                                                   \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_forward_##name##_bf16)                                                                \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_data_gradient_##name##_bf16(         \
       const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap dx,   \
-      const GRID_CONSTANT CUtensorMap so_far, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap y, \
-      const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ scale,         \
-      const float* __restrict__ shift, float* __restrict__ sums, float* partial, unsigned* arrived, ConvParams p,  \
-      Work work, int group, int plain, int reads, NormParams n) {                                                  \
-    BlockInputs in = {reads & READS_ADD ? &so_far : nullptr, reads & READS_MASK ? &y : nullptr,                    \
-                      reads & READS_X ? &x : nullptr};                                                             \
-    Meeting meeting = {partial, arrived};                                                                          \
+      const GRID_CONSTANT CUtensorMap accumulate, const GRID_CONSTANT CUtensorMap x,                               \
+      const GRID_CONSTANT CUtensorMap y, DataGradientEpilogue<bf16> epilogue, ConvProblem p,                       \
+      TileScheduler scheduler) {                                                                                   \
+    BlockInputs in = {epilogue.accumulate ? &accumulate : nullptr, epilogue.y ? &y : nullptr,                      \
+                      epilogue.x ? &x : nullptr};                                                                  \
     if (in.x)                                                                                                      \
-      data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, mean, sums, meeting, p, work, group, plain);         \
-    else if (mean || reads)                                                                                        \
-      data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, {mean, variance, scale, shift}, meeting, p, work,      \
-                                          group, plain, n);                                                        \
-    else if (work.slices <= SHORT)                                                                                 \
-      data_gradient<Tiles::Ahead>(&dy, &w, &dx, meeting, p, work, group, plain);                                   \
+      data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, epilogue, p, scheduler);                             \
+    else if (epilogue.vectors.mean || in.in_place())                                                               \
+      data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, epilogue, p, scheduler);                               \
+    else if (scheduler.slices <= SHORT)                                                                            \
+      data_gradient<Tiles::Ahead>(&dy, &w, &dx, p, scheduler);                                                     \
     else                                                                                                           \
-      data_gradient<Tiles::Plain>(&dy, &w, &dx, meeting, p, work, group, plain);                                   \
+      data_gradient<Tiles::Plain>(&dy, &w, &dx, p, scheduler);                                                     \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
       const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,   \
-      float* partial, ConvParams p, Work work, int plain) {                                                        \
-    weight_gradient<Tiles::Plain>(&dy, &x, &dw, {partial, nullptr}, p, work, plain);                               \
+      ConvProblem p, TileScheduler scheduler) {                                                                    \
+    weight_gradient<Tiles::Plain>(&dy, &x, &dw, p, scheduler);                                                     \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
 CONV(wide, Wide)

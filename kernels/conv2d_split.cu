@@ -7,7 +7,7 @@
 //   data gradient: grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.y parts, each to partial[y][n h w][c];
 //                  grid.z = stride[0] stride[1] phases
 //   sum:           one thread for each 16 bytes of out: out[i] = sum over y of partial[y][i] in order, plus bias[i % channels]
-//                  where that is not null; rounded, and then plus so_far[i] where that is not null, to the bit as if that
+//                  where that is not null; rounded, and then plus accumulate[i] where that is not null, to the bit as if that
 //                  were added afterwards
 #include "conv_mma_loaders.cuh"
 
@@ -30,7 +30,7 @@ struct PartWalk : TapWalk<T> {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward_part(const T* x, const T* w, float* partial, const ConvParams& p) {
+__device__ __forceinline__ void forward_part(const T* x, const T* w, float* partial, const ConvProblem& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.k + Tile::BN - 1) / Tile::BN;
   int start_m = blockIdx.x / tiles * Tile::BM, start_n = blockIdx.x % tiles * Tile::BN;
@@ -47,7 +47,7 @@ __device__ __forceinline__ void forward_part(const T* x, const T* w, float* part
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void data_gradient_part(const T* dy, const T* w, float* partial, const ConvParams& p) {
+__device__ __forceinline__ void data_gradient_part(const T* dy, const T* w, float* partial, const ConvProblem& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.c + Tile::BN - 1) / Tile::BN;
   int start_m = blockIdx.x / tiles * Tile::BM, start_n = blockIdx.x % tiles * Tile::BN;
@@ -67,7 +67,7 @@ __device__ __forceinline__ void data_gradient_part(const T* dy, const T* w, floa
 
 // WIDTH elements of out from `first` on.
 template <class T, int WIDTH>
-__device__ __forceinline__ void sum_parts(const float* partial, const T* bias, const T* so_far, T* out, int first,
+__device__ __forceinline__ void sum_parts(const float* partial, const T* bias, const T* accumulate, T* out, int first,
                                           int count, int channels, int parts) {
   // 16 bytes of the partial sums at once.
   constexpr int QUAD = WIDTH < 4 ? WIDTH : 4;
@@ -82,7 +82,7 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
     }
   }
   Pack<T, WIDTH> result, other = {};
-  if (so_far) other = load_pack<WIDTH>(so_far + first);
+  if (accumulate) other = load_pack<WIDTH>(accumulate + first);
   int channel = first % channels;
 #pragma unroll
   for (int e = 0; e < WIDTH; e++) {
@@ -91,7 +91,7 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
       if (++channel == channels) channel = 0;
     }
     result.at[e] = from_acc<T>(sums[e]);
-    if (so_far) result.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(result.at[e]));
+    if (accumulate) result.at[e] = from_acc<T>(to_acc(other.at[e]) + to_acc(result.at[e]));
   }
   store_pack(out + first, result);
 }
@@ -99,12 +99,12 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
 // clang-format off
 #define SPLIT(T, suffix, name, ...)                                                                                \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_forward_##name##_##suffix(                \
-      const T* __restrict__ x, const T* __restrict__ w, float* __restrict__ partial, ConvParams p) {               \
+      const T* __restrict__ x, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {               \
     forward_part<T, MmaTile<__VA_ARGS__>>(x, w, partial, p);                                                       \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_split_forward_##name##_##suffix)                                                            \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_data_gradient_##name##_##suffix(          \
-      const T* __restrict__ dy, const T* __restrict__ w, float* __restrict__ partial, ConvParams p) {              \
+      const T* __restrict__ dy, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {              \
     data_gradient_part<T, MmaTile<__VA_ARGS__>>(dy, w, partial, p);                                                \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_split_data_gradient_##name##_##suffix)
@@ -114,15 +114,15 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
   SPLIT(T, suffix, small, 64, 64, 2)                                                                               \
   SPLIT(T, suffix, slim, 128, 32, 4)                                                                               \
   extern "C" __global__ void conv2d_split_sum_##suffix(                                                            \
-      const float* __restrict__ partial, const T* __restrict__ bias, const T* __restrict__ so_far,                 \
+      const float* __restrict__ partial, const T* __restrict__ bias, const T* __restrict__ accumulate,                 \
       T* __restrict__ out, int count, int channels, int parts) {                                                   \
     int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK<T>;                                                \
     if (first >= count) return;                                                                                    \
     if (count % CHUNK<T> == 0)                                                                                     \
-      sum_parts<T, CHUNK<T>>(partial, bias, so_far, out, first, count, channels, parts);                           \
+      sum_parts<T, CHUNK<T>>(partial, bias, accumulate, out, first, count, channels, parts);                           \
     else                                                                                                           \
       for (int i = first; i < min(first + CHUNK<T>, count); i++)                                                   \
-        sum_parts<T, 1>(partial, bias, so_far, out, i, count, channels, parts);                                    \
+        sum_parts<T, 1>(partial, bias, accumulate, out, i, count, channels, parts);                                    \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_split_sum_##suffix)
 ALL(bf16, bf16)

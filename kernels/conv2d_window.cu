@@ -49,14 +49,14 @@ struct WindowPixels : DeepLoader<T, EXTENT> {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T* y, float* moments,
-                                        const NormAfter<T>& norm, const ConvParams& p, int group, const NormParams& n) {
+__device__ __forceinline__ void forward(const T* x, const T* v, T* y, const ForwardEpilogue<T>& epilogue,
+                                        const ConvProblem& p, int group) {
   DYN_SMEM(char, shared);
   int tiles = (p.k + Tile::BN - 1) / Tile::BN, start_n = blockIdx.x % tiles * Tile::BN;
   TileRows<Tile> pixels(blockIdx.x / tiles, group);
   Gather g = gather_output(p);
   // The filter's rows as taps with the channels of a run.
-  ConvParams rows = p;
+  ConvProblem rows = p;
   rows.s = 1, rows.c = WINDOW * CHANNELS;
   TapWalk<T> walk(g);
   walk.columns = 1, walk.channels = WINDOW * CHANNELS;
@@ -64,9 +64,9 @@ __device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T
   FilterRows<T, Tile::BN> b(v, rows, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, walk, sums);
-  if (bias) add_bias<T, Tile>(sums, bias, start_n, p.k);
-  pixels.template store<T>(sums, moments, start_n, p.k);
-  store_output<T, Tile>(shared, sums, y, norm, n, start_n, p.k, [&](int row) {
+  if (epilogue.bias) add_bias<T, Tile>(sums, epilogue.bias, start_n, p.k);
+  pixels.template store<T>(sums, epilogue.moments, start_n, p.k);
+  store_output<T, Tile>(shared, sums, y, epilogue, start_n, p.k, [&](int row) {
     int pixel = pixels.start + row;
     return pixel < pixels.end ? pixel * p.k : -1;
   });
@@ -76,12 +76,9 @@ __device__ __forceinline__ void forward(const T* x, const T* v, const T* bias, T
 #define FORWARD(T, suffix, name, ...)                                                                              \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS, MmaTile<__VA_ARGS__>::TOGETHER)                     \
       conv2d_window_forward_##name##_##suffix(                                                                     \
-      const T* __restrict__ x4, const T* __restrict__ v, const T* __restrict__ bias, T* __restrict__ y,            \
-      float* __restrict__ moments, const T* __restrict__ residual, const float* __restrict__ mean,                 \
-      const float* __restrict__ variance, const float* __restrict__ scale, const float* __restrict__ shift,        \
-      ConvParams p, int group, NormParams n) {                                                                     \
-    NormAfter<T> norm = {residual, {mean, variance, scale, shift}};                                                \
-    forward<T, MmaTile<__VA_ARGS__>>(x4, v, bias, y, moments, norm, p, group, n);                                  \
+      const T* __restrict__ x4, const T* __restrict__ v, T* __restrict__ y, ForwardEpilogue<T> epilogue,           \
+      ConvProblem p, int group) {                                                                                  \
+    forward<T, MmaTile<__VA_ARGS__>>(x4, v, y, epilogue, p, group);                                                \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_window_forward_##name##_##suffix)
 #define KERNELS(T, suffix)                                                                                         \

@@ -98,3 +98,4 @@ pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::Tensor;
+pub(crate) use tensor::kernels;

@@ -16,7 +16,7 @@ struct AsppParams {
     return b == 0 ? dilation[0] : b == 1 ? dilation[1] : b == 2 ? dilation[2] : dilation[3];
   }
   // Branch `b` as a convolution.
-  __device__ ConvParams branch(int b) const {
+  __device__ ConvProblem branch(int b) const {
     int d = dilation_of(b);
     return {n, h, w, c, k, r, s, h, w, {1, 1}, {r / 2 * d, s / 2 * d}, {d, d}};
   }

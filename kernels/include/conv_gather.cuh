@@ -28,7 +28,7 @@ __device__ __forceinline__ Pixel pixel_of(const Gather& g, int index) {
           (index - line * g.columns) * g.step[1] + g.origin[1]};
 }
 
-__device__ __forceinline__ Gather gather_output(const ConvParams& p) {
+__device__ __forceinline__ Gather gather_output(const ConvProblem& p) {
   Gather g = {p.n, p.p, p.q, {}, {}, {p.r, p.s}, {}, p.h, p.w, p.c};
   for (int axis = 0; axis < 2; axis++) {
     g.step[axis] = p.stride[axis];
@@ -63,19 +63,19 @@ struct Phase {
   Gather gather;  // over dy, for each pixel of the phase; the taps in the order of `down` and `across`
 
   // Offset of pixel `index` of the phase in dx.
-  __device__ int offset(const ConvParams& p, int index) const {
+  __device__ int offset(const ConvProblem& p, int index) const {
     int line = index / gather.columns, image = line / gather.rows;
     int y = (line - image * gather.rows) * p.stride[0] + row;
     int x = (index - line * gather.columns) * p.stride[1] + column;
     return ((image * p.h + y) * p.w + x) * p.c;
   }
   // The filter's tap at position (i, j) of the gather.
-  __device__ int tap(const ConvParams& p, int i, int j) const {
+  __device__ int tap(const ConvProblem& p, int i, int j) const {
     return (down.first + i * down.every) * p.s + across.first + j * across.every;
   }
 };
 
-__device__ __forceinline__ Phase phase_of(const ConvParams& p, int index) {
+__device__ __forceinline__ Phase phase_of(const ConvProblem& p, int index) {
   int row = index / p.stride[1], column = index % p.stride[1];
   Hits down = hits_of(row, p.padding[0], p.stride[0], p.dilation[0], p.r);
   Hits across = hits_of(column, p.padding[1], p.stride[1], p.dilation[1], p.s);

@@ -90,10 +90,10 @@ template <class T, int EXTENT>
 struct FilterRows : DeepLoader<T, EXTENT> {
   using Base = DeepLoader<T, EXTENT>;
   const T* w;
-  const ConvParams& p;
+  const ConvProblem& p;
   int start;
 
-  __device__ FilterRows(const T* w, const ConvParams& p, int start) : w(w), p(p), start(start + this->line) {}
+  __device__ FilterRows(const T* w, const ConvProblem& p, int start) : w(w), p(p), start(start + this->line) {}
 
   __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {
     int channel = walk.channel + this->chunk * CHUNK<T>, shift = (walk.row * p.s + walk.column) * p.c + channel;
@@ -111,11 +111,11 @@ template <class T, int EXTENT>
 struct FilterLines : FlatLoader<T, EXTENT> {
   using Base = FlatLoader<T, EXTENT>;
   const T* w;
-  const ConvParams& p;
+  const ConvProblem& p;
   const Phase& phase;
   int column;
 
-  __device__ FilterLines(const T* w, const ConvParams& p, const Phase& phase, int start)
+  __device__ FilterLines(const T* w, const ConvProblem& p, const Phase& phase, int start)
       : w(w), p(p), phase(phase), column(start + this->chunk * CHUNK<T>) {}
 
   __device__ __forceinline__ void fetch(char* tile, const TapWalk<T>& walk) {

@@ -1,19 +1,8 @@
 // A batch norm beside a convolution, which does part of its work in the epilogue.
 #pragma once
+#include "conv_epilogue.cuh"
 #include "conv_results.cuh"
 #include "normalize.cuh"
-
-// The images come in `groups` with statistics of their own. `scaled` is for gradients by given statistics alone.
-struct NormParams {
-  int groups, relu, scaled;
-  float epsilon;
-};
-static_assert(sizeof(NormParams) == 16, "src/ops/batch_norm/after_conv.rs declares the same");
-
-// Mean and variance are [groups, channels], scale and shift [channels].
-struct NormVectors {
-  const float *mean, *variance, *scale, *shift;
-};
 
 // Those of the columns that a thread of each_result() stores; only `mean` where nothing else is asked for.
 template <class T, class Tile>

@@ -10,19 +10,10 @@
 #pragma once
 #include "conv_norm.cuh"
 
-// None where the mean is null, and no sums where `sums` is. x and y have the extents of the gradient; y is null where x tells the
-// mask, x where there are no sums.
-template <class T>
-struct NormBefore {
-  const T *x, *y;
-  NormVectors vectors;
-  float* sums;
-};
-
 // What a chunk of the gradient needs besides: what it is added to, the batch norm's input and output.
 template <class T>
 struct GradientInputs {
-  Vector<T> so_far, x, y;
+  Vector<T> accumulate, x, y;
 };
 
 // What a thread of each_result() adds up for its columns.
@@ -40,9 +31,9 @@ struct NormSums {
   ColumnNorms<T, Tile> columns;
   float sum[2][WIDTH] = {};
 
-  __device__ __forceinline__ NormSums(const NormBefore<T>& norm, const NormParams& p, int group, int start, int count)
-      : relu(p.relu != 0), scaled(p.scaled != 0), by_y(norm.y != nullptr),
-        columns(norm.vectors, p, group, start, count, !norm.y || p.scaled) {}
+  __device__ __forceinline__ NormSums(const DataGradientEpilogue<T>& e, int group, int start, int count)
+      : relu(e.norm.relu != 0), scaled(e.norm.scaled != 0), by_y(e.y != nullptr),
+        columns(e.vectors, e.norm, group, start, count, !e.y || e.norm.scaled) {}
 
   // What is left of a chunk of the gradient: where the ReLU passed, and scaled where nothing else wants it as it is.
   __device__ __forceinline__ Vector<T> operator()(const GradientInputs<T>& in, Vector<T> g) {
@@ -131,12 +122,12 @@ struct NormSumsOf<bf16, Tile> {
   using Type = NormSumsOfPairs<Tile>;
 };
 
-// Writes a tile of a gradient of `count` channels, in whole chunks, from `start` on: plus `so_far` where that is not null, and with
-// what the batch norm before wants of it. offset_of(row) is where a row of the tile begins in dx, or negative for none.
+// Writes a tile of a gradient of `count` channels, in whole chunks, from `start` on. offset_of(row) is where a row of the tile
+// begins in dx, or negative for none.
 template <class T, class Tile, class Offset>
-__device__ __forceinline__ void store_gradient(char* shared, const typename Tile::Sums& sums, T* dx, const T* so_far,
-                                               const NormBefore<T>& norm, const NormParams& p, int group, size_t piece,
-                                               int start, int count, Offset offset_of) {
+__device__ __forceinline__ void store_gradient(char* shared, const typename Tile::Sums& sums, T* dx,
+                                               const DataGradientEpilogue<T>& epilogue, int group, size_t piece, int start,
+                                               int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   // What follows comes after the results have left their registers.
   auto each = [&](auto& change) {
@@ -146,20 +137,20 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
       if (at < 0 || start + column >= count) return;
       at += start + column;
       GradientInputs<T> in = {};
-      if (so_far) in.so_far = load_pack<CHUNK<T>>(so_far + at);
-      if (norm.x) in.x = load_pack<CHUNK<T>>(norm.x + at);
-      if (norm.y) in.y = load_pack<CHUNK<T>>(norm.y + at);
-      if (so_far) add(g, in.so_far);
+      if (epilogue.accumulate) in.accumulate = load_pack<CHUNK<T>>(epilogue.accumulate + at);
+      if (epilogue.x) in.x = load_pack<CHUNK<T>>(epilogue.x + at);
+      if (epilogue.y) in.y = load_pack<CHUNK<T>>(epilogue.y + at);
+      if (epilogue.accumulate) add(g, in.accumulate);
       store_pack(dx + at, change(in, g));
     });
   };
-  if (norm.vectors.mean) {
-    typename NormSumsOf<T, Tile>::Type norm_sums(norm, p, group, start, count);
+  if (epilogue.vectors.mean) {
+    typename NormSumsOf<T, Tile>::Type norm_sums(epilogue, group, start, count);
     each(norm_sums);
-    if (!norm.sums) return;
+    if (!epilogue.sums) return;
     // All have read the results before the sums take their place.
     sync<Tile>();
-    norm_sums.finish(shared, norm.sums, piece, start, count);
+    norm_sums.finish(shared, epilogue.sums, piece, start, count);
   } else {
     auto same = [](const GradientInputs<T>&, const Vector<T>& g) { return g; };
     each(same);

@@ -6,21 +6,14 @@
 #pragma once
 #include "conv_norm.cuh"
 
-// None where the mean is null. The residual, of y's extents, may be null.
-template <class T>
-struct NormAfter {
-  const T* residual;
-  NormVectors vectors;
-};
-
 // Turns a thread's chunks of z into those of y, in whole chunks.
 template <class T, class Tile>
 struct Normalized {
   bool residual, relu;
   ColumnNorms<T, Tile> columns;
 
-  __device__ __forceinline__ Normalized(const NormAfter<T>& norm, const NormParams& p, int start, int count)
-      : residual(norm.residual), relu(p.relu != 0), columns(norm.vectors, p, 0, start, count, true) {}
+  __device__ __forceinline__ Normalized(const ForwardEpilogue<T>& e, int start, int count)
+      : residual(e.residual), relu(e.norm.relu != 0), columns(e.vectors, e.norm, 0, start, count, true) {}
 
   __device__ __forceinline__ Vector<T> operator()(const Vector<T>& more, Vector<T> z) const {
 #pragma unroll
@@ -38,17 +31,17 @@ struct Normalized {
 // Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks. offset_of(row) is
 // where a row of the tile begins in y, or negative for none.
 template <class T, class Tile, class Offset>
-__device__ __forceinline__ void store_output(char* shared, const typename Tile::Sums& sums, T* y, const NormAfter<T>& norm,
-                                             const NormParams& p, int start, int count, Offset offset_of) {
+__device__ __forceinline__ void store_output(char* shared, const typename Tile::Sums& sums, T* y,
+                                             const ForwardEpilogue<T>& epilogue, int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
-  if (norm.vectors.mean) {
+  if (epilogue.vectors.mean) {
     // After the sums have left their registers.
-    Normalized<T, Tile> normalized(norm, p, start, count);
+    Normalized<T, Tile> normalized(epilogue, start, count);
     each_result<T, Tile>(shared, [&](const char* chunk, int row, int column) {
       Vector<T> z = load_chunk<T>(chunk), more = {};
       int offset = offset_of(row);
       if (offset < 0 || start + column >= count) return;
-      if (norm.residual) more = load_pack<CHUNK<T>>(norm.residual + offset + start + column);
+      if (epilogue.residual) more = load_pack<CHUNK<T>>(epilogue.residual + offset + start + column);
       store_pack(y + offset + start + column, normalized(more, z));
     });
     return;

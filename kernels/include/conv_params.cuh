@@ -1,7 +1,7 @@
-// Geometry of a convolution, by value: mirrors ConvParams of src/ops/conv2d/params.rs.
+// Geometry of a convolution, by value: mirrors ConvProblem of src/ops/conv2d/params.rs.
 #pragma once
 
-struct ConvParams {
+struct ConvProblem {
   int n, h, w, c;  // input [n, h, w, c]
   int k, r, s;     // filter [k, r, s, c]
   int p, q;        // output [n, p, q, k]
@@ -9,5 +9,9 @@ struct ConvParams {
 
   __device__ int taps() const { return r * s; }
   __device__ int pixels() const { return n * p * q; }
+  // Whether each pixel is its own window.
+  __device__ bool is_pointwise() const {
+    return r == 1 && s == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
+  }
 };
-static_assert(sizeof(ConvParams) == 60, "ConvParams differs from its Rust mirror");
+static_assert(sizeof(ConvProblem) == 60, "ConvProblem differs from its Rust mirror");

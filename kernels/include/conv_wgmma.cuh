@@ -103,11 +103,11 @@ struct RingPlace {
 // Asks for all slices of the block's tiles. source.begin(tile) goes to the first slice of a tile, source.fetch(to, bar) asks for
 // one and goes on.
 template <class Tile, class Source>
-__device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const Work& work, Source source) {
+__device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const TileScheduler& scheduler, Source source) {
   const Cluster& cluster = ring.cluster;
   RingPlace<Tile::STAGES> place;
-  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
-    WorkItem tile = work.item(item, cluster);
+  for (int item = blockIdx.x / cluster.size; item < scheduler.items; item += gridDim.x / cluster.size) {
+    WorkTile tile = scheduler.item(item, cluster);
     if (tile.from >= tile.to) continue;
     source.begin(tile);
     int bytes = tile.strip < 0 ? Tile::A_BYTES + Tile::B_BYTES : Tile::A_BYTES + Tile::Strip::B_BYTES;
@@ -161,10 +161,10 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
 // Calls body(tile, at, number) for each tile of which a warpgroup that multiplies has rows: the block's number-th, whose slices are
 // the block's from the at-th on.
 template <class Tile, class Body>
-__device__ __forceinline__ void each_tile(const Cluster& cluster, const Work& work, int consumer, Body body) {
+__device__ __forceinline__ void each_tile(const Cluster& cluster, const TileScheduler& scheduler, int consumer, Body body) {
   int at = 0, tiles = 0;
-  for (int item = blockIdx.x / cluster.size; item < work.items; item += gridDim.x / cluster.size) {
-    WorkItem tile = work.item(item, cluster);
+  for (int item = blockIdx.x / cluster.size; item < scheduler.items; item += gridDim.x / cluster.size) {
+    WorkTile tile = scheduler.item(item, cluster);
     if (tile.from >= tile.to) continue;
     if (!Tile::OWN || tiles % CONSUMERS == consumer) body(tile, at, tiles);
     at += tile.to - tile.from, tiles++;
@@ -173,8 +173,8 @@ __device__ __forceinline__ void each_tile(const Cluster& cluster, const Work& wo
 
 // Multiplies the warpgroup's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
 template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
-__device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Work& work, Store store) {
-  each_tile<Tile>(ring.cluster, work, consumer(), [&](const WorkItem& tile, int at, int tiles) {
+__device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const TileScheduler& scheduler, Store store) {
+  each_tile<Tile>(ring.cluster, scheduler, consumer(), [&](const WorkTile& tile, int at, int tiles) {
     // The other warpgroup has all slices before; the first one need not wait for it at first.
     if (Tile::OWN) mbarrier_wait(ring.turn() + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
     typename Tile::Sums sums = {};
@@ -191,10 +191,10 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Wor
   });
 }
 
-// The whole of a block's work. Beside the one that asks for slices, a warp of its warpgroup fills slots for each of those that
-// multiply: init() makes their barriers, fill(consumer) is one thread's work.
+// The whole of a block's scheduler. Beside the one that asks for slices, a warp of its warpgroup fills slots for each of those that
+// multiply: init() makes their barriers, fill(consumer) is one thread's scheduler.
 template <class Tile, int A_MN, int B_MN, class Source, class Init, class Fill, class Store>
-__device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source source, Init init, Fill fill, Store store) {
+__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Source source, Init init, Fill fill, Store store) {
   Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x == 0) {
@@ -208,12 +208,12 @@ __device__ __forceinline__ void run_tiles(char* shared, const Work& work, Source
     source.cluster = ring.cluster;
     int warp = threadIdx.x / 32;
     if (threadIdx.x == 0)
-      fetch_tiles(ring, work, source);
+      fetch_tiles(ring, scheduler, source);
     else if (threadIdx.x % 32 == 0 && warp <= CONSUMERS)
       fill(ring.cluster, warp - 1);
   } else {
     registers_claim<MULTIPLYING_REGISTERS>();
-    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, work, store);
+    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, scheduler, store);
   }
   // Until nobody says anything to this block's barriers any more.
   cluster_sync();

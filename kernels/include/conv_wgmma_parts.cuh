@@ -2,13 +2,6 @@
 #pragma once
 #include "conv_wgmma_slots.cuh"
 
-// Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs, which is zero
-// again after a launch. Without `arrived` a launch of its own adds the parts up.
-struct Meeting {
-  float* partial;
-  unsigned* arrived;
-};
-
 // Which of a warpgroup's blocks in a cut tile or strip: the `block`-th of `count`.
 struct PartPlace {
   int rank, group, block, count;  // of the cluster, of the block's warpgroups that share the tile, of the warpgroup's 64 x 64
@@ -25,7 +18,7 @@ struct PartPlace {
 
 // The first of the parts of a unit, among the parts of all. Segments and units are numbered along the same slices, so no two parts
 // have the same sum of both.
-__device__ __forceinline__ int first_part(const Work& work, int unit) { return unit * work.slices / work.length + unit; }
+__device__ __forceinline__ int first_part(const TileScheduler& scheduler, int unit) { return unit * scheduler.slices / scheduler.length + unit; }
 
 // The sums of a block of 64 x 64 in a part: eight fours a thread, each beside those of its neighbours.
 __device__ __forceinline__ float4* part_fours(float* partial, size_t block, int thread) {
@@ -45,22 +38,22 @@ __device__ __forceinline__ void leave_part(float4* fours, int rows, const WgmmaC
 // Leaves the sums of a part of 64 x 64 results, which are the `block`-th of `count` of a tile, and returns whether they are now those
 // of all parts, of the first `rows` rows: for the last warpgroup that comes. `turn` counts the calls.
 template <class Tile>
-__device__ __forceinline__ bool join_parts(char* votes_at, const Meeting& meeting, const Work& work, const WorkItem& tile,
+__device__ __forceinline__ bool join_parts(char* votes_at, const TileScheduler& scheduler, const WorkTile& tile,
                                            int turn, int block, int count, int rows, WgmmaChunk& sums) {
   constexpr int GROUPS = Tile::OWN ? 1 : CONSUMERS;
-  int size = cluster_size(), first = first_part(work, tile.unit);
+  int size = cluster_size(), first = first_part(scheduler, tile.unit);
   PartPlace place = PartPlace::of<Tile>(block, count);
   // A thread reads what the same thread left of other parts.
   auto fours = [&](int part) {
-    return part_fours(meeting.partial, place(first + part, size, GROUPS), ResultTile::thread());
+    return part_fours(scheduler.workspace, place(first + part, size, GROUPS), ResultTile::thread());
   };
   leave_part(fours(tile.part), rows, sums);
   bool some = ResultTile::row() < rows;
   __threadfence();
   // Each thread for itself, so that no barrier stands before it. One of all of them is the last.
-  unsigned* arrived = meeting.arrived + place(tile.unit, size, GROUPS);
-  bool last = atomicAdd(arrived, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
-  if (last) *arrived = 0;
+  unsigned* semaphore = scheduler.semaphores + place(tile.unit, size, GROUPS);
+  bool last = atomicAdd(semaphore, 1u) == unsigned(tile.parts) * WARPGROUP - 1;
+  if (last) *semaphore = 0;
   unsigned* votes = reinterpret_cast<unsigned*>(votes_at) + turn % 2 * 4;
   unsigned any = __any_sync(~0u, last);
   store_shared(votes + ResultTile::thread() / 32, any);

@@ -14,8 +14,8 @@ struct Unprepared {
   __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
 };
 
-// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in a group of `group`
-// rows and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
+// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in the rows of a layer
+// and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
 // when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may change sums, where it `prepares`.
 //
 // Registers have no index, so that a loop over blocks must move each to where one text finds it: a text for each takes longer to fetch
@@ -24,11 +24,11 @@ struct Unprepared {
 // The fence in front of a copy waits until what its thread has written to global memory is there. So what a block leaves is written
 // behind the fence of the next one, and is there by the fence after that.
 template <class Tile, bool LATER, class Slots, class Prepare, class Store, class Finish>
-__device__ __forceinline__ void each_block(Slots& slots, const Meeting& meeting, const Work& work, const WorkItem& tile, int& joins,
-                                           typename Tile::Sums& sums, int group, int count, bool prepares, Prepare prepare,
-                                           Store store, Finish finish) {
+__device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& scheduler, const WorkTile& tile, int& joins,
+                                           typename Tile::Sums& sums, int count, bool prepares, Prepare prepare, Store store,
+                                           Finish finish) {
   constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
-  TileBlocks<Tile> blocks{tile, consumer(), group, count};
+  TileBlocks<Tile> blocks{tile, consumer(), scheduler.group, count};
   unsigned some = blocks.some();
   // Calls each(of the k-th block).
   auto with = [&](auto& all, int k, auto each) {
@@ -52,11 +52,12 @@ __device__ __forceinline__ void each_block(Slots& slots, const Meeting& meeting,
       ResultPlace at = blocks.place(k);
       int number = tile.strip < 0 ? k : k / Tile::CHUNKS;
       if (later) {
-        int block = PartPlace::of<Tile>(number, all)(first_part(work, tile.unit) + tile.part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
-        leave_part(part_fours(meeting.partial, block, ResultTile::thread()), at.rows, own);
+        int part = first_part(scheduler, tile.unit) + tile.part;
+        int block = PartPlace::of<Tile>(number, all)(part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
+        leave_part(part_fours(scheduler.workspace, block, ResultTile::thread()), at.rows, own);
         continue;
       }
-      if (!join_parts<Tile>(slots.notes(), meeting, work, tile, joins++, number, all, at.rows, own)) {
+      if (!join_parts<Tile>(slots.notes(), scheduler, tile, joins++, number, all, at.rows, own)) {
         some &= ~(1u << k);
         continue;
       }

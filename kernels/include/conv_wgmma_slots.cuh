@@ -31,7 +31,7 @@ struct ResultPlace {
 template <class Tile>
 struct TileBlocks {
   static constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
-  const WorkItem& tile;
+  const WorkTile& tile;
   int consumer, group, count;
 
   __device__ __forceinline__ ResultPlace place(int k) const {
@@ -176,11 +176,11 @@ struct Slots {
 
 // Fills the slots of a warpgroup, for all blocks that it stores of its tiles.
 template <class Tile>
-__device__ __forceinline__ void fill_slots(char* shared, const Cluster& cluster, const Work& work, int consumer, int group, int count,
-                                           const BlockInputs& in) {
+__device__ __forceinline__ void fill_slots(char* shared, const Cluster& cluster, const TileScheduler& scheduler,
+                                           int consumer, int count, const BlockInputs& in) {
   Slots<Tile> slots(shared, consumer);
-  each_tile<Tile>(cluster, work, consumer, [&](const WorkItem& tile, int, int) {
-    TileBlocks<Tile> blocks{tile, consumer, group, count};
+  each_tile<Tile>(cluster, scheduler, consumer, [&](const WorkTile& tile, int, int) {
+    TileBlocks<Tile> blocks{tile, consumer, scheduler.group, count};
     unsigned some = tile.parts > 1 ? slots.receive() : blocks.some();
     for (int k = 0; k < blocks.COUNT; k++) {
       if (!(some >> k & 1)) continue;

@@ -9,7 +9,7 @@
 // Pixels under a window whose taps lie `distance` apart; the first one of pixel (i, j) at (i, j) * step + origin.
 struct Window {
   const CUtensorMap* map;
-  int plain;  // the window is the pixel, and the map has pixels in a row
+  bool pointwise;  // the window is the pixel, and the map has pixels in a row
   int images, rows, columns;
   int step[2], origin[2], distance[2];
 
@@ -36,7 +36,7 @@ struct Window {
   __device__ __forceinline__ int x(const Place& at) const { return at.column * step[1] + origin[1]; }
   // The pixels from `at` on under one tap, as many as the map says.
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar, const Place& at, int channel, int row, int column) const {
-    if (plain)
+    if (pointwise)
       tma_load_2d(to, map, bar, channel, at.pixel);
     else
       tma_load_im2col(to, map, bar, channel, x(at), y(at), at.image, column * distance[1], row * distance[0]);
@@ -44,7 +44,7 @@ struct Window {
   // The same for all blocks in the mask.
   __device__ __forceinline__ void share(char* to, uint64_t* bar, const Place& at, int channel, int row, int column,
                                         int mask) const {
-    if (plain)
+    if (pointwise)
       tma_share_2d(to, map, bar, channel, at.pixel, mask);
     else
       tma_share_im2col(to, map, bar, channel, x(at), y(at), at.image, column * distance[1], row * distance[0], mask);
@@ -52,16 +52,16 @@ struct Window {
 };
 
 // Of the output's pixels, over x.
-__device__ __forceinline__ Window window_of_output(const CUtensorMap* map, const ConvParams& p, int plain) {
-  Window w = {map, plain, p.n, p.p, p.q, {}, {}, {}};
+__device__ __forceinline__ Window window_of_output(const CUtensorMap* map, const ConvProblem& p) {
+  Window w = {map, p.is_pointwise(), p.n, p.p, p.q, {}, {}, {}};
   for (int axis = 0; axis < 2; axis++)
     w.step[axis] = p.stride[axis], w.origin[axis] = -p.padding[axis], w.distance[axis] = p.dilation[axis];
   return w;
 }
 
 // Of the input's pixels, over dy, for stride 1: the taps in the order in which they hit, the last one first.
-__device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const ConvParams& p, int plain) {
-  Window w = {map, plain, p.n, p.h, p.w, {1, 1}, {}, {p.dilation[0], p.dilation[1]}};
+__device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const ConvProblem& p) {
+  Window w = {map, p.is_pointwise(), p.n, p.h, p.w, {1, 1}, {}, {p.dilation[0], p.dilation[1]}};
   w.origin[0] = p.padding[0] - (p.r - 1) * p.dilation[0], w.origin[1] = p.padding[1] - (p.s - 1) * p.dilation[1];
   return w;
 }
@@ -80,7 +80,7 @@ struct TapSource {
   bool strip;
 
   __device__ __forceinline__ void prefetch() const { tma_prefetch(window.map), tma_prefetch(filter); }
-  __device__ __forceinline__ void begin(const WorkItem& tile) {
+  __device__ __forceinline__ void begin(const WorkTile& tile) {
     place = window.place(tile.layer * group + tile.row * Tile::BM);
     strip = STRIPS && tile.strip >= 0;
     start_n = tile.column * Tile::BN + (strip ? tile.strip * 64 : 0);
@@ -119,7 +119,7 @@ struct TapSource {
 struct TapBlock {
   int row, column, channel;
 };
-__device__ __forceinline__ TapBlock tap_block(const ConvParams& p, int block) {
+__device__ __forceinline__ TapBlock tap_block(const ConvProblem& p, int block) {
   int each = (p.c + 63) / 64, tap = block / each, row = tap / p.s;
   return {row, tap - row * p.s, (block - tap * each) * 64};
 }
@@ -130,7 +130,7 @@ struct PixelSource {
   static constexpr bool STRIPS = Tile::CHUNKS > 1;
   Window window;
   const CUtensorMap* gradient;
-  const ConvParams& p;
+  const ConvProblem& p;
   Cluster cluster;
   Window::Place place;
   int start_m;
@@ -138,7 +138,7 @@ struct PixelSource {
   TapBlock blocks[Tile::CHUNKS];
 
   __device__ __forceinline__ void prefetch() const { tma_prefetch(window.map), tma_prefetch(gradient); }
-  __device__ __forceinline__ void begin(const WorkItem& tile) {
+  __device__ __forceinline__ void begin(const WorkTile& tile) {
     place = window.place(tile.from * WGMMA_SLICE);
     start_m = tile.row * Tile::BM;
     strip = STRIPS && tile.strip >= 0;

@@ -21,7 +21,7 @@ struct Cluster {
   __device__ __forceinline__ bool copies(int i, int count) const { return i * size / count == rank; }
 };
 
-struct WorkItem {
+struct WorkTile {
   int layer, row, column;  // the tile: of which group, and its place there
   int strip;               // its columns: of this strip; -1: all
   int from, to;            // slices; there may be none
@@ -31,14 +31,19 @@ struct WorkItem {
 
 // Tiles are numbered columns fastest, then rows and layers, and the first `whole` ones are whole. Items: first each segment's part
 // of the tile or strip in which it begins, then their parts of the next one, as none is longer than a tile; then whole tiles.
-struct Work {
+struct TileScheduler {
+  // Where the parts of cut tiles meet: the sums of each part of each of them, and how many threads have left theirs, which is zero
+  // again after a launch. Without semaphores a launch of its own adds the parts up.
+  float* workspace;
+  unsigned* semaphores;
   int items, whole;
   int units, strips;  // cut tiles, or strips of them; of a tile
   int segments, length;
   int rows, columns;  // tiles of a layer
   int slices;         // of a tile
+  int group;          // rows of a layer: its pixels, or filters
 
-  __device__ __forceinline__ WorkItem item(int item, const Cluster& cluster) const {
+  __device__ __forceinline__ WorkTile item(int item, const Cluster& cluster) const {
     int cut = items - whole, tile = item - cut, strip = -1, from = 0, to = slices, part = 0, parts = 1, unit = -1;
     if (tile < 0) {
       int next = item / segments, segment = item - next * segments, begin = segment * length;
@@ -54,4 +59,4 @@ struct Work {
     return {layer, row, tile - line * columns, strip, from, to, part, parts, unit};
   }
 };
-static_assert(sizeof(Work) == 36, "src/ops/conv2d/cuda/wgmma.rs declares the same");
+static_assert(sizeof(TileScheduler) == 56, "src/ops/conv2d/cuda/scheduler.rs declares the same");

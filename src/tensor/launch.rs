@@ -52,7 +52,7 @@ pub struct Val<T>(PhantomData<T>);
 pub struct Table<T>(PhantomData<T>);
 /// `const GRID_CONSTANT CUtensorMap`: a tensor, bf16 or f32, that the kernel reads by copies of this map.
 pub(crate) struct MapIn<T>(PhantomData<T>);
-/// The same, all zero where the tensor is left out.
+/// The same, all zero where the tensor is left out. Its address is in an epilogue too, which counts its bytes.
 pub(crate) struct OptMapIn<T>(PhantomData<T>);
 /// The same for a tensor that the kernel writes by copies of this map; its old content is not read, and stays where none goes.
 pub(crate) struct MapOut<T>(PhantomData<T>);
@@ -193,9 +193,6 @@ impl<T: Element> Param for MapIn<T> {
 impl<T: Element> Param for OptMapIn<T> {
     type Host<'a> = Option<(&'a Tensor, &'a MapSpec)>;
     type Packed = TensorMap;
-    fn traffic(host: &Self::Host<'_>) -> usize {
-        host.map_or(0, |(tensor, _)| bytes(tensor))
-    }
     fn pack(kernel: &'static str, device: &Device, host: Option<(&Tensor, &MapSpec)>) -> Result<TensorMap> {
         host.map_or(Ok(TensorMap::NONE), |map| MapIn::<T>::pack(kernel, device, map))
     }
@@ -225,14 +222,19 @@ pub(crate) fn address_of<P>(packed: &mut P) -> *mut c_void {
 /// kernels! { "relu";
 ///     /// y = max(x, 0)
 ///     fn relu_forward<T in f32 | f64 | bf16>(x: In<T>, y: Out<T>, count: Val<i32>);
+///     /// C = A B
+///     fn gemm<T in f32 | bf16; Tile in [large small]>(a: In<T>, b: In<T>, c: Out<T>);
 ///     fn relu_count(x: In<f32>, n: Out<u32>);
 /// }
 /// ```
 ///
-/// Each line becomes `unsafe fn relu_forward<T: Element>(device, launch, x, y, count) -> Result<()>`, which runs the
-/// exported symbol `relu_forward_f32`, `_f64` or `_bf16` (a kernel without type parameter keeps its plain name), and
-/// an entry of `declarations()`.
-#[macro_export]
+/// Each line becomes a function and an entry of `declarations()`:
+///
+/// - `unsafe fn relu_forward<T: Element>(device, launch, x, y, count) -> Result<()>`, which runs the exported symbol
+///   `relu_forward_f32`, `_f64` or `_bf16`;
+/// - `unsafe fn gemm<T: Element>(device, launch, tile: Tile, a, b, c)`, which runs `gemm_large_f32` or one of the other three, by
+///   [`Variant::name`] of the tile;
+/// - `unsafe fn relu_count(device, launch, x, n)`, which runs the symbol of its name.
 macro_rules! kernels {
     ($image:literal; $($items:tt)*) => {
         $crate::kernels!(@items $image [] $($items)*);
@@ -248,24 +250,38 @@ macro_rules! kernels {
     (@items $image:literal [$($done:ident)*]
         $(#[$meta:meta])* fn $name:ident < $t:ident in $($instance:ident)|+ > ( $($arg:ident : $p:ty),* $(,)? ); $($rest:tt)*
     ) => {
+        $crate::kernels!(@generic $image [$(#[$meta])*] $name $t [$($instance)+] [] () "" ($($arg: $p),*));
+        $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
+    };
+    (@items $image:literal [$($done:ident)*]
+        $(#[$meta:meta])* fn $name:ident < $t:ident in $($instance:ident)|+ ; $axis:ident in $variants:tt >
+        ( $($arg:ident : $p:ty),* $(,)? ); $($rest:tt)*
+    ) => {
+        $crate::kernels!(@generic $image [$(#[$meta])*] $name $t [$($instance)+] $variants (variant: $axis)
+            ($crate::tensor::Variant::name(variant)) ($($arg: $p),*));
+        $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
+    };
+    // `$variants` stays one token, so that it can stand inside the repetition over the instances.
+    (@generic $image:literal [$(#[$meta:meta])*] $name:ident $t:ident [$($instance:ident)+] $variants:tt
+        ($($variant:ident : $axis:ident)?) $wanted:tt ($($arg:ident : $p:ty),*)
+    ) => {
         $(#[$meta])*
         ///
         /// # Safety
         /// The tensors have the extents that the kernel's contract states for the arguments and the launch.
         #[allow(clippy::too_many_arguments)]
         pub(crate) unsafe fn $name<$t: $crate::tensor::Element>(
-            device: &$crate::Device, launch: $crate::device::Launch, $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
+            device: &$crate::Device,
+            launch: $crate::device::Launch,
+            $($variant: $axis,)?
+            $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
         ) -> $crate::Result<()> {
-            let symbol = match $t::DTYPE {
-                $( <$instance as $crate::tensor::Element>::DTYPE => concat!(stringify!($name), "_", stringify!($instance)), )+
+            let symbols: &[(&str, &'static str)] = match $t::DTYPE {
+                $( <$instance as $crate::tensor::Element>::DTYPE => $crate::kernels!(@symbols $name $instance $variants), )+
                 got => return Err($crate::Error::DType { op: stringify!($name), got, want: stringify!($($instance)|+) }),
             };
-            let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
-            $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
-            let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
-            let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
-            // SAFETY: the arguments match the declaration, which tests/it/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
+            let symbol = $crate::tensor::symbol(stringify!($name), symbols, $wanted)?;
+            $crate::kernels!(@launch $image symbol device launch $($arg: $p),*)
         }
         #[allow(non_snake_case)]
         mod $name {
@@ -277,14 +293,14 @@ macro_rules! kernels {
                 vec![$( <$p as $crate::tensor::Param>::SIZE ),*]
             }
             pub fn declare(all: &mut Vec<$crate::tensor::Declaration>) {
-                $( all.push($crate::tensor::Declaration {
-                    image: $image,
-                    symbol: concat!(stringify!($name), "_", stringify!($instance)),
-                    sizes: sizes::<$instance>(),
-                }); )+
+                $(
+                    let symbols: &[(&str, &'static str)] = $crate::kernels!(@symbols $name $instance $variants);
+                    all.extend(symbols.iter().map(|&(_, symbol)| $crate::tensor::Declaration {
+                        image: $image, symbol, sizes: sizes::<$instance>(),
+                    }));
+                )+
             }
         }
-        $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
     };
     (@items $image:literal [$($done:ident)*]
         $(#[$meta:meta])* fn $name:ident ( $($arg:ident : $p:ty),* $(,)? ); $($rest:tt)*
@@ -298,26 +314,45 @@ macro_rules! kernels {
             device: &$crate::Device, launch: $crate::device::Launch, $($arg: <$p as $crate::tensor::Param>::Host<'_>),*
         ) -> $crate::Result<()> {
             let symbol = stringify!($name);
-            let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
-            $( let mut $arg = <$p as $crate::tensor::Param>::pack(symbol, device, $arg)?; )*
-            let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
-            let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
-            // SAFETY: the arguments match the declaration, which tests/it/abi.rs holds against the PTX.
-            unsafe { device.launch($image, symbol, launch, &mut args, &sizes, bytes) }
+            $crate::kernels!(@launch $image symbol device launch $($arg: $p),*)
         }
         mod $name {
             #[allow(unused_imports)]
             use super::*;
             pub fn declare(all: &mut Vec<$crate::tensor::Declaration>) {
-                all.push($crate::tensor::Declaration {
-                    image: $image,
-                    symbol: stringify!($name),
-                    sizes: vec![$( <$p as $crate::tensor::Param>::SIZE ),*],
-                });
+                let sizes = vec![$( <$p as $crate::tensor::Param>::SIZE ),*];
+                all.push($crate::tensor::Declaration { image: $image, symbol: stringify!($name), sizes });
             }
         }
         $crate::kernels!(@items $image [$($done)* $name] $($rest)*);
     };
+    (@symbols $name:ident $instance:ident []) => {
+        &[("", concat!(stringify!($name), "_", stringify!($instance)))]
+    };
+    (@symbols $name:ident $instance:ident [$($variant:ident)+]) => {
+        &[$( (stringify!($variant), concat!(stringify!($name), "_", stringify!($variant), "_", stringify!($instance))) ),+]
+    };
+    (@launch $image:literal $symbol:ident $device:ident $launch:ident $($arg:ident : $p:ty),*) => {{
+        let bytes = 0 $( + <$p as $crate::tensor::Param>::traffic(&$arg) )*;
+        $( let mut $arg = <$p as $crate::tensor::Param>::pack($symbol, $device, $arg)?; )*
+        let mut args = [$( $crate::tensor::address_of(&mut $arg) ),*];
+        let sizes = [$( <$p as $crate::tensor::Param>::SIZE ),*];
+        // SAFETY: the arguments match the declaration, which tests/it/abi.rs holds against the PTX.
+        unsafe { $device.launch($image, $symbol, $launch, &mut args, &sizes, bytes) }
+    }};
+}
+pub(crate) use kernels;
+
+/// One of several kernels that differ in a template argument, such as the tile.
+pub(crate) trait Variant: Copy {
+    /// As it stands in the symbol.
+    fn name(self) -> &'static str;
+}
+
+/// The symbol of the `wanted` variant of `kernel`.
+pub(crate) fn symbol(kernel: &'static str, symbols: &[(&str, &'static str)], wanted: &str) -> Result<&'static str> {
+    let found = symbols.iter().find(|(variant, _)| *variant == wanted).map(|&(_, symbol)| symbol);
+    found.ok_or_else(|| Error::Internal(format!("{kernel} has no variant {wanted:?}")))
 }
 
 #[cfg(test)]

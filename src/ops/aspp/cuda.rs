@@ -11,7 +11,7 @@ use crate::{
     autograd::{Contribution, GradientRequest, Var},
     ops::{
         Conv2dSpec, concat_channels,
-        conv2d::{ConvParams, bias_gradient},
+        conv2d::{ConvProblem, bias_gradient},
     },
     tensor::{Declaration, Element},
 };
@@ -55,7 +55,7 @@ pub(super) fn takes(x: &Var, [k, _, _, c]: [usize; 4]) -> bool {
 /// A checked problem: the first branch as a convolution, and the dilations of all.
 #[derive(Clone, Copy)]
 pub(super) struct Params {
-    conv: ConvParams,
+    conv: ConvProblem,
     aspp: AsppParams,
 }
 
@@ -63,13 +63,14 @@ impl Params {
     /// Errors as those of a convolution for each branch.
     pub fn new(x: &Tensor, filter: &Tensor, specs: &[Conv2dSpec]) -> Result<Self> {
         let (x, w) = (x.dims::<4>(OP)?, filter.dims::<4>(OP)?);
-        let branches: Vec<ConvParams> = specs.iter().map(|spec| ConvParams::new(x, w, spec)).collect::<Result<_>>()?;
+        let branches: Vec<ConvProblem> =
+            specs.iter().map(|spec| ConvProblem::new(x, w, spec)).collect::<Result<_>>()?;
         // All branches together have more channels, and whole chunks of them.
-        ConvParams::new(x, [BRANCHES * w[0].next_multiple_of(8), w[1], w[2], w[3]], &specs[0])?;
+        ConvProblem::new(x, [BRANCHES * w[0].next_multiple_of(8), w[1], w[2], w[3]], &specs[0])?;
         let conv = branches[0];
         let mut dilation = [0; BRANCHES];
         dilation.iter_mut().zip(&branches).for_each(|(d, branch)| *d = branch.dilation[0]);
-        let ConvParams { n, h, w, c, k, r, s, .. } = conv;
+        let ConvProblem { n, h, w, c, k, r, s, .. } = conv;
         Ok(Self { conv, aspp: AsppParams { n, h, w, c, k, r, s, dilation } })
     }
 
@@ -127,7 +128,7 @@ fn bias_gradients(params: &Params, dy: &Tensor, wanted: &[bool]) -> Result<[Opti
     let mut gradients = [const { None }; BRANCHES];
     if wanted.contains(&true) {
         let channels = params.conv.k as usize;
-        let all = ConvParams { k: BRANCHES as i32 * params.conv.k, ..params.conv };
+        let all = ConvProblem { k: BRANCHES as i32 * params.conv.k, ..params.conv };
         let all = bias_gradient(&all, dy)?.reshape(&[1, 1, 1, BRANCHES * channels])?;
         for (branch, gradient) in gradients.iter_mut().enumerate() {
             *gradient = Some(concat_channels::slice(&all, branch * channels, channels)?.reshape(&[channels])?);

@@ -3,7 +3,7 @@
 //! `cuda::tuning` may put another tile or split in its place.
 
 use super::{
-    ConvParams, Products,
+    ConvProblem, Products,
     problem::{Direction, extents},
     tiling::{BLOCKS, MmaTile, Product, Tiling, ranges},
     wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
@@ -90,7 +90,7 @@ impl Algorithm {
 /// The choice for one product where nothing is timed.
 pub(super) fn choose(
     direction: Direction,
-    params: &ConvParams,
+    params: &ConvProblem,
     dtype: DType,
     products: Products,
     warpgroups: bool,
@@ -117,17 +117,17 @@ pub(super) fn choose(
 
 /// Whether the filter is so small that warps, of which a multiprocessor holds more blocks, sum its gradient faster than warpgroups:
 /// as timed on an H200 for the eight such layers of the published network.
-fn is_small_weight_gradient(direction: Direction, params: &ConvParams) -> bool {
+fn is_small_weight_gradient(direction: Direction, params: &ConvProblem) -> bool {
     direction == Direction::WeightGradient && params.filter().iter().product::<usize>() <= 1 << 16
 }
 
-fn window(direction: Direction, params: &ConvParams) -> Algorithm {
+fn window(direction: Direction, params: &ConvProblem) -> Algorithm {
     let narrow = direction == Direction::Forward && params.k as usize <= MmaTile::Slim.extent().1;
     let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
     Algorithm::Window(if narrow { MmaTile::Slim } else { tile })
 }
 
-fn simt(direction: Direction, params: &ConvParams, dtype: DType) -> Algorithm {
+fn simt(direction: Direction, params: &ConvProblem, dtype: DType) -> Algorithm {
     let (rows, columns) = extents(direction, params);
     let wide = Algorithm::Simt(SimtTile::Wide);
     let tail = columns % SimtTile::Wide.extent().1;
@@ -138,7 +138,7 @@ fn simt(direction: Direction, params: &ConvParams, dtype: DType) -> Algorithm {
 }
 
 /// Whether the channels along which 16 bytes are copied come in whole chunks.
-fn whole_chunks(direction: Direction, params: &ConvParams, dtype: DType) -> bool {
+fn whole_chunks(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
     let chunk = (16 / dtype.size()) as i32;
     params.c % chunk == 0 && (direction == Direction::Forward || params.k % chunk == 0)
 }
@@ -147,7 +147,7 @@ fn whole_chunks(direction: Direction, params: &ConvParams, dtype: DType) -> bool
 pub(super) const WINDOW: usize = 8;
 
 /// Whether a row of taps fits a window that begins at a multiple of 16 bytes.
-fn windowed(direction: Direction, params: &ConvParams, dtype: DType) -> bool {
+fn windowed(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
     let fits = match direction {
         Direction::Forward => true,
         Direction::WeightGradient => params.k % (16 / dtype.size()) as i32 == 0,
@@ -166,7 +166,7 @@ mod tests {
 
     fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, products: Products) -> Algorithm {
         let spec = Conv2dSpec { padding: [w[1] / 2, w[2] / 2], ..Conv2dSpec::default() };
-        let params = ConvParams::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
+        let params = ConvProblem::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
         choose(direction, &params, dtype, products, false).algorithm
     }
 
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn the_stem_goes_by_rows_of_taps() {
         let spec = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
-        let stem = ConvParams::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
+        let stem = ConvProblem::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
         let by = |direction, dtype, products| choose(direction, &stem, dtype, products, false).algorithm;
         for (dtype, products) in [(DType::Bf16, Products::Full), (DType::F32, Products::Tf32)] {
             assert_eq!(by(Direction::Forward, dtype, products), Algorithm::Window(MmaTile::Medium));
@@ -222,7 +222,7 @@ mod tests {
     fn warpgroups_take_what_they_can() {
         let by = |direction, x: [usize; 4], [k, r]: [usize; 2], dtype| {
             let spec = Conv2dSpec { padding: [r / 2; 2], ..Conv2dSpec::default() };
-            let params = ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap();
+            let params = ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap();
             choose(direction, &params, dtype, Products::Tf32, true).algorithm
         };
         for direction in Direction::ALL {

@@ -1,6 +1,8 @@
 //! Launches of the kernels that `algorithm` chooses.
 
+pub(in crate::ops) mod epilogue;
 mod mma;
+mod scheduler;
 mod simt;
 mod split;
 mod tuning;
@@ -8,7 +10,7 @@ mod wgmma;
 mod window;
 
 use super::{
-    ConvParams, OP, Products,
+    ConvProblem, OP, Products,
     algorithm::{
         Algorithm::{Mma, Simt, Wgmma, Window},
         Choice,
@@ -16,10 +18,7 @@ use super::{
         choose,
     },
     problem::{Direction, extents},
-    tiling::{
-        MmaTile::{self, Large, Medium, Slim, Small},
-        PIXELS, Product, Tiling, cut, ranges,
-    },
+    tiling::{MmaTile, PIXELS, Product, Tiling, cut, ranges},
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -31,6 +30,7 @@ use crate::{
     },
     tensor::{Declaration, Element},
 };
+use epilogue::{DataGradientEpilogue, ForwardEpilogue};
 use tuning::Problem;
 
 /// What the kernel files declare.
@@ -64,7 +64,7 @@ pub(super) struct Output {
 }
 
 pub(super) fn forward<T: Element>(
-    params: &ConvParams,
+    params: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -96,7 +96,7 @@ fn parted(choice: Choice) -> Option<Tiling> {
 
 fn forward_by<T: Element>(
     choice: Choice,
-    params: &ConvParams,
+    params: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -127,34 +127,18 @@ fn forward_by<T: Element>(
     };
     let norm = norm.by_chunks(params.k as usize, T::DTYPE);
     let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
-    let m = moments.as_mut().map(|moments| &mut moments.partial);
-    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
+    let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, group by group,
-    // and `m` has room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes; the
+    // and the moments have room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes; the
     // residual has y's shape, and the vectors a value for each channel.
-    unsafe {
-        match tile {
-            Large => mma::conv2d_mma_forward_large::<T>(
-                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-            Medium => mma::conv2d_mma_forward_medium::<T>(
-                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-            Small => mma::conv2d_mma_forward_small::<T>(
-                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-            Slim => mma::conv2d_mma_forward_slim::<T>(
-                device, launch, x, w, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-        }
-    }
+    unsafe { mma::conv2d_mma_forward::<T>(device, launch, tile, x, w, &mut y, epilogue, p, group)? };
     Ok(Output { y, moments, normalized: norm.is_some() })
 }
 
 /// The launch of a forward pass whose tiles end with each group, the pixels of a group, and room for the groups' moments where
 /// they are wanted, channels come in pairs and the tile takes them. Without moments the batch is one group.
 fn by_groups(
-    params: &ConvParams,
+    params: &ConvProblem,
     tile: MmaTile,
     groups: Option<usize>,
     device: &Device,
@@ -169,7 +153,7 @@ fn by_groups(
 }
 
 pub(super) fn data_gradient<T: Element>(
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     products: Products,
@@ -190,7 +174,7 @@ pub(super) fn data_gradient<T: Element>(
 /// `accumulate` is for tensor cores alone. The epilogue is applied where the kernel can.
 fn data_gradient_by<T: Element>(
     choice: Choice,
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     accumulate: Option<&Tensor>,
@@ -225,32 +209,16 @@ fn data_gradient_by<T: Element>(
     let launch = tiled(tile.count(rows, c), norm.groups * phases, [THREADS, 1, 1])?;
     let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
     let mut norm = norm.with_room(phases * rows.div_ceil(tile.rows()))?;
-    let (s, m, bx, by) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
-    let ([mean, var, scale, shift], more) = (norm.vectors, accumulate);
-    // SAFETY: the tensors have the extents of `params`, `more`, `bx` and `by` those of dx, and the vectors a value for each
+    let epilogue = DataGradientEpilogue::new(accumulate, &mut norm);
+    // SAFETY: the tensors have the extents of `params`, the epilogue's images those of dx, and its vectors a value for each
     // channel (mean and variance for each group); the grid covers the largest phase of a group in tiles, every phase and every
-    // group, for which `s` has room; the shared memory is the tile's, and so are the channels that it takes.
-    unsafe {
-        match tile {
-            Large => mma::conv2d_mma_data_gradient_large::<T>(
-                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
-            )?,
-            Medium => mma::conv2d_mma_data_gradient_medium::<T>(
-                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
-            )?,
-            Small => mma::conv2d_mma_data_gradient_small::<T>(
-                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
-            )?,
-            Slim => mma::conv2d_mma_data_gradient_slim::<T>(
-                device, launch, dy, w, more, &mut dx, bx, by, mean, var, scale, shift, s, p, m,
-            )?,
-        }
-    }
+    // group, for which the sums have room; the shared memory is the tile's, and so are the channels that it takes.
+    unsafe { mma::conv2d_mma_data_gradient::<T>(device, launch, tile, dy, w, &mut dx, epilogue, p)? };
     Ok(Contribution { gradient: dx, fused: norm.fused() })
 }
 
 pub(super) fn weight_gradient<T: Element>(
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
     products: Products,
@@ -264,7 +232,12 @@ pub(super) fn weight_gradient<T: Element>(
     window::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }
 
-fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+fn tuned_weight_gradient<T: Element>(
+    built_in: Choice,
+    params: &ConvProblem,
+    dy: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
     let (direction, dtype) = (Direction::WeightGradient, T::DTYPE);
     let problem = Problem { direction, params, dtype, groups: None, accumulate: false, epilogue: false };
     let choice =
@@ -272,7 +245,7 @@ fn tuned_weight_gradient<T: Element>(built_in: Choice, params: &ConvParams, dy: 
     weight_gradient_by::<T>(choice, params, dy, x)
 }
 
-fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     if let Wgmma(tiling) = choice.algorithm {
         return wgmma::weight_gradient::<T>(tiling, params, dy, x);
     }
@@ -293,17 +266,14 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvParams, dy: &Tens
             }
             Simt(Wide) => simt::conv2d_weight_gradient_wide::<T>(device, launch, dy, x, to, p, range)?,
             Simt(Narrow) => simt::conv2d_weight_gradient_narrow::<T>(device, launch, dy, x, to, p, range)?,
-            Mma(Large) => mma::conv2d_mma_weight_gradient_large::<T>(device, launch, dy, x, to, p, range)?,
-            Mma(Medium) => mma::conv2d_mma_weight_gradient_medium::<T>(device, launch, dy, x, to, p, range)?,
-            Mma(Small) => mma::conv2d_mma_weight_gradient_small::<T>(device, launch, dy, x, to, p, range)?,
-            Mma(Slim) => mma::conv2d_mma_weight_gradient_slim::<T>(device, launch, dy, x, to, p, range)?,
+            Mma(tile) => mma::conv2d_mma_weight_gradient::<T>(device, launch, tile, dy, x, to, p, range)?,
             Window(_) | Wgmma(_) => return Err(elsewhere()),
         }
     }
     reduce::<T>(&sums, &shape, layers)
 }
 
-pub(super) fn bias_gradient<T: Element>(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient<T: Element>(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     let shape = [params.k as usize];
     let blocks = shape[0].div_ceil(32);
     let (layers, range) = ranges(blocks, pixels(params));
@@ -327,7 +297,7 @@ fn elsewhere() -> Error {
 }
 
 /// Pixels of the output.
-fn pixels(params: &ConvParams) -> usize {
+fn pixels(params: &ConvProblem) -> usize {
     params.output()[..3].iter().product()
 }
 

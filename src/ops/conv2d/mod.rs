@@ -19,7 +19,7 @@ mod tiling;
 mod wgmma_tiling;
 
 pub use params::Conv2dSpec;
-pub(crate) use params::ConvParams;
+pub(crate) use params::ConvProblem;
 pub(super) use pixel_product::PixelProduct;
 pub(super) use tiling::{MmaTile, ranges};
 
@@ -99,14 +99,14 @@ fn convolve(
 /// A checked convolution.
 #[derive(Clone, Copy)]
 pub(super) struct Problem {
-    params: ConvParams,
+    params: ConvProblem,
     products: Products,
 }
 
 impl Problem {
     pub fn new(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Self> {
         let (input, filter) = (x.value(), w.value());
-        let params = ConvParams::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
+        let params = ConvProblem::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
         if let Some(bias) = bias {
             bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
         }
@@ -205,7 +205,7 @@ fn forward(
 
 /// Accumulates, and applies the epilogue of the image's producer, where the kernel can.
 fn data_gradient(
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     products: Products,
@@ -225,7 +225,7 @@ fn data_gradient(
     Ok(dx.into())
 }
 
-fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
+fn weight_gradient(params: &ConvProblem, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
     if !dy.device().is_cpu() {
         let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products))?;
         count_product(&[dy, x, &dw]);
@@ -238,7 +238,7 @@ fn weight_gradient(params: &ConvParams, dy: &Tensor, x: &Tensor, products: Produ
     with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))
 }
 
-pub(super) fn bias_gradient(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     if !dy.device().is_cpu() {
         return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(params, dy));
     }

@@ -30,10 +30,10 @@ impl Default for Conv2dSpec {
     }
 }
 
-/// Mirrors `ConvParams` of kernels/include/conv_params.cuh.
+/// Mirrors `ConvProblem` of kernels/include/conv_params.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub(crate) struct ConvParams {
+pub(crate) struct ConvProblem {
     /// Images.
     pub n: i32,
     /// Input height and width.
@@ -90,7 +90,7 @@ fn output_extent(axis: &str, extent: usize, taps: usize, spec: &Conv2dSpec, i: u
     Ok((padded - window) / stride + 1)
 }
 
-impl ConvParams {
+impl ConvProblem {
     /// Checks the shapes `x` [N, H, W, C] and `w` [K, R, S, C] and computes the output's.
     pub fn new(x: [usize; 4], w: [usize; 4], spec: &Conv2dSpec) -> Result<Self> {
         let ([n, h, width, c], [k, r, s, filter_c]) = (x, w);

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::{Conv2dSpec, ConvParams, Products, cuda, problem::Direction, wgmma_tiling};
+use super::{Conv2dSpec, ConvProblem, Products, cuda, problem::Direction, wgmma_tiling};
 use crate::{
     DType, Result, Tensor,
     autograd::{Contribution, GradientRequest},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// y[n,h,w,k] = sum over c of x[n,h,w,c] w[k,c].
-pub(in crate::ops) struct PixelProduct(ConvParams);
+pub(in crate::ops) struct PixelProduct(ConvProblem);
 
 impl PixelProduct {
     /// Of x [N, H, W, C] with `rows` rows, where warpgroups take it and its gradients.
@@ -20,7 +20,7 @@ impl PixelProduct {
             return None;
         }
         let &[n, h, w, c] = x.shape() else { return None };
-        let params = ConvParams::new([n, h, w, c], [rows, 1, 1, c], &Conv2dSpec::default()).ok()?;
+        let params = ConvProblem::new([n, h, w, c], [rows, 1, 1, c], &Conv2dSpec::default()).ok()?;
         let directions = [Direction::Forward, Direction::DataGradient, Direction::WeightGradient];
         directions.iter().all(|&direction| wgmma_tiling::suits(direction, &params)).then_some(Self(params))
     }

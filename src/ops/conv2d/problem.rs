@@ -1,6 +1,6 @@
 //! A convolution as matrix products: what its choice of kernels, its tilings and its launches all speak of.
 
-use super::ConvParams;
+use super::ConvProblem;
 
 /// The three matrix products of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Direction {
 }
 
 /// Rows and columns of the product.
-pub(super) fn extents(direction: Direction, params: &ConvParams) -> (usize, usize) {
+pub(super) fn extents(direction: Direction, params: &ConvProblem) -> (usize, usize) {
     let ([n, h, w, c], [k, r, s, _], [_, p, q, _]) = (params.input(), params.filter(), params.output());
     let [down, across] = params.stride.map(|stride| stride as usize);
     match direction {

@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConvParams,
+    ConvProblem,
     problem::{Direction, extents},
 };
-use crate::DType;
+use crate::{DType, tensor::Variant};
 
 /// Tiles of a product on tensor cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,17 @@ impl MmaTile {
     }
 }
 
+impl Variant for MmaTile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Large => "large",
+            Self::Medium => "medium",
+            Self::Small => "small",
+            Self::Slim => "slim",
+        }
+    }
+}
+
 impl Pace {
     /// Cycles for a slice of each of the `blocks` blocks that the busiest multiprocessor gets: full sets of blocks one after
     /// the other, and a last one of as many as are left.
@@ -133,7 +144,7 @@ pub(super) struct Product {
 }
 
 impl Product {
-    pub fn new(direction: Direction, params: &ConvParams, dtype: DType) -> Self {
+    pub fn new(direction: Direction, params: &ConvProblem, dtype: DType) -> Self {
         let (rows, columns) = extents(direction, params);
         let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
         let slice = 64 / dtype.size();
@@ -265,7 +276,7 @@ mod tests {
 
     fn product(direction: Direction, x: [usize; 4], [k, r]: [usize; 2], stride: usize) -> Product {
         let spec = Conv2dSpec { stride: [stride; 2], padding: [r / 2; 2], ..Conv2dSpec::default() };
-        Product::new(direction, &ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap(), DType::Bf16)
+        Product::new(direction, &ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap(), DType::Bf16)
     }
 
     #[test]

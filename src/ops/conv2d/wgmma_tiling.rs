@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConvParams,
+    ConvProblem,
     problem::{Direction, extents},
     tiling::{COPIED, LAUNCH, MULTIPROCESSORS},
 };
+use crate::tensor::Variant;
 
 /// Tiles of a product by warpgroups (kernels/conv2d_sm90.cu).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,17 @@ impl WgmmaTile {
     }
 }
 
+impl Variant for WgmmaTile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wide => "wide",
+            Self::Tall => "tall",
+            Self::Square => "square",
+            Self::Narrow => "narrow",
+        }
+    }
+}
+
 impl WgmmaTiling {
     /// With whole tiles only.
     fn whole(warpgroups: WgmmaTile, cluster: usize) -> Self {
@@ -189,7 +201,7 @@ pub(super) struct WgmmaProduct {
 }
 
 impl WgmmaProduct {
-    pub fn new(direction: Direction, params: &ConvParams) -> Self {
+    pub fn new(direction: Direction, params: &ConvProblem) -> Self {
         let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
         let (rows, columns) = extents(direction, params);
         let (columns, slices) = match direction {
@@ -266,7 +278,7 @@ impl WgmmaProduct {
         WgmmaTile::ALL.into_iter().filter(suits).flat_map(|tile| self.tilings(tile)).collect()
     }
 
-    /// With a tile: by single blocks and by pairs, and of each the ways to cut that the model prefers.
+    /// With a tile: by single blocks and by pairs, and of each the ways to cut that seem best.
     fn tilings(&self, tile: WgmmaTile) -> Vec<WgmmaTiling> {
         let mut tilings = Vec::new();
         // A pair has two tiles below each other, and halves of columns to copy.
@@ -283,10 +295,12 @@ impl WgmmaProduct {
                     enough && (strips || segments > units)
                 };
                 let segments = PARTS.map(|parts| units * parts).into_iter().chain([round]).filter(fits);
-                let cuts = segments.map(|segments| WgmmaTiling { segments, strips, ..whole });
-                tilings.extend(
-                    cuts.filter(|cut| rest > 0 && (!strips || cut.strips() > 1)).min_by_key(|&cut| self.cycles(cut)),
-                );
+                let cuts: Vec<_> = segments.map(|segments| WgmmaTiling { segments, strips, ..whole }).collect();
+                if rest > 0 && (!strips || whole.warpgroups.strips() > 1) {
+                    // What the model prefers, and the most parts, of whose cost it knows least.
+                    tilings.extend(cuts.iter().min_by_key(|&&cut| self.cycles(cut)));
+                    tilings.extend(cuts.iter().max_by_key(|cut| cut.segments));
+                }
             }
         }
         tilings.dedup();
@@ -296,7 +310,7 @@ impl WgmmaProduct {
 
 /// Whether the kernels by warpgroups can compute the product: channels in whole chunks of 16 bytes, at least one line of 64; in
 /// the data gradient stride 1; and windows that a tensor map can describe.
-pub(super) fn suits(direction: Direction, params: &ConvParams) -> bool {
+pub(super) fn suits(direction: Direction, params: &ConvProblem) -> bool {
     let chunks = [params.c, params.k].iter().all(|channels| channels % 8 == 0 && *channels >= 64);
     let unit = params.stride == [1, 1];
     let corners = (0..2).all(|axis| {
@@ -316,9 +330,9 @@ mod tests {
     use super::*;
     use crate::ops::Conv2dSpec;
 
-    fn params(x: [usize; 4], [k, r]: [usize; 2], dilation: usize, stride: usize) -> ConvParams {
+    fn params(x: [usize; 4], [k, r]: [usize; 2], dilation: usize, stride: usize) -> ConvProblem {
         let spec = Conv2dSpec { stride: [stride; 2], padding: [dilation * (r / 2); 2], dilation: [dilation; 2] };
-        ConvParams::new(x, [k, r, r, x[3]], &spec).unwrap()
+        ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap()
     }
 
     #[test]
@@ -347,7 +361,7 @@ mod tests {
         let (x, w) = (numbers(fields[1]), numbers(fields[2]));
         let [stride, padding, dilation] = [3, 4, 5].map(|i| [fields[i].parse().unwrap(); 2]);
         let x = [x[0], x[1], x[2], x[3]];
-        let params = ConvParams::new(x, [w[0], w[1], w[2], w[3]], &Conv2dSpec { stride, padding, dilation }).unwrap();
+        let params = ConvProblem::new(x, [w[0], w[1], w[2], w[3]], &Conv2dSpec { stride, padding, dilation }).unwrap();
         let direction = match fields[0] {
             "forward" => Direction::Forward,
             "data gradient" => Direction::DataGradient,

@@ -9,10 +9,17 @@ use crate::{
     device::Launch,
     kernels,
     ops::{
-        conv2d::{MmaTile, count_product, cuda::reduce, ranges},
-        epilogue::{NormBefore, NormParams},
+        conv2d::{
+            MmaTile, count_product,
+            cuda::{
+                epilogue::{DataGradient, DataGradientEpilogue},
+                reduce,
+            },
+            ranges,
+        },
+        epilogue::NormBefore,
     },
-    tensor::{Element, In, OptIn, OptOut, Out, Val},
+    tensor::{Element, In, Out, Val},
 };
 
 /// Threads of a block (MMA_THREADS).
@@ -28,17 +35,10 @@ kernels! { "aspp";
     );
     /// dy with the channels of each branch filled up to whole chunks.
     fn aspp_pack<T in f32 | bf16>(dy: In<T>, packed: Out<T>, k: Val<i32>, count: Val<i32>);
-    /// dx, and sums for the batch norm before; tiles of 128 x 128.
-    fn aspp_data_gradient_large<T in f32 | bf16>(
-        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>,
-        mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>,
-        params: Val<AsppParams>, norm: Val<NormParams>
-    );
-    /// dx, and sums for the batch norm before; tiles of 64 x 64.
-    fn aspp_data_gradient_small<T in f32 | bf16>(
-        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>,
-        mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>,
-        params: Val<AsppParams>, norm: Val<NormParams>
+    /// dx, and what its epilogue adds.
+    fn aspp_data_gradient<T in f32 | bf16; MmaTile in [large small]>(
+        packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, epilogue: DataGradient<T>,
+        params: Val<AsppParams>
     );
     /// Sums of dw over ranges of pixels.
     fn aspp_weight_gradient<T in f32 | bf16>(
@@ -113,20 +113,11 @@ fn data_gradient<T: Element>(
     let tile = if large { MmaTile::Large } else { MmaTile::Small };
     let launch = launch(tile, [tile.count(rows, columns), 1, norm.groups])?;
     let mut norm = norm.with_room(rows.div_ceil(tile.rows()))?;
-    let (s, m, x, y) = (norm.sums.as_mut(), norm.params, norm.x, norm.y);
-    let [mean, var, scale, shift] = norm.vectors;
+    let epilogue = DataGradientEpilogue::new(None, &mut norm);
     // SAFETY: the tensors have the extents of `params`, x and y those of dx, and the vectors a value for each channel (mean
-    // and variance for each group); the grid covers dx in tiles, group by group, for which `s` has room.
+    // and variance for each group); the grid covers dx in tiles, group by group, for which the sums have room.
     unsafe {
-        if large {
-            aspp_data_gradient_large::<T>(
-                device, launch, packed, w0, w1, w2, w3, &mut dx, x, y, mean, var, scale, shift, s, p, m,
-            )?;
-        } else {
-            aspp_data_gradient_small::<T>(
-                device, launch, packed, w0, w1, w2, w3, &mut dx, x, y, mean, var, scale, shift, s, p, m,
-            )?;
-        }
+        aspp_data_gradient::<T>(device, launch, tile, packed, w0, w1, w2, w3, &mut dx, epilogue, p)?;
     }
     count_product(&[packed, w0, w1, w2, w3, &dx]);
     Ok(Contribution { gradient: dx, fused: norm.fused() })

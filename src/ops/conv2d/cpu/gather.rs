@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::super::ConvParams;
+use super::super::ConvProblem;
 use crate::tensor::Real;
 
 /// A tap along one axis: its offset in the source, in pixels, and its index in the filter.
@@ -57,7 +57,7 @@ impl Gather {
     }
 
     /// Grid of the output over x.
-    pub fn forward(params: &ConvParams) -> Self {
+    pub fn forward(params: &ConvProblem) -> Self {
         let [_, h, w, c] = params.input();
         let [n, p, q, _] = params.output();
         let [_, r, s, _] = params.filter();
@@ -69,7 +69,7 @@ impl Gather {
     }
 
     /// Grid of the input's pixels with row and column `phase` modulo the stride, over dy.
-    pub fn backward(params: &ConvParams, phase: [usize; 2]) -> Self {
+    pub fn backward(params: &ConvProblem, phase: [usize; 2]) -> Self {
         let [n, h, w, _] = params.input();
         let [_, p, q, k] = params.output();
         let [_, r, s, _] = params.filter();

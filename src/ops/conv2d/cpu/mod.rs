@@ -9,7 +9,7 @@ mod tile;
 
 use rayon::prelude::*;
 
-use super::ConvParams;
+use super::ConvProblem;
 use crate::{Result, Tensor};
 use gather::Gather;
 use panels::Panels;
@@ -17,7 +17,7 @@ use tile::Microkernels;
 
 /// y = x * w + bias.
 pub(super) fn forward<T: Microkernels>(
-    params: &ConvParams,
+    params: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -30,7 +30,7 @@ pub(super) fn forward<T: Microkernels>(
 }
 
 /// dx from dy and w.
-pub(super) fn data_gradient<T: Microkernels>(params: &ConvParams, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+pub(super) fn data_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, dy.device())?;
     let (dy, w) = (dy.as_slice::<T>()?, w.as_slice::<T>()?);
     let phases = |axis: usize, extent: i32| 0..(params.stride[axis].min(extent) as usize);
@@ -52,7 +52,7 @@ pub(super) fn data_gradient<T: Microkernels>(params: &ConvParams, dy: &Tensor, w
 }
 
 /// Copies the pixels of one phase to their places among all.
-fn spread<T: Microkernels>(params: &ConvParams, phase: [usize; 2], grid: [usize; 3], part: &[T], dx: &mut [T]) {
+fn spread<T: Microkernels>(params: &ConvProblem, phase: [usize; 2], grid: [usize; 3], part: &[T], dx: &mut [T]) {
     let [_, h, w, c] = params.input();
     let stride = params.stride.map(|stride| stride as usize);
     dx.par_chunks_mut(w * c).enumerate().for_each(|(line, dx)| {
@@ -68,7 +68,7 @@ fn spread<T: Microkernels>(params: &ConvParams, phase: [usize; 2], grid: [usize;
 }
 
 /// dw from dy and x.
-pub(super) fn weight_gradient<T: Microkernels>(params: &ConvParams, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(super) fn weight_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut dw = Tensor::empty(&params.filter(), T::DTYPE, dy.device())?;
     let filters = params.k as usize;
     product::transposed_by_gathered(
@@ -82,7 +82,7 @@ pub(super) fn weight_gradient<T: Microkernels>(params: &ConvParams, dy: &Tensor,
 }
 
 /// db from dy: sums over blocks of pixels, added in order.
-pub(super) fn bias_gradient<T: Microkernels>(params: &ConvParams, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     const PIXELS: usize = 512;
     let filters = params.k as usize;
     let add = |mut total: Vec<T>, more: &[T]| {

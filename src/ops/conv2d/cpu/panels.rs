@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{super::ConvParams, gather::Gather, tile::Microkernels};
+use super::{super::ConvProblem, gather::Gather, tile::Microkernels};
 use crate::{Device, Result, Tensor};
 
 pub(super) struct Panels {
@@ -50,7 +50,7 @@ impl Panels {
     }
 
     /// The matrix [(r, s, c), k] of a filter [K, R, S, C].
-    pub fn forward<T: Microkernels>(params: &ConvParams, filter: &[T]) -> Result<Self> {
+    pub fn forward<T: Microkernels>(params: &ConvProblem, filter: &[T]) -> Result<Self> {
         let [k, r, s, c] = params.filter();
         let depth = r * s * c;
         let lanes = T::kernels().lanes;
@@ -71,7 +71,7 @@ impl Panels {
     }
 
     /// The matrix [(r, s, k), c] of a filter [K, R, S, C], of the taps of `gather` in its order.
-    pub fn backward<T: Microkernels>(params: &ConvParams, gather: &Gather, filter: &[T]) -> Result<Self> {
+    pub fn backward<T: Microkernels>(params: &ConvProblem, gather: &Gather, filter: &[T]) -> Result<Self> {
         let [k, _, s, c] = params.filter();
         let per_filter = filter.len() / k;
         let lanes = T::kernels().lanes;

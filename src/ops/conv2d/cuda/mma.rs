@@ -2,35 +2,24 @@
 
 use half::bf16;
 
+use super::epilogue::{DataGradient, Forward};
 use crate::{
     kernels,
-    ops::{conv2d::ConvParams, epilogue::NormParams},
-    tensor::{In, OptIn, OptOut, Out, Val},
+    ops::conv2d::{ConvProblem, MmaTile},
+    tensor::{In, Out, Val},
 };
 
 kernels! { "conv2d_mma";
-    /// y = x * w + bias, and the batch norm after; tiles of 128 x 128.
-    fn conv2d_mma_forward_large<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>, norm: Val<NormParams>);
-    /// y = x * w + bias, and the batch norm after; tiles of 128 x 64.
-    fn conv2d_mma_forward_medium<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>, norm: Val<NormParams>);
-    /// y = x * w + bias, and the batch norm after; tiles of 64 x 64.
-    fn conv2d_mma_forward_small<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>, norm: Val<NormParams>);
-    /// y = x * w + bias, and the batch norm after; tiles of 128 x 32.
-    fn conv2d_mma_forward_slim<T in f32 | bf16>(x: In<T>, w: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>, norm: Val<NormParams>);
-    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 128.
-    fn conv2d_mma_data_gradient_large<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, params: Val<ConvParams>, norm: Val<NormParams>);
-    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 64.
-    fn conv2d_mma_data_gradient_medium<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, params: Val<ConvParams>, norm: Val<NormParams>);
-    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 64 x 64.
-    fn conv2d_mma_data_gradient_small<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, params: Val<ConvParams>, norm: Val<NormParams>);
-    /// dx from dy and w, plus what there is so far; sums for the batch norm before; tiles of 128 x 32.
-    fn conv2d_mma_data_gradient_slim<T in f32 | bf16>(dy: In<T>, w: In<T>, so_far: OptIn<T>, dx: Out<T>, x: OptIn<T>, y: OptIn<T>, mean: OptIn<f32>, variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, sums: OptOut<f32>, params: Val<ConvParams>, norm: Val<NormParams>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 128.
-    fn conv2d_mma_weight_gradient_large<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 64.
-    fn conv2d_mma_weight_gradient_medium<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 64 x 64.
-    fn conv2d_mma_weight_gradient_small<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
-    /// Sums of dw over ranges of pixels, tiles of 128 x 32.
-    fn conv2d_mma_weight_gradient_slim<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvParams>, range: Val<i32>);
+    /// y = x * w, and what its epilogue adds.
+    fn conv2d_mma_forward<T in f32 | bf16; MmaTile in [large medium small slim]>(
+        x: In<T>, w: In<T>, y: Out<T>, epilogue: Forward<T>, problem: Val<ConvProblem>, group: Val<i32>
+    );
+    /// dx from dy and w, and what its epilogue adds.
+    fn conv2d_mma_data_gradient<T in f32 | bf16; MmaTile in [large medium small slim]>(
+        dy: In<T>, w: In<T>, dx: Out<T>, epilogue: DataGradient<T>, problem: Val<ConvProblem>
+    );
+    /// Sums of dw over ranges of pixels.
+    fn conv2d_mma_weight_gradient<T in f32 | bf16; MmaTile in [large medium small slim]>(
+        dy: In<T>, x: In<T>, partial: Out<f32>, problem: Val<ConvProblem>, range: Val<i32>
+    );
 }

@@ -8,33 +8,22 @@ use crate::{
     device::Launch,
     kernels,
     ops::conv2d::{
-        ConvParams, OP,
+        ConvProblem, OP,
         problem::{Direction, extents},
-        tiling::{
-            MmaTile::{Large, Medium, Slim, Small},
-            Tiling,
-        },
+        tiling::{MmaTile, Tiling},
     },
     tensor::{Element, In, OptIn, Out, Val},
 };
 
 kernels! { "conv2d_split";
-    /// Parts of the sums of y, tiles of 128 x 128.
-    fn conv2d_split_forward_large<T in f32 | bf16>(x: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of y, tiles of 128 x 64.
-    fn conv2d_split_forward_medium<T in f32 | bf16>(x: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of y, tiles of 64 x 64.
-    fn conv2d_split_forward_small<T in f32 | bf16>(x: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of y, tiles of 128 x 32.
-    fn conv2d_split_forward_slim<T in f32 | bf16>(x: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of dx, tiles of 128 x 128.
-    fn conv2d_split_data_gradient_large<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of dx, tiles of 128 x 64.
-    fn conv2d_split_data_gradient_medium<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of dx, tiles of 64 x 64.
-    fn conv2d_split_data_gradient_small<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
-    /// Parts of the sums of dx, tiles of 128 x 32.
-    fn conv2d_split_data_gradient_slim<T in f32 | bf16>(dy: In<T>, w: In<T>, partial: Out<f32>, params: Val<ConvParams>);
+    /// Parts of the sums of y.
+    fn conv2d_split_forward<T in f32 | bf16; MmaTile in [large medium small slim]>(
+        x: In<T>, w: In<T>, partial: Out<f32>, problem: Val<ConvProblem>
+    );
+    /// Parts of the sums of dx.
+    fn conv2d_split_data_gradient<T in f32 | bf16; MmaTile in [large medium small slim]>(
+        dy: In<T>, w: In<T>, partial: Out<f32>, problem: Val<ConvProblem>
+    );
     /// The parts, added in order, plus a bias, plus what there is to accumulate.
     fn conv2d_split_sum<T in f32 | bf16>(
         partial: In<f32>, bias: OptIn<T>, accumulate: OptIn<T>, out: Out<T>, count: Val<i32>, channels: Val<i32>,
@@ -43,7 +32,7 @@ kernels! { "conv2d_split";
 }
 
 /// A block for each tile of each phase, and for each part.
-fn launch(tiling: Tiling, direction: Direction, params: &ConvParams, phases: usize) -> Result<Launch> {
+fn launch(tiling: Tiling, direction: Direction, params: &ConvProblem, phases: usize) -> Result<Launch> {
     let (rows, columns) = extents(direction, params);
     let mut launch = tiled(tiling.tile.count(rows, columns), phases, [THREADS, 1, 1])?;
     launch.grid[1] = tiling.split as u32;
@@ -52,7 +41,7 @@ fn launch(tiling: Tiling, direction: Direction, params: &ConvParams, phases: usi
 
 pub(super) fn forward<T: Element>(
     tiling: Tiling,
-    params: &ConvParams,
+    params: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -60,23 +49,15 @@ pub(super) fn forward<T: Element>(
     let (device, p, shape) = (x.device(), *params, params.output());
     let launch = launch(tiling, Direction::Forward, params, 1)?;
     let mut sums = partial(tiling.split, &shape, x)?;
-    let to = &mut sums;
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, for each layer of
     // `sums`; the shared memory is the tile's, and so are the channels that it takes.
-    unsafe {
-        match tiling.tile {
-            Large => conv2d_split_forward_large::<T>(device, launch, x, w, to, p)?,
-            Medium => conv2d_split_forward_medium::<T>(device, launch, x, w, to, p)?,
-            Small => conv2d_split_forward_small::<T>(device, launch, x, w, to, p)?,
-            Slim => conv2d_split_forward_slim::<T>(device, launch, x, w, to, p)?,
-        }
-    }
+    unsafe { conv2d_split_forward::<T>(device, launch, tiling.tile, x, w, &mut sums, p)? };
     sum::<T>(&sums, bias, None, &shape)
 }
 
 pub(super) fn data_gradient<T: Element>(
     tiling: Tiling,
-    params: &ConvParams,
+    params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     accumulate: Option<&Tensor>,
@@ -85,17 +66,9 @@ pub(super) fn data_gradient<T: Element>(
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let launch = launch(tiling, Direction::DataGradient, params, phases)?;
     let mut sums = partial(tiling.split, &shape, dy)?;
-    let to = &mut sums;
     // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase, for each
     // layer of `sums`; the shared memory is the tile's, and so are the channels that it takes.
-    unsafe {
-        match tiling.tile {
-            Large => conv2d_split_data_gradient_large::<T>(device, launch, dy, w, to, p)?,
-            Medium => conv2d_split_data_gradient_medium::<T>(device, launch, dy, w, to, p)?,
-            Small => conv2d_split_data_gradient_small::<T>(device, launch, dy, w, to, p)?,
-            Slim => conv2d_split_data_gradient_slim::<T>(device, launch, dy, w, to, p)?,
-        }
-    }
+    unsafe { conv2d_split_data_gradient::<T>(device, launch, tiling.tile, dy, w, &mut sums, p)? };
     sum::<T>(&sums, None, accumulate, &shape)
 }
 

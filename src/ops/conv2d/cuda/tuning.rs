@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DType, Device, Result,
     ops::conv2d::{
-        ConvParams,
+        ConvProblem,
         algorithm::{Algorithm, Choice},
         problem::Direction,
         tiling::{Product, Tiling},
@@ -43,7 +43,7 @@ impl Way {
 /// A product by all that its time depends on.
 pub(super) struct Problem<'a> {
     pub direction: Direction,
-    pub params: &'a ConvParams,
+    pub params: &'a ConvProblem,
     pub dtype: DType,
     /// Groups of images whose moments are wanted.
     pub groups: Option<usize>,
@@ -85,7 +85,7 @@ impl Problem<'_> {
 
     /// As it stands in a file of choices.
     fn name(&self) -> String {
-        let ConvParams { n, h, w, c, k, r, s, stride, padding, dilation, .. } = self.params;
+        let ConvProblem { n, h, w, c, k, r, s, stride, padding, dilation, .. } = self.params;
         let direction = match self.direction {
             Direction::Forward => "forward",
             Direction::DataGradient => "data gradient",
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn names_tell_problems_apart() {
         let spec = Conv2dSpec { stride: [1, 2], padding: [3, 1], dilation: [2, 1] };
-        let params = ConvParams::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
+        let params = ConvProblem::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
         let (direction, dtype) = (Direction::Forward, DType::Bf16);
         let problem = Problem { direction, params: &params, dtype, groups: None, accumulate: false, epilogue: false };
         let whole = "conv2d forward bf16 x 2x30x20x8 w 16x3x5x8 stride 1x2 padding 3x1 dilation 2x1";

@@ -2,30 +2,25 @@
 
 use half::bf16;
 
-use super::{Output, by_groups};
+use super::{
+    Output, by_groups,
+    epilogue::{Forward, ForwardEpilogue},
+};
 use crate::{
     Result, Tensor,
     device::Launch,
     kernels,
     ops::{
-        conv2d::{ConvParams, MmaTile, OP, algorithm::WINDOW},
-        epilogue::{NormAfter, NormParams},
+        conv2d::{ConvProblem, MmaTile, OP, algorithm::WINDOW},
+        epilogue::NormAfter,
     },
-    tensor::{Element, In, OptIn, OptOut, Out, Val},
+    tensor::{Element, In, Out, Val},
 };
 
 kernels! { "conv2d_window";
-    /// y = x * w + bias of the padded image and filter, tiles of 128 x 64.
-    fn conv2d_window_forward_medium<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>,
-        variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>,
-        norm: Val<NormParams>
-    );
-    /// As `conv2d_window_forward_medium`, tiles of 128 x 32.
-    fn conv2d_window_forward_slim<T in f32 | bf16>(
-        x4: In<T>, v: In<T>, bias: OptIn<T>, y: Out<T>, moments: OptOut<f32>, residual: OptIn<T>, mean: OptIn<f32>,
-        variance: OptIn<f32>, scale: OptIn<f32>, shift: OptIn<f32>, params: Val<ConvParams>, group: Val<i32>,
-        norm: Val<NormParams>
+    /// y = x * w of the padded image and filter, and what its epilogue adds.
+    fn conv2d_window_forward<T in f32 | bf16; MmaTile in [medium slim]>(
+        x4: In<T>, v: In<T>, y: Out<T>, epilogue: Forward<T>, problem: Val<ConvProblem>, group: Val<i32>
     );
     /// [rows, a, b] moved by `first` along a, in [rows, a2, b2].
     fn conv2d_window_fit<T in f32 | bf16>(
@@ -37,10 +32,10 @@ kernels! { "conv2d_window";
 const CHANNELS: i32 = 4;
 
 /// The same convolution of the padded image with the padded filter.
-pub(super) fn padded(params: &ConvParams) -> ConvParams {
+pub(super) fn padded(params: &ConvProblem) -> ConvProblem {
     let [down, across] = params.padding;
     let padding = [down, across + across % 2];
-    ConvParams { w: params.w + params.w % 2, c: CHANNELS, s: WINDOW as i32, padding, ..*params }
+    ConvProblem { w: params.w + params.w % 2, c: CHANNELS, s: WINDOW as i32, padding, ..*params }
 }
 
 /// `tensor`, seen as [.., a, b], moved by `first` along a, in `shape`, whose last extents are a2 and b2.
@@ -55,17 +50,17 @@ fn fit<T: Element>(tensor: &Tensor, shape: &[usize; 4], first: i32) -> Result<Te
 }
 
 /// x [N,H,W,C] as the padded problem wants it.
-pub(super) fn image<T: Element>(params: &ConvParams, x: &Tensor) -> Result<Tensor> {
+pub(super) fn image<T: Element>(params: &ConvProblem, x: &Tensor) -> Result<Tensor> {
     fit::<T>(x, &padded(params).input(), 0)
 }
 
 /// The gradient of the filter from that of the padded one.
-pub(super) fn filter_gradient<T: Element>(params: &ConvParams, padded: &Tensor) -> Result<Tensor> {
+pub(super) fn filter_gradient<T: Element>(params: &ConvProblem, padded: &Tensor) -> Result<Tensor> {
     fit::<T>(padded, &params.filter(), -(params.padding[1] % 2))
 }
 
 pub(super) fn forward<T: Element>(
-    params: &ConvParams,
+    params: &ConvProblem,
     tile: MmaTile,
     x: &Tensor,
     w: &Tensor,
@@ -78,19 +73,9 @@ pub(super) fn forward<T: Element>(
     let (x4, v) = (image::<T>(params, x)?, fit::<T>(w, &p.filter(), params.padding[1] % 2)?);
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
     let (launch, group, mut moments) = by_groups(&p, tile, groups, device)?;
-    let m = moments.as_mut().map(|moments| &mut moments.partial);
-    let (residual, [mean, var, scale, shift], n) = (norm.residual, norm.vectors, norm.params);
+    let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
     // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and `m` has room
     // for each group's pieces; the residual has y's shape, and the vectors a value for each channel.
-    unsafe {
-        match tile {
-            MmaTile::Slim => conv2d_window_forward_slim::<T>(
-                device, launch, &x4, &v, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-            _ => conv2d_window_forward_medium::<T>(
-                device, launch, &x4, &v, bias, &mut y, m, residual, mean, var, scale, shift, p, group, n,
-            )?,
-        }
-    }
+    unsafe { conv2d_window_forward::<T>(device, launch, tile, &x4, &v, &mut y, epilogue, p, group)? };
     Ok(Output { y, moments, normalized: norm.is_some() })
 }
