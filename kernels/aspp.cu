@@ -124,8 +124,11 @@ __device__ __forceinline__ void data_gradient(const T* packed, const T* w0, cons
   BranchLines<T, Tile::BN> b(w0, w1, w2, w3, p, start_n);
   typename Tile::Sums sums = {};
   multiply<T, Tile>(shared, a, b, BranchWalk<T>{p}, sums);
+  // Nothing is accumulated, and takes no instruction.
+  DataGradientEpilogue<T> rest = epilogue;
+  rest.accumulate = nullptr;
   size_t piece = size_t(group) * (gridDim.x / tiles) + tile;
-  store_gradient<T, Tile>(shared, sums, dx, epilogue, group, piece, start_n, p.c,
+  store_gradient<T, Tile>(shared, sums, dx, rest, group, piece, start_n, p.c,
                           [&](int row) { return start + row < end ? (start + row) * p.c : -1; });
 }
 

@@ -108,17 +108,17 @@ __device__ __forceinline__ void bias_gradient(const T* dy, Acc<T>* partial, cons
 #define CONV(T, suffix, name, BN)                                                                                  \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_forward_##name##_##suffix(                     \
       const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,             \
-      ConvProblem p) {                                                                                              \
+      ConvProblem p) {                                                                                             \
     forward<T, 128, BN>(x, w, bias, y, p);                                                                         \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_forward_##name##_##suffix)                                                                  \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_data_gradient_##name##_##suffix(               \
-      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, ConvProblem p) {                       \
+      const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, ConvProblem p) {                      \
     data_gradient<T, 128, BN>(dy, w, dx, p);                                                                       \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_data_gradient_##name##_##suffix)                                                            \
   extern "C" __global__ void __launch_bounds__(CONV_THREADS) conv2d_weight_gradient_##name##_##suffix(             \
-      const T* __restrict__ dy, const T* __restrict__ x, Acc<T>* __restrict__ partial, ConvProblem p, int range) {  \
+      const T* __restrict__ dy, const T* __restrict__ x, Acc<T>* __restrict__ partial, ConvProblem p, int range) { \
     weight_gradient<T, 128, BN>(dy, x, partial, p, range);                                                         \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_weight_gradient_##name##_##suffix)
@@ -130,7 +130,7 @@ CONV(bf16, bf16, narrow, 32)
 
 #define SUMS(T, suffix)                                                                                            \
   extern "C" __global__ void __launch_bounds__(256) conv2d_bias_gradient_##suffix(                                 \
-      const T* __restrict__ dy, Acc<T>* __restrict__ partial, ConvProblem p, int range) {                           \
+      const T* __restrict__ dy, Acc<T>* __restrict__ partial, ConvProblem p, int range) {                          \
     bias_gradient<T>(dy, partial, p, range);                                                                       \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_bias_gradient_##suffix)                                                                     \

@@ -97,7 +97,7 @@ __device__ __forceinline__ void weight_gradient(const T* dy, const T* x, float* 
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_data_gradient_##name##_##suffix)                                                        \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_mma_weight_gradient_##name##_##suffix(          \
-      const T* __restrict__ dy, const T* __restrict__ x, float* __restrict__ partial, ConvProblem p, int range) {   \
+      const T* __restrict__ dy, const T* __restrict__ x, float* __restrict__ partial, ConvProblem p, int range) {  \
     weight_gradient<T, MmaTile<__VA_ARGS__>>(dy, x, partial, p, range);                                            \
   }                                                                                                                \
   KERNEL_EXPORT(conv2d_mma_weight_gradient_##name##_##suffix)

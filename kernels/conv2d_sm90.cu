@@ -3,16 +3,16 @@
 //
 // The tile is `wide` 128 x 256 or `tall` 256 x 128, of both warpgroups together, or `square` 128 x 128 or `narrow` 128 x 64, of
 // each. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
-// multiprocessor. `work` covers the product in tiles (conv_work.cuh):
+// multiprocessor. `scheduler` covers the product in tiles (conv_work.cuh):
 //   forward:         layers are groups of `group` pixels each; rows are pixels of a group, columns filters. `moments`
 //                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after: one of them is
 //   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
 //                    [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
-// Of cut tiles, `partial` [segments + units][cluster][tile or strip] takes the parts' sums, and `arrived`, a counter for each
-// 64 x 64 of them, which is zero before and after, who has come. A weight gradient has so many parts that waiting for memory to
-// show them to others takes longer than the products: conv2d_wgmma_weight_gradient_join adds them up in a launch of its own, in the
-// order of the pixels; a block of WARPGROUP threads for each 64 x 8 results in x, units in y.
+// Of cut tiles, its `workspace` [segments + units][cluster][tile or strip] takes the parts' sums, and its `semaphores`, a counter
+// for each 64 x 64 of them, which is zero before and after, who has come. A weight gradient has so many parts that waiting for
+// memory to show them to others takes longer than the products: conv2d_wgmma_weight_gradient_join adds them up in a launch of its
+// own, in the order of the pixels; a block of WARPGROUP threads for each 64 x 8 results in x, units in y.
 // Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written: in
 // [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
 #include "conv_wgmma_results.cuh"

@@ -137,9 +137,9 @@ __device__ __forceinline__ void store_gradient(char* shared, const typename Tile
       if (at < 0 || start + column >= count) return;
       at += start + column;
       GradientInputs<T> in = {};
-      if (epilogue.accumulate) in.accumulate = load_pack<CHUNK<T>>(epilogue.accumulate + at);
-      if (epilogue.x) in.x = load_pack<CHUNK<T>>(epilogue.x + at);
-      if (epilogue.y) in.y = load_pack<CHUNK<T>>(epilogue.y + at);
+      if (epilogue.accumulate) in.accumulate = load_constant<CHUNK<T>>(epilogue.accumulate + at);
+      if (epilogue.x) in.x = load_constant<CHUNK<T>>(epilogue.x + at);
+      if (epilogue.y) in.y = load_constant<CHUNK<T>>(epilogue.y + at);
       if (epilogue.accumulate) add(g, in.accumulate);
       store_pack(dx + at, change(in, g));
     });

@@ -41,7 +41,7 @@ __device__ __forceinline__ void store_output(char* shared, const typename Tile::
       Vector<T> z = load_chunk<T>(chunk), more = {};
       int offset = offset_of(row);
       if (offset < 0 || start + column >= count) return;
-      if (epilogue.residual) more = load_pack<CHUNK<T>>(epilogue.residual + offset + start + column);
+      if (epilogue.residual) more = load_constant<CHUNK<T>>(epilogue.residual + offset + start + column);
       store_pack(y + offset + start + column, normalized(more, z));
     });
     return;

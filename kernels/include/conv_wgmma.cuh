@@ -194,7 +194,8 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Til
 // The whole of a block's scheduler. Beside the one that asks for slices, a warp of its warpgroup fills slots for each of those that
 // multiply: init() makes their barriers, fill(consumer) is one thread's scheduler.
 template <class Tile, int A_MN, int B_MN, class Source, class Init, class Fill, class Store>
-__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Source source, Init init, Fill fill, Store store) {
+__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Source source, Init init, Fill fill,
+                                          Store store) {
   Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x == 0) {

@@ -18,7 +18,9 @@ struct PartPlace {
 
 // The first of the parts of a unit, among the parts of all. Segments and units are numbered along the same slices, so no two parts
 // have the same sum of both.
-__device__ __forceinline__ int first_part(const TileScheduler& scheduler, int unit) { return unit * scheduler.slices / scheduler.length + unit; }
+__device__ __forceinline__ int first_part(const TileScheduler& scheduler, int unit) {
+  return unit * scheduler.slices / scheduler.length + unit;
+}
 
 // The sums of a block of 64 x 64 in a part: eight fours a thread, each beside those of its neighbours.
 __device__ __forceinline__ float4* part_fours(float* partial, size_t block, int thread) {

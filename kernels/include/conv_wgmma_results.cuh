@@ -14,8 +14,8 @@ struct Unprepared {
   __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
 };
 
-// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in the rows of a layer
-// and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
+// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in the rows of a
+// layer and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
 // when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may change sums, where it `prepares`.
 //
 // Registers have no index, so that a loop over blocks must move each to where one text finds it: a text for each takes longer to fetch
@@ -234,7 +234,7 @@ struct BlockNorms {
   __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start, int count) const {
     int column = ResultTile::thread(), channel = start + column < count ? start + column : 0;
     if (column >= 64) return;
-    Channel<float> c(v.mean + size_t(group) * count, v.variance + size_t(group) * count, v.scale, v.shift, channel, p.epsilon);
+    Channel<float> c = channel_of(v, p, group, count, channel);
     store_shared(at + column, c.mean), store_shared(at + 64 + column, c.slope), store_shared(at + 128 + column, c.shift);
   }
   // For all threads, behind make() and in front of pair().
@@ -270,7 +270,7 @@ __device__ __forceinline__ void piece_sums(const char* g, const char* x, const f
 #pragma unroll
   for (int which = 0; which < 2; which++) {
     int at = start + WarpColumns::column(which);
-    sums[2][which] = means[at < count ? at : 0];
+    sums[2][which] = __ldg(means + (at < count ? at : 0));
   }
   WarpColumns gradient(g), before(x);
   gradient.sum(sums[0]), gradient.multiply(before, sums[1]);

@@ -129,8 +129,8 @@ fn forward_by<T: Element>(
     let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, group by group,
-    // and the moments have room for each group's pieces; the shared memory is the tile's, and so are the channels that it takes; the
-    // residual has y's shape, and the vectors a value for each channel.
+    // and the moments have room for each group's pieces; the shared memory is the tile's, and so are the channels that it
+    // takes; the residual has y's shape, and the vectors a value for each channel.
     unsafe { mma::conv2d_mma_forward::<T>(device, launch, tile, x, w, &mut y, epilogue, p, group)? };
     Ok(Output { y, moments, normalized: norm.is_some() })
 }

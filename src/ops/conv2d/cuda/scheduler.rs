@@ -61,9 +61,9 @@ impl Param for Schedule {
 }
 
 impl TileScheduler {
-    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in waves of the blocks of the model's card, so that
-    /// cards of other sizes cut the same tiles. The emulator's is small enough for tests to have whole waves and a last one. The
-    /// tiles of the last wave, if it is not full, are cut as the tiling says. All are counted by clusters.
+    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in waves of the blocks of the model's card, so
+    /// that cards of other sizes cut the same tiles. The emulator's is small enough for tests to have whole waves and a last
+    /// one. The tiles of the last wave, if it is not full, are cut as the tiling says. All are counted by clusters.
     ///
     /// Errors: as [`Device::multiprocessors`].
     pub fn new(

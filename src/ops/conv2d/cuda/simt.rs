@@ -18,9 +18,13 @@ kernels! { "conv2d";
     /// As `conv2d_data_gradient_wide`, 32 channels a tile.
     fn conv2d_data_gradient_narrow<T in f32 | f64 | bf16>(dy: In<T>, w: In<T>, dx: Out<T>, params: Val<ConvProblem>);
     /// Sums of dw over ranges of pixels, 64 columns a tile.
-    fn conv2d_weight_gradient_wide<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvProblem>, range: Val<i32>);
+    fn conv2d_weight_gradient_wide<T in f32 | bf16>(
+        dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvProblem>, range: Val<i32>
+    );
     /// As `conv2d_weight_gradient_wide`, 32 columns a tile.
-    fn conv2d_weight_gradient_narrow<T in f32 | bf16>(dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvProblem>, range: Val<i32>);
+    fn conv2d_weight_gradient_narrow<T in f32 | bf16>(
+        dy: In<T>, x: In<T>, partial: Out<f32>, params: Val<ConvProblem>, range: Val<i32>
+    );
     /// As `conv2d_weight_gradient_narrow`, in f64.
     fn conv2d_weight_gradient_narrow_f64(dy: In<f64>, x: In<f64>, partial: Out<f64>, params: Val<ConvProblem>, range: Val<i32>);
     /// Sums of db over ranges of pixels.

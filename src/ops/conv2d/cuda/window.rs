@@ -74,8 +74,8 @@ pub(super) fn forward<T: Element>(
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
     let (launch, group, mut moments) = by_groups(&p, tile, groups, device)?;
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
-    // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and `m` has room
-    // for each group's pieces; the residual has y's shape, and the vectors a value for each channel.
+    // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and the moments
+    // have room for each group's pieces; the residual has y's shape, and the vectors a value for each channel.
     unsafe { conv2d_window_forward::<T>(device, launch, tile, &x4, &v, &mut y, epilogue, p, group)? };
     Ok(Output { y, moments, normalized: norm.is_some() })
 }
