@@ -8,7 +8,7 @@ struct NormParams {
   int groups, relu, scaled;
   float epsilon;
 };
-static_assert(sizeof(NormParams) == 16, "src/ops/batch_norm/after_conv.rs declares the same");
+static_assert(sizeof(NormParams) == 16, "src/ops/epilogue/mod.rs declares the same");
 
 // Mean and variance are [groups, channels], scale and shift [channels].
 struct NormVectors {
