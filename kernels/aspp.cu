@@ -41,15 +41,15 @@ __device__ __forceinline__ void forward(const T* x, const T* w, const T* bias, T
   });
 }
 
-// A branch and a tap; all of a branch's output channels are one slice (K <= 32; tf32: two).
+// A branch and a tap; all of a branch's output channels are one K tile (K <= 32; tf32: two).
 template <class T>
 struct BranchWalk {
   const AsppParams& p;
   int branch = 0, row = 0, column = 0, channel = 0;
 
-  __device__ int slices() const { return BRANCHES * p.taps() * ((p.k + MMA_SLICE<T> - 1) / MMA_SLICE<T>); }
+  __device__ int k_tiles() const { return BRANCHES * p.taps() * ((p.k + MMA_K_TILE<T> - 1) / MMA_K_TILE<T>); }
   __device__ __forceinline__ void next() {
-    channel += MMA_SLICE<T>;
+    channel += MMA_K_TILE<T>;
     if (channel < p.k) return;
     channel = 0;
     if (++column < p.s) return;
@@ -136,7 +136,7 @@ __device__ __forceinline__ void data_gradient(const T* packed, const T* w0, cons
 template <class Tile, class Store>
 __device__ __forceinline__ void finish_transposed(char* shared, const typename Tile::Sums& sums, Store store) {
   constexpr int LINE = Tile::BM * sizeof(float), CHUNKS = LINE / 16;
-  static_assert(Tile::BN * LINE <= STAGES * Tile::STAGE_BYTES, "the results take the place of the slices");
+  static_assert(Tile::BN * LINE <= STAGES * Tile::STAGE_BYTES, "the results take the place of the k_tiles");
   // Every second column is written at once: neighbours share a turn.
   auto at = [](int column, int chunk) { return column * LINE + ((chunk ^ (column >> 1 & 3) << 1) << 4); };
   int lane = threadIdx.x & 31;

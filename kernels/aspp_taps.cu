@@ -107,13 +107,13 @@ extern "C" __global__ void aspp_spread_bf16(const bf16* __restrict__ dy, bf16* _
   if (i >= count) return;
   int index = i / pairs, j = (i - index * pairs) * 2;
   Run<SPREAD> run(p, index);
-  auto source = [&](int j) {
+  auto loads = [&](int j) {
     Column column(p, j);
     // A column without a tap is outside everywhere.
     int down = column.is_some() ? -column.down(p) : OUTSIDE;
     return Beside(p, run, down, -column.across(p), BRANCHES * p.k, column.branch * p.k + column.k);
   };
-  Beside first = source(j), second = source(j + 1);
+  Beside first = loads(j), second = loads(j + 1);
   bf16* to = dt + (run.row * p.w + run.x) * columns + j;
   // A pixel beyond the end of the row may be read, so that no read waits for a write.
   Pack<bf16, 2> values[SPREAD];

@@ -1,25 +1,24 @@
-// The convolutions of conv2d_mma.cu in bf16 by warpgroups (conv_wgmma.cuh): the same equations, layouts and results, all outputs
+// The convolutions of conv2d_mma.cu in bf16 by warpgroups (conv_wgmma.cuh): the same equations, layouts and epilogues, all outputs
 // written (=). Channels c and k come in whole chunks of 8; the data gradient is for stride 1.
 //
-// The tile is `wide` 128 x 256 or `tall` 256 x 128, of both warpgroups together, or `square` 128 x 128 or `narrow` 128 x 64, of
-// each. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
-// multiprocessor. `scheduler` covers the product in tiles (conv_work.cuh):
+// Tiles: `wide` 128 x 256 and `tall` 256 x 128 are cooperative, `square` 128 x 128 and `narrow` 128 x 64 pingpong. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
+// multiprocessor. `scheduler` covers the product in tiles (tile_scheduler.cuh):
 //   forward:         layers are groups of `group` pixels each; rows are pixels of a group, columns filters. `moments`
-//                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after: one of them is
+//                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after: one of them is null
 //   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
 //                    [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
-// Of cut tiles, its `workspace` [segments + units][cluster][tile or strip] takes the parts' sums, and its `semaphores`, a counter
-// for each 64 x 64 of them, which is zero before and after, who has come. A weight gradient has so many parts that waiting for
-// memory to show them to others takes longer than the products: conv2d_wgmma_weight_gradient_join adds them up in a launch of its
-// own, in the order of the pixels; a block of WARPGROUP threads for each 64 x 8 results in x, units in y.
-// Maps, all swizzled (conv_wgmma_sources.cuh): of the pixels that are read, of the filter, and of what is written: in
+// Stream-K: `workspace` [sk_units + sk_tiles][cluster][tile or strip] takes partial sums, `semaphores` one counter for each 64 x 64 of
+// them, zero before and after. A weight gradient has so many partial sums that the fences of a fixup take longer than the products;
+// conv2d_wgmma_weight_gradient_fixup adds them in a launch of its own, in the order of the pixels: a block of WARPGROUP threads for
+// each 64 x 8 results in x, tiles of the tail in y.
+// Maps, all swizzled (conv_wgmma_mainloop_loads.cuh): of the pixels that are read, of the filter, and of what is written: in
 // [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
-#include "conv_wgmma_results.cuh"
-#include "conv_wgmma_sources.cuh"
+#include "conv_wgmma_epilogue.cuh"
+#include "conv_wgmma_mainloop_loads.cuh"
 
-// A tile as its kernels are launched, and with fewer slices and more slots, for results that need several images besides and for short
-// sums.
+// A tile's shared memory: more stages, or (Ahead) fewer stages and more slots, for epilogues that load several images and for short
+// main loops.
 struct Wide {
   using Plain = WgmmaTile<128, 256, false, 4, 2>;
   using Ahead = WgmmaTile<128, 256, false, 3, 5>;
@@ -37,15 +36,15 @@ struct Narrow {
   using Ahead = WgmmaTile<128, 64, true, 5, 6>;
 };
 
-// Runs a block's tiles; store(slots, place, words, values, before) has each 64 x 64 results, which are stored with `in`, or (BARE)
-// with nothing, and finish(place, values) what they leave.
-template <class Tile, int A_MN, int B_MN, bool LATER, bool BARE, class Source, class Prepare, class Store, class Finish>
-__device__ __forceinline__ void run(char* shared, const TileScheduler& scheduler, const Source& source, int count,
+// The kernel for one block: store(slots, place, words, values, before) is called for each 64 x 64 results with the images `in` (none if
+// BARE), and finish(place, values) for their column statistics.
+template <class Tile, int A_MN, int B_MN, bool LATER, bool BARE, class Loads, class Prepare, class Store, class Finish>
+__device__ __forceinline__ void run(char* shared, const TileScheduler& scheduler, const Loads& loads, int count,
                                     const BlockInputs& in, bool prepares, Prepare prepare, Store store, Finish finish) {
   Slots<Tile, BARE> slots(shared, max(consumer(), 0));
-  int joins = 0;
+  int fixups = 0;
   run_tiles<Tile, A_MN, B_MN>(
-      shared, scheduler, source, [&] { Slots<Tile, BARE>::init(shared); },
+      shared, scheduler, loads, [&] { Slots<Tile, BARE>::init(shared); },
       [&](const Cluster& cluster, int consumer) {
         if (!BARE) fill_slots<Tile>(shared, cluster, scheduler, consumer, count, in);
       },
@@ -53,20 +52,20 @@ __device__ __forceinline__ void run(char* shared, const TileScheduler& scheduler
         auto each = [&](const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
           store(slots, at, words, values, before);
         };
-        each_block<Tile, LATER>(slots, scheduler, tile, joins, sums, count, prepares, prepare, each, finish);
+        each_block<Tile, LATER>(slots, scheduler, tile, fixups, sums, count, prepares, prepare, each, finish);
       });
   slots.drain();
 }
 
-// Results that leave nothing behind.
-__device__ __forceinline__ void nothing_left(const ResultPlace&, const ColumnValues&) {}
+// No column statistics.
+__device__ __forceinline__ void no_statistics(const ResultPlace&, const ColumnValues&) {}
 
 template <class Tile>
 __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensorMap* w_map, const CUtensorMap* y_map,
                                         const ForwardEpilogue<bf16>& epilogue, const ConvProblem& p,
                                         const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, false> source = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
+  TapLoads<Tile, false> loads = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
   BlockInputs in = {};
   float* moments = epilogue.moments;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
@@ -83,20 +82,20 @@ __device__ __forceinline__ void forward(const CUtensorMap* x_map, const CUtensor
   auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
     if (epilogue.bias) add_bias<bf16, ResultTile>(sums, epilogue.bias, at.column, p.k);
   };
-  run<Tile, 0, 0, false, true>(shared, scheduler, source, p.k, in, epilogue.bias, add, store, finish);
+  run<Tile, 0, 0, false, true>(shared, scheduler, loads, p.k, in, epilogue.bias, add, store, finish);
 }
 
-// With the batch norm after, by given statistics.
+// Fused with the batch norm after it, by given statistics.
 template <class Tile>
 __device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, const CUtensorMap* w_map,
                                                    const CUtensorMap* y_map, const CUtensorMap* residual,
                                                    const ForwardEpilogue<bf16>& epilogue, const ConvProblem& p,
                                                    const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, false> source = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
+  TapLoads<Tile, false> loads = {window_of_output(x_map, p), w_map, {p.r, p.s}, p.c, scheduler.group};
   BlockInputs in = {residual, nullptr, nullptr};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
-    BlockNorms norms(slots.notes());
+    BlockNorms norms(slots.scratch());
     norms.make(epilogue.vectors, epilogue.norm, 0, at.column, p.k);
     slots.begin(in.slots());
     norms.ready();
@@ -110,16 +109,16 @@ __device__ __forceinline__ void forward_normalized(const CUtensorMap* x_map, con
   auto add = [&](const ResultPlace& at, WgmmaChunk& sums) {
     if (epilogue.bias) add_bias<bf16, ResultTile>(sums, epilogue.bias, at.column, p.k);
   };
-  run<Tile, 0, 0, false, false>(shared, scheduler, source, p.k, in, epilogue.bias, add, store, nothing_left);
+  run<Tile, 0, 0, false, false>(shared, scheduler, loads, p.k, in, epilogue.bias, add, store, no_statistics);
 }
 
-// As it is.
+// Without an epilogue.
 template <class Tile>
 __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const CUtensorMap* w_map,
                                               const CUtensorMap* dx_map, const ConvProblem& p,
                                               const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
+  TapLoads<Tile, true> loads = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
   BlockInputs in = {};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
     slots.begin(in.slots());
@@ -127,20 +126,20 @@ __device__ __forceinline__ void data_gradient(const CUtensorMap* dy_map, const C
     slots.store(dx_map, at.column, at.row, at.layer);
     slots.end(in.slots());
   };
-  run<Tile, 0, 1, false, true>(shared, scheduler, source, p.c, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 0, 1, false, true>(shared, scheduler, loads, p.c, in, false, Unprepared(), store, no_statistics);
 }
 
-// Added to, masked, scaled by given statistics.
+// Accumulated, masked by a ReLU, scaled by the statistics of the batch norm before.
 template <class Tile>
 __device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map, const CUtensorMap* w_map,
                                                       const CUtensorMap* dx_map, const BlockInputs& in,
                                                       const DataGradientEpilogue<bf16>& epilogue, const ConvProblem& p,
                                                       const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
+  TapLoads<Tile, true> loads = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
   bool scaled = epilogue.vectors.mean && epilogue.norm.scaled;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
-    BlockNorms norms(slots.notes());
+    BlockNorms norms(slots.scratch());
     if (scaled) norms.make(epilogue.vectors, epilogue.norm, at.layer, at.column, p.c);
     slots.begin(in.slots());
     ThreadWords more(slots.slot(0)), y(slots.slot(in.mask_at()));
@@ -155,21 +154,21 @@ __device__ __forceinline__ void data_gradient_changed(const CUtensorMap* dy_map,
     slots.store(dx_map, at.column, at.row, at.layer);
     slots.end(in.slots());
   };
-  run<Tile, 0, 1, false, false>(shared, scheduler, source, p.c, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 0, 1, false, false>(shared, scheduler, loads, p.c, in, false, Unprepared(), store, no_statistics);
 }
 
-// With the sums for the batch norm before.
+// With the sums that the backward pass of the batch norm before needs.
 template <class Tile>
 __device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_map, const CUtensorMap* w_map,
                                                         const CUtensorMap* dx_map, const BlockInputs& in,
                                                         const DataGradientEpilogue<bf16>& epilogue,
                                                         const ConvProblem& p, const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  TapSource<Tile, true> source = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
+  TapLoads<Tile, true> loads = {window_of_input(dy_map, p), w_map, {p.r, p.s}, p.k, scheduler.group};
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues& values, auto before) {
     slots.begin(in.slots());
     char *to = slots.slot(0), *mask = slots.slot(in.mask_at());
-    // What is not there takes no instruction.
+    // Without a branch in the inner loop.
     if (in.add && in.mask) {
       BlockWords more(to), y(mask);
       stage_block(to, at.rows, words, [&](int j, int down, uint32_t g) {
@@ -192,7 +191,7 @@ __device__ __forceinline__ void data_gradient_with_sums(const CUtensorMap* dy_ma
   auto finish = [&](const ResultPlace& at, const ColumnValues& values) {
     store_sums(values, epilogue.sums + at.piece(scheduler.group) * 2 * p.c, at.column, p.c);
   };
-  run<Tile, 0, 1, false, false>(shared, scheduler, source, p.c, in, false, Unprepared(), store, finish);
+  run<Tile, 0, 1, false, false>(shared, scheduler, loads, p.c, in, false, Unprepared(), store, finish);
 }
 
 template <class Tile>
@@ -200,7 +199,7 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
                                                 const CUtensorMap* dw_map, const ConvProblem& p,
                                                 const TileScheduler& scheduler) {
   HOPPER_SMEM(char, shared);
-  PixelSource<Tile> source = {window_of_output(x_map, p), dy_map, p};
+  PixelLoads<Tile> loads = {window_of_output(x_map, p), dy_map, p};
   BlockInputs in = {};
   int columns = p.taps() * ((p.c + 63) / 64) * 64;
   auto store = [&](auto& slots, const ResultPlace& at, const RoundedWords& words, ColumnValues&, auto before) {
@@ -210,25 +209,25 @@ __device__ __forceinline__ void weight_gradient(const CUtensorMap* dy_map, const
     slots.store(dw_map, block.channel, block.row * p.s + block.column, at.row);
     slots.end(in.slots());
   };
-  run<Tile, 1, 1, true, true>(shared, scheduler, source, columns, in, false, Unprepared(), store, nothing_left);
+  run<Tile, 1, 1, true, true>(shared, scheduler, loads, columns, in, false, Unprepared(), store, no_statistics);
 }
 
-// The tile of a weight gradient as its parts were left.
-struct JoinShape {
-  int bm, bn, own, cluster;
+// The tile whose partial sums a fixup adds.
+struct FixupTile {
+  int bm, bn, pingpong, cluster;
 };
-static_assert(sizeof(JoinShape) == 16, "src/ops/conv2d/cuda/wgmma.rs declares the same");
+static_assert(sizeof(FixupTile) == 16, "src/ops/conv2d/cuda/wgmma.rs declares the same");
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
-    conv2d_wgmma_weight_gradient_join_bf16(bf16* __restrict__ dw, ConvProblem p, TileScheduler scheduler, JoinShape tile) {
-  int groups = tile.own ? 1 : CONSUMERS, rows = tile.bm / groups, across = scheduler.strips > 1 ? 1 : tile.bn / 64;
-  int count = rows / 64 * across, j = blockIdx.x % 8, at = blockIdx.x / 8, unit = blockIdx.y, thread = threadIdx.x;
-  PartPlace place = {at / count / groups, at / count % groups, at % count, count};
+    conv2d_wgmma_weight_gradient_fixup_bf16(bf16* __restrict__ dw, ConvProblem p, TileScheduler scheduler, FixupTile tile) {
+  int groups = tile.pingpong ? 1 : CONSUMERS, rows = tile.bm / groups, across = scheduler.strips > 1 ? 1 : tile.bn / 64;
+  int count = rows / 64 * across, j = blockIdx.x % 8, at = blockIdx.x / 8, sk_tile = blockIdx.y, thread = threadIdx.x;
+  PartialBlock place = {at / count / groups, at / count % groups, at % count, count};
 
-  int number = scheduler.whole + unit / scheduler.strips, line = number / scheduler.columns;
+  int number = scheduler.dp_tiles + sk_tile / scheduler.strips, line = number / scheduler.tiles_n;
   int row = (line * tile.cluster + place.rank) * tile.bm + place.group * rows + place.block / across * 64;
-  int block = scheduler.strips > 1 ? unit % scheduler.strips : place.block % across;
-  block += (number - line * scheduler.columns) * (tile.bn / 64);
+  int block = scheduler.strips > 1 ? sk_tile % scheduler.strips : place.block % across;
+  block += (number - line * scheduler.tiles_n) * (tile.bn / 64);
   if (block >= p.taps() * ((p.c + 63) / 64)) return;
   TapBlock tap = tap_block(p, block);
   row += thread / 32 * 16 + thread % 32 / 4;
@@ -236,12 +235,12 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
   // Channels come in whole chunks.
   if (row >= p.k || channel >= p.c) return;
 
-  int first = first_part(scheduler, unit), slices = scheduler.slices, length = scheduler.length;
-  int parts = ((unit + 1) * slices - 1) / length - unit * slices / length + 1;
+  int first = first_peer(scheduler, sk_tile), k_tiles = scheduler.k_tiles, each = scheduler.k_tiles_per_unit;
+  int peers = ((sk_tile + 1) * k_tiles - 1) / each - sk_tile * k_tiles / each + 1;
   float4 sum = {};
 #pragma unroll 4
-  for (int part = 0; part < parts; part++) {
-    float4 more = part_fours(scheduler.workspace, place(first + part, tile.cluster, groups), thread)[j * WARPGROUP];
+  for (int peer = 0; peer < peers; peer++) {
+    float4 more = partial_sums(scheduler.workspace, place(first + peer, tile.cluster, groups), thread)[j * WARPGROUP];
     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
   }
   uint32_t* to = reinterpret_cast<uint32_t*>(dw + (size_t(row) * p.taps() + tap.row * p.s + tap.column) * p.c + channel);
@@ -249,9 +248,9 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
   // The lower pair lies eight rows on.
   if (row + 8 < p.k) to[size_t(8) * p.taps() * p.c / 2] = pair_of(sum.z, sum.w);
 }
-KERNEL_EXPORT(conv2d_wgmma_weight_gradient_join_bf16)
+KERNEL_EXPORT(conv2d_wgmma_weight_gradient_fixup_bf16)
 
-// Sums of so few slices take less time than to store them.
+// Main loops of so few K tiles take less time than their epilogue.
 constexpr int SHORT = 16;
 
 // clang-format off
@@ -262,7 +261,7 @@ constexpr int SHORT = 16;
       TileScheduler scheduler) {                                                                                   \
     if (epilogue.vectors.mean)                                                                                     \
       forward_normalized<Tiles::Plain>(&x, &w, &y, epilogue.residual ? &residual : nullptr, epilogue, p, scheduler); \
-    else if (scheduler.slices <= SHORT)                                                                            \
+    else if (scheduler.k_tiles <= SHORT)                                                                            \
       forward<Tiles::Ahead>(&x, &w, &y, epilogue, p, scheduler);                                                   \
     else                                                                                                           \
       forward<Tiles::Plain>(&x, &w, &y, epilogue, p, scheduler);                                                   \
@@ -279,7 +278,7 @@ constexpr int SHORT = 16;
       data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, epilogue, p, scheduler);                             \
     else if (epilogue.vectors.mean || in.in_place())                                                               \
       data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, epilogue, p, scheduler);                               \
-    else if (scheduler.slices <= SHORT)                                                                            \
+    else if (scheduler.k_tiles <= SHORT)                                                                            \
       data_gradient<Tiles::Ahead>(&dy, &w, &dx, p, scheduler);                                                     \
     else                                                                                                           \
       data_gradient<Tiles::Plain>(&dy, &w, &dx, p, scheduler);                                                     \

@@ -1,6 +1,6 @@
 // The four branches of atrous spatial pyramid pooling as the kernels of aspp.cu and aspp_taps.cu are told of them.
 #pragma once
-#include "conv_params.cuh"
+#include "conv_problem.cuh"
 
 constexpr int BRANCHES = 4;
 

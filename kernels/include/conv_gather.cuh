@@ -1,17 +1,17 @@
 // Which pixels a convolution's taps read: what its matrix products share, whatever computes them.
 #pragma once
-#include "conv_params.cuh"
+#include "conv_problem.cuh"
 #include "dev.cuh"
 
 // Added to a coordinate it stays outside every image; coordinates are below 2^29.
 constexpr int OUTSIDE = -(1 << 30);
 
-// The implicit im2col matrix: a row for each pixel of a grid over a source image, a column for each tap and channel.
+// The implicit im2col matrix: a row for each pixel of a grid over a loads image, a column for each tap and channel.
 struct Gather {
   int images, rows, columns;  // of the grid
-  int step[2], origin[2];     // source position of grid point (i, j): i * step + origin
-  int taps[2], distance[2];   // taps along each axis, and source pixels from one to the next
-  int h, w, c;                // of the source
+  int step[2], origin[2];     // loads position of grid point (i, j): i * step + origin
+  int taps[2], distance[2];   // taps along each axis, and loads pixels from one to the next
+  int h, w, c;                // of the loads
 
   __device__ int pixels() const { return images * rows * columns; }
   __device__ int depth() const { return taps[0] * taps[1] * c; }

@@ -4,32 +4,32 @@
 //
 // The plain version of the same products is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its four
 // warps a part in registers. What is done beyond that, one step at a time:
-//   1. mma: a warp multiplies 16 x 8 tiles of C at once, in two steps of 32 bytes along d for each slice.
-//   2. cp.async: slices travel to shared memory without passing through registers, STAGES - 1 of them on the way while one
+//   1. mma: a warp multiplies 16 x 8 tiles of C at once, in two steps of 32 bytes along d for each K tile.
+//   2. cp.async: K tiles travel to shared memory without passing through registers, STAGES - 1 of them on the way while one
 //      is multiplied. What lies outside an image or beyond an edge is not read: the copy writes zeros.
-//   3. One barrier a slice: it says that the slice has come for all threads, and that all have read the slice before, whose
+//   3. One barrier a K tile: it says that the K tile has come for all threads, and that all have read the K tile before, whose
 //      place the next copy takes.
 //   4. ldmatrix: a warp's factors come from shared memory in the fragments that mma wants, 16 bytes a row.
 //   5. A swizzle instead of padding: the 16-byte chunks of a line are permuted by its number, so that the eight rows of an
 //      ldmatrix, and the threads of a copy, meet all 32 banks once.
-//   6. No slice straddles two taps: tap and first channel of a slice are the same for all threads, and addresses take two
-//      additions. Channels that do not fill a slice are zeros.
-//   7. Results leave through shared memory, so that every store to global memory has 16 bytes (conv_results.cuh).
+//   6. No K tile straddles two taps: tap and first channel of a K tile are the same for all threads, and addresses take two
+//      additions. Channels that do not fill a K tile are zeros.
+//   7. Results leave through shared memory, so that every store to global memory has 16 bytes (conv_store.cuh).
 //
 // An operand lies in shared memory as it lies in global memory:
 //   deep   a line for each row (column) of the product, d along it: 64 bytes
 //   flat   a line for each d, rows (columns) of the product along it; transposed on the way into registers
-// The operands come from loaders (conv_mma_loaders.cuh): fetch(tile, walk) copies the slice at `walk`.
+// The operands come from loaders (conv_mma_loaders.cuh): fetch(tile, walk) copies the K tile at `walk`.
 #pragma once
 #include "conv_gather.cuh"
-#include "conv_results.cuh"
+#include "conv_store.cuh"
 
 constexpr int MMA_THREADS = 128;
 constexpr int STAGES = 4;
-// A slice's bytes along d, for each row and each column of the tile.
+// A K tile's bytes along d, for each row and each column of the tile.
 constexpr int SLICE_BYTES = 64;
 template <class T>
-constexpr int MMA_SLICE = SLICE_BYTES / sizeof(T);
+constexpr int MMA_K_TILE = SLICE_BYTES / sizeof(T);
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>
 struct MmaTile : BlockTeam<MMA_THREADS> {
@@ -37,7 +37,7 @@ struct MmaTile : BlockTeam<MMA_THREADS> {
   // Blocks that a multiprocessor is to hold at once; said, since ptxas would spill registers for more.
   static constexpr int TOGETHER = BM * BN >= 128 * 128 ? 2 : BM * BN >= 128 * 64 ? 4 : 5;
   static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
-  // What the results may take: the place of the slices.
+  // What the results may take: the place of the K tiles.
   static constexpr int RESULT_BYTES = STAGES * STAGE_BYTES;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
   // 16 x 8 tiles, each in the fragments of mma.cuh.
@@ -119,15 +119,15 @@ __device__ __forceinline__ void mma(float (*sums)[4], const uint32_t (&a)[4], co
     mma_bf16<N>(sums, a, b);
 }
 
-// Adds the products of all slices of `walk` to `sums`. `shared` has STAGES stages of the tile.
+// Adds the products of all K tiles of `walk` to `sums`. `shared` has STAGES stages of the tile.
 template <class T, class Tile, class A, class B, class Walk>
 __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, typename Tile::Sums& sums) {
   constexpr int B_AT = Tile::BM * SLICE_BYTES;
-  int slices = walk.slices(), fetched = 0;
+  int k_tiles = walk.k_tiles(), fetched = 0;
   char *into = shared, *end = shared + STAGES * Tile::STAGE_BYTES;
-  // A group is committed for every slice, there or not, so that the waits can count.
+  // A group is committed for every K tile, there or not, so that the waits can count.
   auto fetch = [&] {
-    if (fetched < slices) {
+    if (fetched < k_tiles) {
       a.fetch(into, walk);
       b.fetch(into + B_AT, walk);
       walk.next();
@@ -139,7 +139,7 @@ __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, ty
   };
   for (int stage = 0; stage < STAGES - 1; stage++) fetch();
   const char* from = shared;
-  for (int slice = 0; slice < slices; slice++) {
+  for (int k_tile = 0; k_tile < k_tiles; k_tile++) {
     cp_async_wait<STAGES - 2>();
     __syncthreads();
     fetch();

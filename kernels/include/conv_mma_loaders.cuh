@@ -1,32 +1,32 @@
-// Where the operands of conv_mma.cuh come from: walks say which slice is next, loaders copy it to shared memory.
+// Where the operands of conv_mma.cuh come from: walks say which K tile is next, loaders copy it to shared memory.
 //
-// A loader has a Tile, which says how it lies there, and fetch(tile, walk), which starts the copies of a slice.
+// A loader has a Tile, which says how it lies there, and fetch(tile, walk), which starts the copies of a K tile.
 #pragma once
 #include "conv_mma.cuh"
 
-// The place of a slice: a tap and its channels from `channel` on.
+// The place of a K tile: a tap and its channels from `channel` on.
 template <class T>
 struct TapWalk {
   int rows, columns, channels;
   int row = 0, column = 0, channel = 0;
 
   __device__ TapWalk(const Gather& g) : rows(g.taps[0]), columns(g.taps[1]), channels(g.c) {}
-  __device__ int slices() const { return rows * columns * ((channels + MMA_SLICE<T> - 1) / MMA_SLICE<T>); }
+  __device__ int k_tiles() const { return rows * columns * ((channels + MMA_K_TILE<T> - 1) / MMA_K_TILE<T>); }
   __device__ __forceinline__ void next() {
-    channel += MMA_SLICE<T>;
+    channel += MMA_K_TILE<T>;
     if (channel < channels) return;
     channel = 0;
     if (++column == columns) column = 0, row++;
   }
 };
 
-// The place of a slice: pixels from `from` on, up to `to`.
+// The place of a K tile: pixels from `from` on, up to `to`.
 template <class T>
 struct PixelWalk {
   int from, to;
 
-  __device__ int slices() const { return (to - from + MMA_SLICE<T> - 1) / MMA_SLICE<T>; }
-  __device__ __forceinline__ void next() { from += MMA_SLICE<T>; }
+  __device__ int k_tiles() const { return (to - from + MMA_K_TILE<T> - 1) / MMA_K_TILE<T>; }
+  __device__ __forceinline__ void next() { from += MMA_K_TILE<T>; }
 };
 
 // What loaders of deep tiles share: four threads take a line.
@@ -46,8 +46,8 @@ struct DeepLoader {
 template <class T, int EXTENT>
 struct FlatLoader {
   using Tile = FlatTile<T, EXTENT>;
-  static constexpr int CHUNKS = EXTENT / CHUNK<T>, LINES = MMA_THREADS / CHUNKS, PASSES = MMA_SLICE<T> / LINES;
-  static_assert(PASSES * LINES == MMA_SLICE<T>, "the threads share the tile evenly");
+  static constexpr int CHUNKS = EXTENT / CHUNK<T>, LINES = MMA_THREADS / CHUNKS, PASSES = MMA_K_TILE<T> / LINES;
+  static_assert(PASSES * LINES == MMA_K_TILE<T>, "the threads share the tile evenly");
   int line = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
 
   __device__ __forceinline__ void copy(char* tile, int pass, const T* from, bool inside) const {
@@ -59,11 +59,11 @@ struct FlatLoader {
 template <class T, int EXTENT>
 struct GatheredPixels : DeepLoader<T, EXTENT> {
   using Base = DeepLoader<T, EXTENT>;
-  const T* source;
+  const T* loads;
   const Gather& g;
   int y[Base::PASSES], x[Base::PASSES], offset[Base::PASSES];
 
-  __device__ GatheredPixels(const T* source, const Gather& g, int start) : source(source), g(g) {
+  __device__ GatheredPixels(const T* loads, const Gather& g, int start) : loads(loads), g(g) {
 #pragma unroll
     for (int pass = 0; pass < Base::PASSES; pass++) {
       Pixel pixel = pixel_of(g, start + this->line + pass * Base::LINES);
@@ -80,7 +80,7 @@ struct GatheredPixels : DeepLoader<T, EXTENT> {
       bool rows = static_cast<unsigned>(y[pass] + down) < static_cast<unsigned>(g.h);
       bool columns = static_cast<unsigned>(x[pass] + across) < static_cast<unsigned>(g.w);
       bool inside = rows && columns && channel < g.c;
-      this->copy(tile, pass, source + (inside ? offset[pass] + shift : 0), inside);
+      this->copy(tile, pass, loads + (inside ? offset[pass] + shift : 0), inside);
     }
   }
 };
@@ -182,8 +182,8 @@ struct GatheredLines : FlatLoader<T, EXTENT> {
       bool columns = static_cast<unsigned>(j) < static_cast<unsigned>(g.w);
       bool inside = rows && columns && some && walk.from + this->line + pass * Base::LINES < walk.to;
       this->copy(tile, pass, x + (inside ? ((image[pass] * g.h + i) * g.w + j) * g.c + channel : 0), inside);
-      // Without a division: a slice further on is at most one row further where rows are longer than slices.
-      column[pass] += MMA_SLICE<T>;
+      // Without a division: a K tile further on is at most one row further where rows are longer than K tiles.
+      column[pass] += MMA_K_TILE<T>;
       while (column[pass] >= g.columns) {
         column[pass] -= g.columns;
         if (++row[pass] == g.rows) row[pass] = 0, image[pass]++;

@@ -1,7 +1,7 @@
 // A batch norm beside a convolution, which does part of its work in the epilogue.
 #pragma once
 #include "conv_epilogue.cuh"
-#include "conv_results.cuh"
+#include "conv_store.cuh"
 #include "normalize.cuh"
 
 // A channel of `count`, for a group of images; nobody writes the vectors meanwhile.

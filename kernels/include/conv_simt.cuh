@@ -6,7 +6,7 @@
 // through shared memory, double buffered: while one is multiplied, the next is on its way from global memory into
 // registers. A and B are read through loaders, of which some gather pixels, so no im2col matrix is ever stored.
 //
-// A loader has fetch(d): its part of the slice at d, from global memory to registers, zeros beyond any edge;
+// A loader has fetch(d): its part of the K tile at d, from global memory to registers, zeros beyond any edge;
 // and commit(tile): from registers to shared memory, as [BK][rows + PAD].
 //
 // Everything along a contiguous axis comes in quads of 4 elements: one vector access where the channels are divisible
@@ -15,7 +15,7 @@
 #include "conv_gather.cuh"
 
 constexpr int CONV_THREADS = 128;
-// Products of a slice (BK).
+// Products of a K tile (BK).
 constexpr int SLICE = 16;
 // Keeps rows of shared memory 16-byte aligned and spreads the transposing stores over the banks.
 constexpr int PAD = 4;
@@ -64,7 +64,7 @@ __device__ __forceinline__ Column column_of(const Gather& g, int index) {
   return {down * g.distance[0], (tap - down * g.taps[1]) * g.distance[1], index - tap * g.c};
 }
 
-// Offset of an element of the im2col matrix in the source; negative in the padding.
+// Offset of an element of the im2col matrix in the loads; negative in the padding.
 __device__ __forceinline__ int offset_of(const Gather& g, const Pixel& pixel, const Column& column) {
   int y = pixel.y + column.y, x = pixel.x + column.x;
   if (y < 0 || y >= g.h || x < 0 || x >= g.w) return -1;
@@ -72,8 +72,8 @@ __device__ __forceinline__ int offset_of(const Gather& g, const Pixel& pixel, co
 }
 
 template <class T>
-__device__ __forceinline__ Acc<T> load_at(const T* __restrict__ source, int offset) {
-  return offset < 0 ? Acc<T>(0) : to_acc(source[offset]);
+__device__ __forceinline__ Acc<T> load_at(const T* __restrict__ loads, int offset) {
+  return offset < 0 ? Acc<T>(0) : to_acc(loads[offset]);
 }
 
 // What loaders of rows share: consecutive threads take consecutive quads of BK columns; transposed on commit.
@@ -115,12 +115,12 @@ struct ColumnLoader {
 template <class T, int ROWS, int BK>
 struct PixelRows : RowLoader<T, ROWS, BK> {
   using Base = RowLoader<T, ROWS, BK>;
-  const T* source;
+  const T* loads;
   Gather g;
   bool vector;
   Pixel pixels[Base::PASSES];
 
-  __device__ PixelRows(const T* source, const Gather& g, int start) : source(source), g(g), vector(g.c % 4 == 0) {
+  __device__ PixelRows(const T* loads, const Gather& g, int start) : loads(loads), g(g), vector(g.c % 4 == 0) {
 #pragma unroll
     for (int pass = 0; pass < Base::PASSES; pass++)
       pixels[pass] = pixel_of(g, start + this->row + pass * Base::LINES);
@@ -133,7 +133,7 @@ struct PixelRows : RowLoader<T, ROWS, BK> {
       for (int pass = 0; pass < Base::PASSES; pass++) {
         int offset = offset_of(g, pixels[pass], column);
         // An offset in the padding reads nothing.
-        load_quad<T>(source + (offset < 0 ? 0 : offset), 0, offset < 0 ? 0 : 4, true, this->held[pass]);
+        load_quad<T>(loads + (offset < 0 ? 0 : offset), 0, offset < 0 ? 0 : 4, true, this->held[pass]);
       }
     } else {
 #pragma unroll
@@ -141,7 +141,7 @@ struct PixelRows : RowLoader<T, ROWS, BK> {
         Column column = column_of(g, d + this->first + e);
 #pragma unroll
         for (int pass = 0; pass < Base::PASSES; pass++)
-          this->held[pass][e] = load_at(source, offset_of(g, pixels[pass], column));
+          this->held[pass][e] = load_at(loads, offset_of(g, pixels[pass], column));
       }
     }
   }
@@ -192,14 +192,14 @@ struct MatrixColumns : ColumnLoader<T, ROWS, BK> {
 template <class T, int ROWS, int BK>
 struct PixelColumns : ColumnLoader<T, ROWS, BK> {
   using Base = ColumnLoader<T, ROWS, BK>;
-  const T* source;
+  const T* loads;
   Gather g;
   int limit;
   bool vector;
   Column columns[4];
 
-  __device__ PixelColumns(const T* source, const Gather& g, int start, int limit)
-      : source(source), g(g), limit(limit), vector(g.c % 4 == 0) {
+  __device__ PixelColumns(const T* loads, const Gather& g, int start, int limit)
+      : loads(loads), g(g), limit(limit), vector(g.c % 4 == 0) {
 #pragma unroll
     for (int e = 0; e < 4; e++) columns[e] = column_of(g, start + this->first + e);
   }
@@ -211,10 +211,10 @@ struct PixelColumns : ColumnLoader<T, ROWS, BK> {
       Pixel pixel = pixel_of(g, index < limit ? index : g.pixels());
       if (vector) {
         int offset = offset_of(g, pixel, columns[0]);
-        load_quad<T>(source + (offset < 0 ? 0 : offset), 0, offset < 0 ? 0 : 4, true, this->held[pass]);
+        load_quad<T>(loads + (offset < 0 ? 0 : offset), 0, offset < 0 ? 0 : 4, true, this->held[pass]);
       } else {
 #pragma unroll
-        for (int e = 0; e < 4; e++) this->held[pass][e] = load_at(source, offset_of(g, pixel, columns[e]));
+        for (int e = 0; e < 4; e++) this->held[pass][e] = load_at(loads, offset_of(g, pixel, columns[e]));
       }
     }
   }
@@ -240,7 +240,7 @@ __device__ __forceinline__ void multiply(A& a, B& b, int from, int to, Store sto
   b.commit(tile_b[0]);
   int buffer = 0;
   for (int d = from; d < to; d += BK) {
-    // Separates this slice's commits from its reads, and the reads of the slice before from the commits below.
+    // Separates this K tile's commits from its reads, and the reads of the K tile before from the commits below.
     __syncthreads();
     bool more = d + BK < to;
     if (more) {

@@ -1,62 +1,62 @@
-// Implicit matrix products by warpgroups (wgmma: sm_90a), for the convolutions of conv2d_sm90.cu.
+// Implicit GEMM by warpgroups (wgmma: sm_90a), for the convolutions of conv2d_sm90.cu.
 //
-//   C[i, j] = sum over d of A[i, d] B[d, j]     bf16 factors, f32 sums
+//   C[m, n] = sum over k of A[m, k] B[k, n]     bf16 operands, f32 sums
 //
-// The same products by warps are in conv_mma.cuh. What is done beyond that, one step at a time:
-//   1. wgmma: four warps multiply 64 rows by up to 256 columns at once, straight from shared memory: no factor passes through
-//      registers, which all belong to the sums.
-//   2. Tensor maps: one thread asks for a whole slice; addresses, edges, padding, dilation and the swizzle are the copy
-//      engine's work (conv_wgmma_sources.cuh).
-//   3. Roles: a warpgroup that only asks for slices, and two that only multiply. They share a ring of STAGES slices and meet
-//      nowhere else: a slice is `full` when its bytes are there, `empty` when it has been multiplied.
-//   4. Registers go to those who multiply.
-//   5. Blocks stay: each multiprocessor has one, which takes one tile after the other (conv_work.cuh). The slices of the next
-//      tile travel while this one is stored.
-//   6. OWN tiles: each of the two warpgroups has a tile of its own, and stores it while the other one multiplies. They take turns:
-//      a wait tells phases of a barrier apart only by turns too, so nobody may wait for a slice further ahead than the ring.
-//   7. Clusters: two blocks with the same columns of B copy half of each slice of them for each other.
-//   8. Results leave through shared memory by tensor maps too, and what they need besides comes there ahead of use
-//      (conv_wgmma_slots.cuh, conv_wgmma_results.cuh).
+// conv_mma.cuh computes the same by warps (mma.sync). This one differs step by step:
+//   1. wgmma: four warps multiply 64 rows by up to 256 columns at once, straight from shared memory. No operand passes through
+//      registers, which all belong to the accumulators.
+//   2. TMA: one thread loads a whole K tile; the copy engine does addresses, edges, padding, dilation and swizzle
+//      (conv_wgmma_mainloop_loads.cuh).
+//   3. Warp specialization: a producer warpgroup loads, two consumer warpgroups multiply. They share a ring of STAGES K tiles and
+//      no other barrier: a stage is `full` when its bytes have arrived, `empty` when it has been multiplied.
+//   4. Registers move from the producer to the consumers.
+//   5. Persistent blocks: one for each multiprocessor, which computes one tile after the other (tile_scheduler.cuh). The K tiles of
+//      the next tile are in flight while this one is stored.
+//   6. Pingpong: each consumer warpgroup has a tile of its own, and stores it while the other one multiplies. Cooperative: both share
+//      a tile. In pingpong an ordered barrier lets them multiply one after the other: a wait knows only the parity of a phase, so
+//      none may wait for a K tile further ahead than the ring.
+//   7. Clusters: two blocks with the same columns of B multicast half of each K tile of them to each other.
+//   8. The epilogue loads and stores by TMA too (conv_wgmma_epilogue_loads.cuh, conv_wgmma_epilogue.cuh).
 #pragma once
-#include "conv_work.cuh"
+#include "tile_scheduler.cuh"
 #include "hopper.cuh"
 
 constexpr int CONSUMERS = 2;
 constexpr int WGMMA_THREADS = (1 + CONSUMERS) * WARPGROUP;
-// The depth of a slice and of a product.
-constexpr int WGMMA_SLICE = 64, WGMMA_DEPTH = 16;
-// What a block may have of a multiprocessor's 65,536 registers, by thread: a warpgroup that asks, and two that multiply.
-constexpr int ASKING_REGISTERS = 40, MULTIPLYING_REGISTERS = 232;
-static_assert(WARPGROUP * (ASKING_REGISTERS + CONSUMERS * MULTIPLYING_REGISTERS) <= 65536, "registers of a multiprocessor");
+// K of a K tile, and of one wgmma.
+constexpr int WGMMA_K_TILE = 64, WGMMA_DEPTH = 16;
+// Registers of a thread: one producer and two consumer warpgroups share a multiprocessor's 65,536.
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+static_assert(WARPGROUP * (PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS) <= 65536, "registers of a multiprocessor");
 
-// Shared memory of a warpgroup beside its slots: vectors over 64 columns, votes of warps, a letter.
-constexpr int NOTES_BYTES = ATOM_BYTES;
+// Scratch of a consumer warpgroup: vectors over 64 columns, votes of warps, a message to the producer.
+constexpr int SCRATCH_BYTES = ATOM_BYTES;
 
-// A tile of BM x BN, of each warpgroup or (not OWN) of both together, one below the other; in STAGES slices with room for SPAN
-// columns, and SLOTS of 64 x 64 for each warpgroup's results and what they need besides.
-template <int BM_, int BN_, bool OWN_, int STAGES_, int SLOTS_, int SPAN_ = BN_>
+// A tile of BM x BN: of each warpgroup (PINGPONG), or of both together, one below the other (cooperative). A ring of STAGES K tiles with
+// room for SPAN columns, and for each warpgroup's epilogue SLOTS of 64 x 64.
+template <int BM_, int BN_, bool PINGPONG_, int STAGES_, int SLOTS_, int SPAN_ = BN_>
 struct WgmmaTile {
   static constexpr int BM = BM_, BN = BN_, SPAN = SPAN_, STAGES = STAGES_, SLOTS = SLOTS_;
-  static constexpr bool OWN = OWN_;
+  static constexpr bool PINGPONG = PINGPONG_;
   // A warpgroup's rows, in blocks of 64.
-  static constexpr int ROWS = OWN ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
+  static constexpr int ROWS = PINGPONG ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
   static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + SPAN * LINE_BYTES;
-  static constexpr int SLOTS_AT = STAGES * STAGE_BYTES, NOTES_AT = SLOTS_AT + CONSUMERS * SLOTS * BLOCK_BYTES;
-  static constexpr int BARRIERS_AT = NOTES_AT + CONSUMERS * NOTES_BYTES, SLOT_BARRIERS_AT = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
+  static constexpr int SLOTS_AT = STAGES * STAGE_BYTES, SCRATCH_AT = SLOTS_AT + CONSUMERS * SLOTS * BLOCK_BYTES;
+  static constexpr int BARRIERS_AT = SCRATCH_AT + CONSUMERS * SCRATCH_BYTES, SLOT_BARRIERS_AT = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
   static constexpr int SHARED_BYTES = SLOT_BARRIERS_AT + CONSUMERS * (2 * SLOTS + 2) * 8;
   static_assert(ROWS % 64 == 0 && BN % 64 == 0 && SHARED_BYTES <= 227 * 1024, "a block's shared memory");
   static_assert(BLOCKS * BN <= 256, "the sums take half of the registers");
   using Sums = WgmmaChunk[BLOCKS][CHUNKS];
   // 64 of the columns of such a tile.
-  using Strip = WgmmaTile<BM, 64, OWN, STAGES, SLOTS, SPAN>;
+  using Strip = WgmmaTile<BM, 64, PINGPONG, STAGES, SLOTS, SPAN>;
 };
 
-// The warpgroup of this thread among those that multiply.
+// Which consumer warpgroup this thread is in; -1: the producer.
 __device__ __forceinline__ int consumer() { return static_cast<int>(threadIdx.x / WARPGROUP) - 1; }
-// Which of a block's warpgroups that share a tile.
+// Which part of a cooperative tile a consumer has.
 template <class Tile>
 __device__ __forceinline__ int sharer(int consumer) {
-  return Tile::OWN ? 0 : consumer;
+  return Tile::PINGPONG ? 0 : consumer;
 }
 
 template <class Tile>
@@ -68,22 +68,21 @@ struct Ring {
   __device__ __forceinline__ Ring(const Cluster& cluster, char* shared)
       : cluster(cluster), shared(shared), full(reinterpret_cast<uint64_t*>(shared + Tile::BARRIERS_AT)) {}
   __device__ __forceinline__ uint64_t* empty() const { return full + Tile::STAGES; }
-  __device__ __forceinline__ uint64_t* turn() const { return full + 2 * Tile::STAGES; }
+  __device__ __forceinline__ uint64_t* order() const { return full + 2 * Tile::STAGES; }
   __device__ __forceinline__ void init() {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Tile::STAGES; stage++) {
         mbarrier_init(full + stage, 1);
-        // Each warp of the cluster that multiplies says so, as the slice is filled by all its blocks.
-        mbarrier_init(empty() + stage, (Tile::OWN ? 1 : CONSUMERS) * 4 * cluster.size);
+        // Each consumer warp of the cluster arrives, since all its blocks fill the stage.
+        mbarrier_init(empty() + stage, (Tile::PINGPONG ? 1 : CONSUMERS) * 4 * cluster.size);
       }
-      for (int group = 0; Tile::OWN && group < CONSUMERS; group++) mbarrier_init(turn() + group, 4);
+      for (int group = 0; Tile::PINGPONG && group < CONSUMERS; group++) mbarrier_init(order() + group, 4);
     }
   }
-  __device__ __forceinline__ char* slice(int stage) const { return shared + stage * Tile::STAGE_BYTES; }
+  __device__ __forceinline__ char* stage(int i) const { return shared + i * Tile::STAGE_BYTES; }
 };
 
-// The place in a ring of COUNT that somebody has come to, and the parity of the phase in which it is used. Counted on, as a remainder
-// takes longer.
+// A stage of a ring of COUNT, and the parity of the phase in which it is used. Counted on, as a remainder takes longer.
 template <int COUNT>
 struct RingPlace {
   int at = 0, parity = 0;
@@ -100,32 +99,32 @@ struct RingPlace {
   }
 };
 
-// Asks for all slices of the block's tiles. source.begin(tile) goes to the first slice of a tile, source.fetch(to, bar) asks for
-// one and goes on.
-template <class Tile, class Source>
-__device__ __forceinline__ void fetch_tiles(const Ring<Tile>& ring, const TileScheduler& scheduler, Source source) {
+// The producer: loads all K tiles of the block's work tiles. loads.begin(tile) goes to the first one of a tile, loads.fetch(to, bar)
+// issues one and goes on.
+template <class Tile, class Loads>
+__device__ __forceinline__ void produce(const Ring<Tile>& ring, const TileScheduler& scheduler, Loads loads) {
   const Cluster& cluster = ring.cluster;
   RingPlace<Tile::STAGES> place;
-  for (int item = blockIdx.x / cluster.size; item < scheduler.items; item += gridDim.x / cluster.size) {
-    WorkTile tile = scheduler.item(item, cluster);
+  for (int i = blockIdx.x / cluster.size; i < scheduler.work_tiles; i += gridDim.x / cluster.size) {
+    WorkTile tile = scheduler.work_tile(i, cluster);
     if (tile.from >= tile.to) continue;
-    source.begin(tile);
+    loads.begin(tile);
     int bytes = tile.strip < 0 ? Tile::A_BYTES + Tile::B_BYTES : Tile::A_BYTES + Tile::Strip::B_BYTES;
-    for (int slice = tile.from; slice < tile.to; slice++, place = place + 1) {
+    for (int k_tile = tile.from; k_tile < tile.to; k_tile++, place = place + 1) {
       mbarrier_wait(ring.empty() + place.at, place.parity ^ 1);
       mbarrier_expect(ring.full + place.at, bytes);
-      source.fetch(ring.slice(place.at), ring.full + place.at);
+      loads.fetch(ring.stage(place.at), ring.full + place.at);
     }
   }
 }
 
-// Adds the products of `slices` slices, from the at-th on, to `sums`; of a strip to the first 64 columns of them. All of them have
-// come when it calls come().
-template <class Tile, int A_MN, int B_MN, class Sums, class Come>
-__device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, int slices, Sums& sums, Come come) {
-  // A warpgroup's rows begin so far into the slice; the depth goes on so far on.
+// The main loop: adds the products of `k_tiles` K tiles to `sums`, from the block's `at`-th on; of a strip to their first 64 columns. It
+// calls arrived() when the last one is in shared memory.
+template <class Tile, int A_MN, int B_MN, class Sums, class Arrived>
+__device__ __forceinline__ void mainloop(const Ring<Tile>& ring, int at, int k_tiles, Sums& sums, Arrived arrived) {
+  // Bytes from one step of K to the next; where a warpgroup's rows begin.
   constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2, B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
-  int first = Tile::OWN ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
+  int first = Tile::PINGPONG ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
   auto release = [&](int stage) {
     uint64_t* empty = ring.empty() + stage;
     int lane = threadIdx.x % 32, size = ring.cluster.size;
@@ -137,50 +136,50 @@ __device__ __forceinline__ void multiply_slices(const Ring<Tile>& ring, int at, 
   };
   RingPlace<Tile::STAGES> place(at);
   int before = 0;
-  for (int slice = 0; slice < slices; slice++) {
+  for (int k_tile = 0; k_tile < k_tiles; k_tile++) {
     mbarrier_wait(ring.full + place.at, place.parity);
-    const char *a = ring.slice(place.at) + first, *b = ring.slice(place.at) + Tile::A_BYTES;
+    const char *a = ring.stage(place.at) + first, *b = ring.stage(place.at) + Tile::A_BYTES;
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < WGMMA_SLICE / WGMMA_DEPTH; step++)
+    for (int step = 0; step < WGMMA_K_TILE / WGMMA_DEPTH; step++)
 #pragma unroll
       for (int block = 0; block < Tile::BLOCKS; block++)
         wgmma<A_MN, B_MN>(reinterpret_cast<WgmmaChunk(&)[Tile::CHUNKS]>(sums[block]), wgmma_operand(a + block * BLOCK_BYTES + step * A_STEP, BLOCK_BYTES),
                           wgmma_operand(b + step * B_STEP, BLOCK_BYTES));
     wgmma_commit();
-    // While these run, the slice before is done.
+    // All but these are done: the stage before is free.
     wgmma_wait<1>();
-    if (slice > 0) release(before);
+    if (k_tile > 0) release(before);
     before = place.at, place = place + 1;
   }
-  come();
+  arrived();
   wgmma_wait<0>();
-  if (slices > 0) release(before);
+  if (k_tiles > 0) release(before);
 }
 
-// Calls body(tile, at, number) for each tile of which a warpgroup that multiplies has rows: the block's number-th, whose slices are
-// the block's from the at-th on.
+// Calls body(tile, at, number) for each work tile of which consumer warpgroup `consumer` has rows: the block's number-th, whose K tiles
+// are the block's from the at-th on.
 template <class Tile, class Body>
 __device__ __forceinline__ void each_tile(const Cluster& cluster, const TileScheduler& scheduler, int consumer, Body body) {
   int at = 0, tiles = 0;
-  for (int item = blockIdx.x / cluster.size; item < scheduler.items; item += gridDim.x / cluster.size) {
-    WorkTile tile = scheduler.item(item, cluster);
+  for (int i = blockIdx.x / cluster.size; i < scheduler.work_tiles; i += gridDim.x / cluster.size) {
+    WorkTile tile = scheduler.work_tile(i, cluster);
     if (tile.from >= tile.to) continue;
-    if (!Tile::OWN || tiles % CONSUMERS == consumer) body(tile, at, tiles);
+    if (!Tile::PINGPONG || tiles % CONSUMERS == consumer) body(tile, at, tiles);
     at += tile.to - tile.from, tiles++;
   }
 }
 
-// Multiplies the warpgroup's tiles; store(tile, sums) has each of them, of the rows of this warpgroup.
+// A consumer: multiplies the warpgroup's work tiles and calls store(tile, sums) for each.
 template <class Tile, int A_MN, int B_MN, bool STRIPS, class Store>
-__device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const TileScheduler& scheduler, Store store) {
+__device__ __forceinline__ void consume(const Ring<Tile>& ring, const TileScheduler& scheduler, Store store) {
   each_tile<Tile>(ring.cluster, scheduler, consumer(), [&](const WorkTile& tile, int at, int tiles) {
-    // The other warpgroup has all slices before; the first one need not wait for it at first.
-    if (Tile::OWN) mbarrier_wait(ring.turn() + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
+    // Until the other warpgroup has all K tiles before; the first one need not wait at first.
+    if (Tile::PINGPONG) mbarrier_wait(ring.order() + consumer(), tiles / CONSUMERS & 1 ^ 1 - consumer());
     typename Tile::Sums sums = {};
     auto multiply = [&](auto part) {
-      multiply_slices<decltype(part), A_MN, B_MN>({ring.cluster, ring.shared}, at, tile.to - tile.from, sums, [&] {
-        if (Tile::OWN && threadIdx.x % 32 == 0) mbarrier_arrive(ring.turn() + (1 - consumer()));
+      mainloop<decltype(part), A_MN, B_MN>({ring.cluster, ring.shared}, at, tile.to - tile.from, sums, [&] {
+        if (Tile::PINGPONG && threadIdx.x % 32 == 0) mbarrier_arrive(ring.order() + (1 - consumer()));
       });
     };
     if constexpr (STRIPS) {
@@ -191,31 +190,31 @@ __device__ __forceinline__ void multiply_tiles(const Ring<Tile>& ring, const Til
   });
 }
 
-// The whole of a block's scheduler. Beside the one that asks for slices, a warp of its warpgroup fills slots for each of those that
-// multiply: init() makes their barriers, fill(consumer) is one thread's scheduler.
-template <class Tile, int A_MN, int B_MN, class Source, class Init, class Fill, class Store>
-__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Source source, Init init, Fill fill,
+// The whole kernel. Of the producer warpgroup one warp loads K tiles, and one warp for each consumer loads for its epilogue: init()
+// makes those barriers, and one thread calls fill(cluster, consumer).
+template <class Tile, int A_MN, int B_MN, class Loads, class Init, class Fill, class Store>
+__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Loads loads, Init init, Fill fill,
                                           Store store) {
   Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x == 0) {
     init();
     mbarrier_init_fence();
-    source.prefetch();
+    loads.prefetch();
   }
   cluster_sync();
   if (threadIdx.x < WARPGROUP) {
-    registers_release<ASKING_REGISTERS>();
-    source.cluster = ring.cluster;
+    registers_release<PRODUCER_REGISTERS>();
+    loads.cluster = ring.cluster;
     int warp = threadIdx.x / 32;
     if (threadIdx.x == 0)
-      fetch_tiles(ring, scheduler, source);
+      produce(ring, scheduler, loads);
     else if (threadIdx.x % 32 == 0 && warp <= CONSUMERS)
       fill(ring.cluster, warp - 1);
   } else {
-    registers_claim<MULTIPLYING_REGISTERS>();
-    multiply_tiles<Tile, A_MN, B_MN, Source::STRIPS>(ring, scheduler, store);
+    registers_claim<CONSUMER_REGISTERS>();
+    consume<Tile, A_MN, B_MN, Loads::STRIPS>(ring, scheduler, store);
   }
-  // Until nobody says anything to this block's barriers any more.
+  // Until no block of the cluster arrives at this block's barriers any more.
   cluster_sync();
 }

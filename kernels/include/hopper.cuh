@@ -115,7 +115,7 @@ __device__ __forceinline__ void cluster_sync() {
       "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
 }
-// Of the scope of a block, though it reaches further: a wider one would be a fence for all of the GPU in every slice, and nothing
+// Of the scope of a block, though it reaches further: a wider one would be a fence for all of the GPU in every K tile, and nothing
 // needs it. What the other block does next is a copy into memory that this one's products have been waited for.
 __device__ __forceinline__ void mbarrier_arrive_at(uint64_t* bar, int rank) {
   asm volatile(

@@ -16,7 +16,7 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{IMAGES, Launch, arrivals, capture::Captures, options, pool::Pool, tuner::Tuner};
+use super::{IMAGES, Launch, semaphores, capture::Captures, options, pool::Pool, tuner::Tuner};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;
@@ -40,7 +40,7 @@ pub struct CudaDevice {
     tuner: OnceLock<Tuner>,
     /// Whether it has the kernels for warpgroups.
     warpgroups: bool,
-    arrivals: usize,
+    semaphores: usize,
     maps: maps::Maps,
 }
 
@@ -84,7 +84,7 @@ impl CudaDevice {
             captures: Captures::default(),
             tuner: OnceLock::new(),
             warpgroups: options::may_use_warpgroups(capability),
-            arrivals: Self::zeros(&stream, 4 * arrivals::COUNT)?,
+            semaphores: Self::zeros(&stream, 4 * semaphores::COUNT)?,
             stream,
             maps: maps::Maps::default(),
         }))
@@ -148,9 +148,9 @@ impl CudaDevice {
         self.warpgroups
     }
 
-    /// The address of `arrivals::COUNT` counters.
-    pub(super) fn arrivals(&self) -> usize {
-        self.arrivals
+    /// The address of `semaphores::COUNT` counters.
+    pub(super) fn semaphores(&self) -> usize {
+        self.semaphores
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
@@ -273,7 +273,7 @@ impl Drop for CudaDevice {
             self.free_all();
             self.free_pinned();
             // SAFETY: allocated by `open`, and all work is done. A failure here leaves nothing to do.
-            let _ = unsafe { result::free_sync(self.arrivals as sys::CUdeviceptr) };
+            let _ = unsafe { result::free_sync(self.semaphores as sys::CUdeviceptr) };
         }
     }
 }

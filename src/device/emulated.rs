@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Launch,
-    arrivals::HostArrivals,
+    semaphores::HostArrivals,
     capture::{Captures, Step},
 };
 use crate::{Error, Result};
@@ -57,7 +57,7 @@ pub(super) struct Emulated {
     pub lookup: fn(&str) -> Option<EmulatedEntry>,
     pub schedule: Schedule,
     pub captures: Captures,
-    pub arrivals: HostArrivals,
+    pub semaphores: HostArrivals,
     /// Held by a launch: as on a stream, one follows the other.
     pub launching: Mutex<()>,
 }
@@ -109,7 +109,7 @@ impl Emulated {
         if code == 0 {
             return Ok(());
         }
-        self.arrivals.reset();
+        self.semaphores.reset();
         let message = CStr::from_bytes_until_nul(&text)
             .map_or_else(|_| "the message was not terminated".to_owned(), |line| line.to_string_lossy().into_owned());
         Err(Error::Emulator { kernel, message })

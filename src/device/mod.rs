@@ -4,11 +4,11 @@
 //! launches kernels by name; everything above sees typed tensors and typed launches. [`Device::capture`] records a step
 //! as a [`Graph`]; an [`Uploader`] feeds it.
 
-mod arrivals;
+mod semaphores;
 mod block;
 mod buffer;
 mod capture;
-mod choices;
+mod tune_cache;
 mod cuda;
 mod emulated;
 mod fill;
@@ -79,7 +79,7 @@ pub struct Launch {
 /// The folder that keeps which kernels were the fastest: `$BICL_CACHE`, or `bicl` in the user's folder for caches; `None` where
 /// neither is known.
 pub fn cache_folder() -> Option<PathBuf> {
-    choices::folder(|name| env::var_os(name))
+    tune_cache::folder(|name| env::var_os(name))
 }
 
 /// Multiprocessors of an H100 or H200.
@@ -131,7 +131,7 @@ impl Device {
             lookup,
             schedule,
             captures: Default::default(),
-            arrivals: Default::default(),
+            semaphores: Default::default(),
             launching: Default::default(),
         };
         Self(Place::Emulated(Arc::new(emulated)), DeviceOptions::default())

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Device, Place, choices::Choices};
+use super::{Device, Place, tune_cache::TuneCache};
 use crate::{Error, Result};
 
 /// A way must take less than this share of the built-in one's time: below that lies the noise of timing, and other ways
@@ -17,10 +17,10 @@ pub(crate) trait Way: Copy + PartialEq + Serialize + DeserializeOwned {}
 impl<W: Copy + PartialEq + Serialize + DeserializeOwned> Way for W {}
 
 /// The choices of one device. A problem is timed once for as long as it lives, and once for the file behind it.
-pub(super) struct Tuner(Mutex<Choices>);
+pub(super) struct Tuner(Mutex<TuneCache>);
 
 impl Tuner {
-    pub fn new(choices: Choices) -> Self {
+    pub fn new(choices: TuneCache) -> Self {
         Self(Mutex::new(choices))
     }
 
@@ -32,7 +32,7 @@ impl Tuner {
     fn choose<W: Way>(
         &self,
         problem: String,
-        built_in: W,
+        heuristic: W,
         others: &[W],
         may_time: bool,
         mut measure: impl FnMut(W) -> Result<Option<f64>>,
@@ -40,25 +40,25 @@ impl Tuner {
         // Held while this times: nobody else disturbs that, or times the same.
         let mut choices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A file may name ways that a launch would refuse.
-        let sound = |way: &W| *way == built_in || others.contains(way);
+        let sound = |way: &W| *way == heuristic || others.contains(way);
         if let Some(known) = choices.get(&problem).filter(sound) {
             return Ok(known);
         }
         if !may_time {
-            return Ok(built_in);
+            return Ok(heuristic);
         }
-        let found = fastest(built_in, others, |way| measure(way).map_err(|error| blame(&problem, way, &error)))?;
+        let found = fastest(heuristic, others, |way| measure(way).map_err(|error| blame(&problem, way, &error)))?;
         if let Some(found) = &found {
             choices.put(problem, found);
         }
-        Ok(found.unwrap_or(built_in))
+        Ok(found.unwrap_or(heuristic))
     }
 }
 
 /// The way that takes least; one that cannot run is passed over. `None` if none can.
-fn fastest<W: Copy>(built_in: W, others: &[W], mut measure: impl FnMut(W) -> Result<Option<f64>>) -> Result<Option<W>> {
+fn fastest<W: Copy>(heuristic: W, others: &[W], mut measure: impl FnMut(W) -> Result<Option<f64>>) -> Result<Option<W>> {
     let mut time = |way| Ok::<_, Error>(measure(way)?.filter(|time| time.is_finite()));
-    let mut best = time(built_in)?.map(|time| (WORTH * time, built_in));
+    let mut best = time(heuristic)?.map(|time| (WORTH * time, heuristic));
     for &way in others {
         if let Some(time) = time(way)?
             && best.is_none_or(|(least, _)| time < least)
@@ -91,13 +91,13 @@ fn blame(problem: &str, way: impl Serialize, error: &Error) -> Error {
 
 impl Device {
     /// The way to compute a problem. `describe` gives its name, which says all that the ways' times depend on, and what could
-    /// be done instead of `built_in`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
-    /// where nothing runs, the answer is `built_in`.
+    /// be done instead of `heuristic`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
+    /// where nothing runs, the answer is `heuristic`.
     ///
     /// Errors: a way after which the GPU does not work any more; one that is merely refused is passed over.
     pub(crate) fn tuned<W: Way>(
         &self,
-        built_in: W,
+        heuristic: W,
         describe: impl FnOnce() -> (String, Vec<W>),
         mut run: impl FnMut(W) -> Result<()>,
     ) -> Result<W> {
@@ -105,7 +105,7 @@ impl Device {
         if forced > 0 {
             let others = describe().1;
             let number = forced % (others.len() + 1);
-            return Ok(number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(built_in));
+            return Ok(number.checked_sub(1).and_then(|i| others.get(i)).copied().unwrap_or(heuristic));
         }
         if let Place::Cuda(cuda) = &self.0
             && self.autotune()
@@ -113,19 +113,19 @@ impl Device {
             let (problem, others) = describe();
             let may_time = matches!(self.capturing(), Ok(None));
             let measure = |way| judge(cuda.measure(self, || run(way)), || cuda.synchronize());
-            return cuda.tuner().choose(problem, built_in, &others, may_time, measure);
+            return cuda.tuner().choose(problem, heuristic, &others, may_time, measure);
         }
-        Ok(built_in)
+        Ok(heuristic)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::choices::Origin;
+    use crate::device::tune_cache::Origin;
 
     fn tuner() -> Tuner {
-        Tuner::new(Choices::open(None, Origin::new("card", 1, &[]), |_| {}))
+        Tuner::new(TuneCache::open(None, Origin::new("card", 1, &[]), |_| {}))
     }
 
     /// Ways 0, 1, ... take so long; negative ones are refused. Way 0 is the built-in one.

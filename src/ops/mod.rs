@@ -59,7 +59,7 @@ pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::cross_entropy;
 pub use domain_pair::DomainPair;
 pub use entropy::entropy;
-pub use epilogue::PieceMoments;
+pub use epilogue::BatchNormPartialStats;
 pub use label_sampling::LabelSampling;
 pub use masked_average_pool::{
     PrototypeScope, Prototypes, class_overlap, masked_average_pool, masked_average_pool_scoped,

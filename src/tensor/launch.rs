@@ -58,7 +58,7 @@ pub(crate) struct OptMapIn<T>(PhantomData<T>);
 pub(crate) struct MapOut<T>(PhantomData<T>);
 
 /// `unsigned*`: counters of the device, zero before the launch and after it; the host says how many.
-pub(crate) struct Arrivals;
+pub(crate) struct Semaphores;
 
 fn check<T: Element>(kernel: &'static str, device: &Device, tensor: &Tensor) -> Result<()> {
     tensor.expect_dtype::<T>(kernel)?;
@@ -137,11 +137,11 @@ impl<T: Element> Param for OptOut<T> {
     }
 }
 
-impl Param for Arrivals {
+impl Param for Semaphores {
     type Host<'a> = usize;
     type Packed = usize;
     fn pack(kernel: &'static str, device: &Device, count: usize) -> Result<usize> {
-        device.arrivals(kernel, count)
+        device.semaphores(kernel, count)
     }
 }
 

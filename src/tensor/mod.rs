@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 
 pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
-pub(crate) use launch::{Arrivals, MapIn, MapOut, OptMapIn, Variant, address_of, kernels, symbol};
+pub(crate) use launch::{Semaphores, MapIn, MapOut, OptMapIn, Variant, address_of, kernels, symbol};
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
 pub use replay::Pending;
 pub use rng::Rng;

@@ -9,7 +9,7 @@ use crate::{
     Device, Error, Result,
     device::{
         IMAGES,
-        choices::{self, Choices, Origin},
+        tune_cache::{self, TuneCache, Origin},
         tuner::Tuner,
     },
 };
@@ -85,12 +85,12 @@ impl CudaDevice {
                 let _ = writeln!(io::stderr().lock(), "warning: {text}");
             };
             let known = name.is_ok() && driver.is_ok();
-            let folder = choices::folder(|name| env::var_os(name)).filter(|_| known);
+            let folder = tune_cache::folder(|name| env::var_os(name)).filter(|_| known);
             if folder.is_none() {
                 warn("kernel choices: no folder to keep them in; kernels are timed anew by every process; set BICL_CACHE");
             }
             let origin = Origin::new(&name.unwrap_or_default(), driver.unwrap_or_default(), IMAGES);
-            Tuner::new(Choices::open(folder.as_deref(), origin, warn))
+            Tuner::new(TuneCache::open(folder.as_deref(), origin, warn))
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::super::PieceMoments;
+use super::super::BatchNormPartialStats;
 use super::{Affine, Moments, OP, Saved, Sums, Total, Wanted, statistics_shape};
 use crate::{
     Error, Result, Tensor,
@@ -162,7 +162,7 @@ pub(super) fn moments<T: Element>(x: &Tensor, groups: usize) -> Result<Moments> 
 }
 
 /// The statistics from pieces that the convolution left.
-pub(super) fn join_pieces<T: Element>(x: &Tensor, groups: usize, pieces: &PieceMoments) -> Result<Moments> {
+pub(super) fn join_pieces<T: Element>(x: &Tensor, groups: usize, pieces: &BatchNormPartialStats) -> Result<Moments> {
     let plan = Plan::new(x, groups, false, 0.0)?;
     finish_moments::<T>(&plan, &pieces.partial, plan.params(pieces.piece))
 }

@@ -19,7 +19,7 @@ mod cpu;
 mod cpu_backward;
 pub(crate) mod cuda;
 
-use super::PieceMoments;
+use super::BatchNormPartialStats;
 use crate::{
     DType, Error, Result, Tensor,
     autograd::{Contribution, Fused, GradientEpilogue, Var},
@@ -60,7 +60,7 @@ pub struct BatchNormSpec<'a> {
     pub relu: bool,
     /// Moments of x that its convolution took, for the batch's statistics:
     /// [`conv2d_with_moments`](crate::ops::conv2d_with_moments).
-    pub moments: Option<&'a PieceMoments>,
+    pub moments: Option<&'a BatchNormPartialStats>,
 }
 
 /// The image and the statistics behind it.
@@ -254,7 +254,7 @@ fn widened(tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
 }
 
 /// From what the convolution before took, or by a pass over x.
-fn moments_from(x: &Tensor, groups: usize, pieces: Option<&PieceMoments>) -> Result<Moments> {
+fn moments_from(x: &Tensor, groups: usize, pieces: Option<&BatchNormPartialStats>) -> Result<Moments> {
     let Some(pieces) = pieces else { return moments(x, groups) };
     let [n, h, w, channels] = x.dims(OP)?;
     pieces.expect(groups, n * h * w / groups, channels)?;
@@ -263,7 +263,7 @@ fn moments_from(x: &Tensor, groups: usize, pieces: Option<&PieceMoments>) -> Res
 }
 
 /// Computes the statistics of x and drops them: for the convolution before, whose ways differ in what they leave to do here.
-pub(super) fn try_statistics(x: &Tensor, groups: usize, pieces: Option<&PieceMoments>) -> Result<()> {
+pub(super) fn try_statistics(x: &Tensor, groups: usize, pieces: Option<&BatchNormPartialStats>) -> Result<()> {
     moments_from(x, groups, pieces).map(drop)
 }
 

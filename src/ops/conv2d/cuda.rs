@@ -1,24 +1,24 @@
-//! Launches of the kernels that `algorithm` chooses.
+//! Launches of the kernels that `heuristic` chooses.
 
 pub(in crate::ops) mod epilogue;
 mod mma;
 mod scheduler;
 mod simt;
-mod split;
-mod tuning;
+mod split_k;
+mod autotune;
 mod wgmma;
-mod window;
+mod few_channels;
 
 use super::{
-    ConvProblem, OP, Products,
-    algorithm::{
-        Algorithm::{Mma, Simt, Wgmma, Window},
+    ConvProblem, OP, MathMode,
+    heuristic::{
+        Algorithm::{Mma, Simt, FewChannels, Wgmma},
         Choice,
         SimtTile::{Narrow, Wide},
         choose,
     },
     problem::{Direction, extents},
-    tiling::{MmaTile, PIXELS, Product, Tiling, cut, ranges},
+    mma_tiling::{self, MmaTile, PIXELS, GemmProblem, Tiling, cut},
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -26,16 +26,16 @@ use crate::{
     device::Launch,
     ops::{
         batch_norm,
-        epilogue::{NormAfter, NormBefore, PieceMoments},
+        epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, BatchNormPartialStats},
     },
     tensor::{Declaration, Element},
 };
 use epilogue::{DataGradientEpilogue, ForwardEpilogue};
-use tuning::Problem;
+use autotune::TuneKey;
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), split::declarations(), window::declarations(), wgmma::declarations()]
+    [simt::declarations(), mma::declarations(), split_k::declarations(), few_channels::declarations(), wgmma::declarations()]
         .concat()
 }
 
@@ -58,7 +58,7 @@ fn tiled(tiles: usize, layers: usize, block: [u32; 3]) -> Result<Launch> {
 /// What a forward pass made.
 pub(super) struct Output {
     pub y: Tensor,
-    pub moments: Option<PieceMoments>,
+    pub moments: Option<BatchNormPartialStats>,
     /// Whether y has gone through the batch norm.
     pub normalized: bool,
 }
@@ -68,16 +68,16 @@ pub(super) fn forward<T: Element>(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-    products: Products,
+    math_mode: MathMode,
     groups: Option<usize>,
-    norm: &NormAfter<'_>,
+    norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
-    let choice = choose(Direction::Forward, params, T::DTYPE, products, x.device().has_warpgroup_products());
-    if let Window(tile) = choice.algorithm {
-        return window::forward::<T>(params, tile, x, w, bias, groups, norm);
+    let choice = choose(Direction::Forward, params, T::DTYPE, math_mode, x.device().has_warpgroup_products());
+    if let FewChannels(tile) = choice.algorithm {
+        return few_channels::forward::<T>(params, tile, x, w, bias, groups, norm);
     }
     let (direction, dtype) = (Direction::Forward, T::DTYPE);
-    let problem = Problem { direction, params, dtype, groups, accumulate: false, epilogue: false };
+    let problem = TuneKey { direction, params, dtype, groups, accumulate: false, epilogue: false };
     let choice = problem.tuned(x.device(), choice, |choice| {
         let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
         // What is left to batch norm counts too.
@@ -86,10 +86,10 @@ pub(super) fn forward<T: Element>(
     forward_by::<T>(choice, params, x, w, bias, groups, norm)
 }
 
-/// The tiling of a forward pass or data gradient whose sums are cut into parts.
-fn parted(choice: Choice) -> Option<Tiling> {
+/// The tiling of a forward pass or data gradient with split-K.
+fn with_split_k(choice: Choice) -> Option<Tiling> {
     match choice {
-        Choice { algorithm: Mma(tile), split } if split > 1 => Some(Tiling { tile, split }),
+        Choice { algorithm: Mma(tile), split_k } if split_k > 1 => Some(Tiling { tile, split_k }),
         _ => None,
     }
 }
@@ -101,26 +101,26 @@ fn forward_by<T: Element>(
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
-    norm: &NormAfter<'_>,
+    norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
     let plain = |y| Ok(Output { y, moments: None, normalized: false });
     if let Wgmma(tiling) = choice.algorithm {
         return wgmma::forward::<T>(tiling, params, x, w, bias, groups, norm);
     }
-    if let Some(tiling) = parted(choice) {
-        return plain(split::forward::<T>(tiling, params, x, w, bias)?);
+    if let Some(tiling) = with_split_k(choice) {
+        return plain(split_k::forward::<T>(tiling, params, x, w, bias)?);
     }
     let (device, p, algorithm) = (x.device(), *params, choice.algorithm);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
-        let (rows, columns) = extents(Direction::Forward, params);
-        let launch = tiled(algorithm.tiles(rows, columns), 1, [THREADS, 1, 1])?;
+        let (m, n) = extents(Direction::Forward, params);
+        let launch = tiled(algorithm.tiles(m, n), 1, [THREADS, 1, 1])?;
         // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
         unsafe {
             match algorithm {
                 Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
                 Simt(Narrow) => simt::conv2d_forward_narrow::<T>(device, launch, x, w, bias, &mut y, p)?,
-                Mma(_) | Window(_) | Wgmma(_) => return Err(elsewhere()),
+                Mma(_) | FewChannels(_) | Wgmma(_) => return Err(elsewhere()),
             }
         }
         return plain(y);
@@ -142,12 +142,12 @@ fn by_groups(
     tile: MmaTile,
     groups: Option<usize>,
     device: &Device,
-) -> Result<(Launch, i32, Option<PieceMoments>)> {
+) -> Result<(Launch, i32, Option<BatchNormPartialStats>)> {
     let k = params.k as usize;
     let groups = groups.filter(|_| k.is_multiple_of(2) && tile != MmaTile::Slim);
     let (layers, pixels) = (groups.unwrap_or(1), pixels(params));
     let group = pixels / layers;
-    let moments = groups.map(|groups| PieceMoments::empty(groups, group, tile.piece(), k, device)).transpose()?;
+    let moments = groups.map(|groups| BatchNormPartialStats::empty(groups, group, tile.piece(), k, device)).transpose()?;
     let launch = tiled(tile.count(group, k), layers, [THREADS, 1, 1])?;
     Ok((Launch { shared_bytes: tile.shared_bytes(), ..launch }, group as i32, moments))
 }
@@ -156,16 +156,16 @@ pub(super) fn data_gradient<T: Element>(
     params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
-    products: Products,
+    math_mode: MathMode,
     request: &mut GradientRequest,
 ) -> Result<Contribution> {
-    let choice = choose(Direction::DataGradient, params, T::DTYPE, products, dy.device().has_warpgroup_products());
+    let choice = choose(Direction::DataGradient, params, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
     let accumulates = matches!(choice.algorithm, Mma(_) | Wgmma(_));
     let sum = if accumulates { request.take_accumulate(&params.input()) } else { None };
     let (sum, request) = (sum.as_ref(), &*request);
     let (direction, dtype) = (Direction::DataGradient, T::DTYPE);
     let (accumulate, epilogue) = (sum.is_some(), request.epilogue().is_some());
-    let problem = Problem { direction, params, dtype, groups: None, accumulate, epilogue };
+    let problem = TuneKey { direction, params, dtype, groups: None, accumulate, epilogue };
     let choice = problem
         .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, sum, request).map(drop))?;
     data_gradient_by::<T>(choice, params, dy, w, sum, request)
@@ -183,32 +183,32 @@ fn data_gradient_by<T: Element>(
     if let Wgmma(tiling) = choice.algorithm {
         return wgmma::data_gradient::<T>(tiling, params, dy, w, accumulate, request);
     }
-    if let Some(tiling) = parted(choice) {
-        return Ok(split::data_gradient::<T>(tiling, params, dy, w, accumulate)?.into());
+    if let Some(tiling) = with_split_k(choice) {
+        return Ok(split_k::data_gradient::<T>(tiling, params, dy, w, accumulate)?.into());
     }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let Mma(tile) = algorithm else {
-        let (rows, columns) = extents(Direction::DataGradient, params);
-        let launch = tiled(algorithm.tiles(rows, columns), phases, [THREADS, 1, 1])?;
+        let (m, n) = extents(Direction::DataGradient, params);
+        let launch = tiled(algorithm.tiles(m, n), phases, [THREADS, 1, 1])?;
         // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase.
         unsafe {
             match algorithm {
                 Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
                 Simt(Narrow) => simt::conv2d_data_gradient_narrow::<T>(device, launch, dy, w, &mut dx, p)?,
-                Mma(_) | Window(_) | Wgmma(_) => return Err(elsewhere()),
+                Mma(_) | FewChannels(_) | Wgmma(_) => return Err(elsewhere()),
             }
         }
         return Ok(dx.into());
     };
-    let norm = NormBefore::of(request, &dx);
+    let norm = BatchNormBackwardEpilogue::of(request, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let ([n, h, width, c], [down, across]) = (params.input(), params.stride.map(|stride| stride as usize));
     let rows = n / norm.groups * h.div_ceil(down) * width.div_ceil(across);
     let launch = tiled(tile.count(rows, c), norm.groups * phases, [THREADS, 1, 1])?;
     let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
-    let mut norm = norm.with_room(phases * rows.div_ceil(tile.rows()))?;
+    let mut norm = norm.with_room(phases * rows.div_ceil(tile.m()))?;
     let epilogue = DataGradientEpilogue::new(accumulate, &mut norm);
     // SAFETY: the tensors have the extents of `params`, the epilogue's images those of dx, and its vectors a value for each
     // channel (mean and variance for each group); the grid covers the largest phase of a group in tiles, every phase and every
@@ -221,27 +221,27 @@ pub(super) fn weight_gradient<T: Element>(
     params: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
-    products: Products,
+    math_mode: MathMode,
 ) -> Result<Tensor> {
-    let choice = choose(Direction::WeightGradient, params, T::DTYPE, products, dy.device().has_warpgroup_products());
-    let Window(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
+    let choice = choose(Direction::WeightGradient, params, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
+    let FewChannels(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
-    let (x, padded) = (window::image::<T>(params, x)?, window::padded(params));
-    let tiling = Product::new(Direction::WeightGradient, &padded, T::DTYPE).ranged(tile);
-    let choice = Choice { algorithm: Mma(tile), split: tiling.split };
-    window::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
+    let (x, padded) = (few_channels::image::<T>(params, x)?, few_channels::padded(params));
+    let tiling = GemmProblem::new(Direction::WeightGradient, &padded, T::DTYPE).with_split_k(tile);
+    let choice = Choice { algorithm: Mma(tile), split_k: tiling.split_k };
+    few_channels::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }
 
 fn tuned_weight_gradient<T: Element>(
-    built_in: Choice,
+    heuristic: Choice,
     params: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
     let (direction, dtype) = (Direction::WeightGradient, T::DTYPE);
-    let problem = Problem { direction, params, dtype, groups: None, accumulate: false, epilogue: false };
+    let problem = TuneKey { direction, params, dtype, groups: None, accumulate: false, epilogue: false };
     let choice =
-        problem.tuned(dy.device(), built_in, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
+        problem.tuned(dy.device(), heuristic, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
     weight_gradient_by::<T>(choice, params, dy, x)
 }
 
@@ -250,9 +250,9 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Ten
         return wgmma::weight_gradient::<T>(tiling, params, dy, x);
     }
     let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
-    let (rows, columns) = extents(Direction::WeightGradient, params);
-    let tiles = algorithm.tiles(rows, columns);
-    let (layers, range) = cut(pixels(params), choice.split, PIXELS);
+    let (m, n) = extents(Direction::WeightGradient, params);
+    let tiles = algorithm.tiles(m, n);
+    let (layers, range) = cut(pixels(params), choice.split_k, PIXELS);
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
     let shape = params.filter();
     let mut sums = partial(layers, &shape, dy)?;
@@ -267,7 +267,7 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Ten
             Simt(Wide) => simt::conv2d_weight_gradient_wide::<T>(device, launch, dy, x, to, p, range)?,
             Simt(Narrow) => simt::conv2d_weight_gradient_narrow::<T>(device, launch, dy, x, to, p, range)?,
             Mma(tile) => mma::conv2d_mma_weight_gradient::<T>(device, launch, tile, dy, x, to, p, range)?,
-            Window(_) | Wgmma(_) => return Err(elsewhere()),
+            FewChannels(_) | Wgmma(_) => return Err(elsewhere()),
         }
     }
     reduce::<T>(&sums, &shape, layers)
@@ -276,7 +276,7 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Ten
 pub(super) fn bias_gradient<T: Element>(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     let shape = [params.k as usize];
     let blocks = shape[0].div_ceil(32);
-    let (layers, range) = ranges(blocks, pixels(params));
+    let (layers, range) = mma_tiling::split_k(blocks, pixels(params));
     let launch = tiled(blocks, layers, [32, 8, 1])?;
     let mut partial = partial(layers, &shape, dy)?;
     // SAFETY: dy has the extents of `params`; the grid covers its channels and, in ranges, its pixels, one layer of
@@ -291,9 +291,9 @@ pub(super) fn bias_gradient<T: Element>(params: &ConvProblem, dy: &Tensor) -> Re
     reduce::<T>(&partial, &shape, layers)
 }
 
-/// Windows and warpgroups have launches of their own.
+/// Few channels and warpgroups have launches of their own.
 fn elsewhere() -> Error {
-    Error::Internal("conv2d: a product was sent to the kernels of another algorithm".into())
+    Error::Internal("conv2d: a GEMM was sent to the kernels of another algorithm".into())
 }
 
 /// Pixels of the output.

@@ -9,21 +9,21 @@
 //!
 //! [`DeviceOptions::autotune`]: crate::device::DeviceOptions::autotune
 
-mod algorithm;
+mod heuristic;
 mod cpu;
 pub(crate) mod cuda;
 mod params;
-mod pixel_product;
+mod pointwise;
 mod problem;
-mod tiling;
+mod mma_tiling;
 mod wgmma_tiling;
 
 pub use params::Conv2dSpec;
 pub(crate) use params::ConvProblem;
-pub(super) use pixel_product::PixelProduct;
-pub(super) use tiling::{MmaTile, ranges};
+pub(super) use pointwise::PointwiseConv;
+pub(super) use mma_tiling::{MmaTile, split_k};
 
-use super::epilogue::{NormAfter, PieceMoments};
+use super::epilogue::{BatchNormEpilogue, BatchNormPartialStats};
 use crate::{
     DType, Error, Result, Tensor,
     autograd::{Contribution, GradientRequest, Var},
@@ -32,9 +32,9 @@ use crate::{
 
 const OP: &str = "conv2d";
 
-/// How f32 factors are multiplied on a GPU.
+/// The arithmetic of f32 products on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Products {
+enum MathMode {
     /// As they are.
     Full,
     /// Rounded to tf32, on tensor cores.
@@ -73,7 +73,7 @@ pub fn conv2d_with_moments(
     bias: Option<&Var>,
     spec: &Conv2dSpec,
     groups: usize,
-) -> Result<(Var, Option<PieceMoments>)> {
+) -> Result<(Var, Option<BatchNormPartialStats>)> {
     let images = x.value().dims::<4>(OP)?[0];
     if groups == 0 || !images.is_multiple_of(groups) {
         return Err(Error::shape(OP, format!("{images} images do not divide into {groups} groups")));
@@ -87,7 +87,7 @@ fn convolve(
     bias: Option<&Var>,
     spec: &Conv2dSpec,
     groups: Option<usize>,
-) -> Result<(Var, Option<PieceMoments>)> {
+) -> Result<(Var, Option<BatchNormPartialStats>)> {
     let problem = Problem::new(x, w, bias, spec)?;
     let (y, moments) = forward(&problem, x.value(), w.value(), bias.map(Var::value), groups)?;
     let kept = Kept::new(problem, x, w);
@@ -100,7 +100,7 @@ fn convolve(
 #[derive(Clone, Copy)]
 pub(super) struct Problem {
     params: ConvProblem,
-    products: Products,
+    math_mode: MathMode,
 }
 
 impl Problem {
@@ -117,7 +117,7 @@ impl Problem {
                 return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
             }
         }
-        Ok(Self { params, products: if x.tape().tf32() { Products::Tf32 } else { Products::Full } })
+        Ok(Self { params, math_mode: if x.tape().tf32() { MathMode::Tf32 } else { MathMode::Full } })
     }
 
     /// [N, P, Q, K].
@@ -142,11 +142,11 @@ impl Kept {
 
     /// Those of x, w and, where there is a third request, the bias.
     pub fn gradients(self, dy: &Tensor, requests: &mut [GradientRequest]) -> Result<Vec<Option<Contribution>>> {
-        let Problem { params, products } = self.problem;
+        let Problem { params, math_mode } = self.problem;
         let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
         let image = &mut requests[0];
-        let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, products, image));
-        let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, products));
+        let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, math_mode, image));
+        let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, math_mode));
         let mut gradients = vec![dx.transpose()?, dw.transpose()?.map(Contribution::from)];
         if let Some(&wanted) = wanted.get(2) {
             gradients.push(wanted.then(|| bias_gradient(&params, dy)).transpose()?.map(Contribution::from));
@@ -161,13 +161,13 @@ pub(super) fn forward_normalized(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-    norm: &NormAfter<'_>,
+    norm: &BatchNormEpilogue<'_>,
 ) -> Result<(Tensor, bool)> {
     if x.device().is_cpu() {
         return Ok((forward(problem, x, w, bias, None)?.0, false));
     }
-    let Problem { params, products } = problem;
-    let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, None, norm))?;
+    let Problem { params, math_mode } = problem;
+    let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *math_mode, None, norm))?;
     count_product(&[x, w, &out.y]);
     Ok((out.y, out.normalized))
 }
@@ -181,15 +181,15 @@ pub(super) fn count_product(tensors: &[&Tensor]) {
 
 /// y, and its moments by group where they are asked for and come for nothing.
 fn forward(
-    Problem { params, products }: &Problem,
+    Problem { params, math_mode }: &Problem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
-) -> Result<(Tensor, Option<PieceMoments>)> {
+) -> Result<(Tensor, Option<BatchNormPartialStats>)> {
     if !x.device().is_cpu() {
-        let none = NormAfter::none();
-        let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *products, groups, &none))?;
+        let none = BatchNormEpilogue::none();
+        let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *math_mode, groups, &none))?;
         count_product(&[x, w, &out.y]);
         return Ok((out.y, out.moments));
     }
@@ -208,11 +208,11 @@ fn data_gradient(
     params: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
-    products: Products,
+    math_mode: MathMode,
     request: &mut GradientRequest,
 ) -> Result<Contribution> {
     if !dy.device().is_cpu() {
-        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, products, request))?;
+        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, math_mode, request))?;
         count_product(&[dy, w, &dx.gradient]);
         return Ok(dx);
     }
@@ -225,14 +225,14 @@ fn data_gradient(
     Ok(dx.into())
 }
 
-fn weight_gradient(params: &ConvProblem, dy: &Tensor, x: &Tensor, products: Products) -> Result<Tensor> {
+fn weight_gradient(params: &ConvProblem, dy: &Tensor, x: &Tensor, math_mode: MathMode) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, products))?;
+        let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, math_mode))?;
         count_product(&[dy, x, &dw]);
         return Ok(dw);
     }
     if dy.dtype() == DType::Bf16 {
-        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, products)?;
+        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, math_mode)?;
         return dw.to_dtype(DType::Bf16);
     }
     with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))

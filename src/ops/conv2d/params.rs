@@ -30,7 +30,7 @@ impl Default for Conv2dSpec {
     }
 }
 
-/// Mirrors `ConvProblem` of kernels/include/conv_params.cuh.
+/// Mirrors `ConvProblem` of kernels/include/conv_problem.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub(crate) struct ConvProblem {
@@ -54,7 +54,7 @@ pub(crate) struct ConvProblem {
     pub dilation: [i32; 2],
 }
 
-/// Products of extents that kernels index with 32 bits.
+/// MathMode of extents that kernels index with 32 bits.
 fn product(what: &str, extents: &[usize]) -> Result<()> {
     let count = extents.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
     match count {

@@ -1,8 +1,8 @@
-//! A convolution as matrix products: what its choice of kernels, its tilings and its launches all speak of.
+//! A convolution as implicit GEMMs.
 
 use super::ConvProblem;
 
-/// The three matrix products of a convolution.
+/// The three GEMMs of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     /// y: pixels of the output by filters.
@@ -18,7 +18,7 @@ impl Direction {
     pub const ALL: [Self; 3] = [Self::Forward, Self::DataGradient, Self::WeightGradient];
 }
 
-/// Rows and columns of the product.
+/// M and N.
 pub(super) fn extents(direction: Direction, params: &ConvProblem) -> (usize, usize) {
     let ([n, h, w, c], [k, r, s, _], [_, p, q, _]) = (params.input(), params.filter(), params.output());
     let [down, across] = params.stride.map(|stride| stride as usize);

@@ -1,72 +1,71 @@
-//! How a product by warpgroups (kernels/include/conv_wgmma.cuh) is cut up, by the same kind of model as [`super::tiling`]'s.
+//! The tiling heuristic for GEMMs by warpgroups (kernels/include/conv_wgmma.cuh): the same kind of model as [`super::mma_tiling`]'s.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     ConvProblem,
     problem::{Direction, extents},
-    tiling::{COPIED, LAUNCH, MULTIPROCESSORS},
+    mma_tiling::{COPIED, LAUNCH, MULTIPROCESSORS},
 };
 use crate::tensor::Variant;
 
-/// Tiles of a product by warpgroups (kernels/conv2d_sm90.cu).
+/// Tiles by warpgroups (kernels/conv2d_sm90.cu).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum WgmmaTile {
-    /// 128 x 256, of both warpgroups together: few bytes for each product.
+    /// 128 x 256, cooperative: the fewest bytes for each product.
     Wide,
-    /// 256 x 128, of both together.
+    /// 256 x 128, cooperative.
     Tall,
-    /// 128 x 128, of each warpgroup: one stores while the other multiplies.
+    /// 128 x 128, pingpong: one warpgroup stores while the other multiplies.
     Square,
-    /// 128 x 64, of each: up to 64 columns.
+    /// 128 x 64, pingpong: N up to 64.
     Narrow,
 }
 
-/// A tile, how many blocks work together, and how the tiles of the last round are cut where they do not fill the card.
+/// A tile, the size of a cluster, and how the tail is cut: the tiles of the last wave, which do not fill the card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WgmmaTiling {
     pub warpgroups: WgmmaTile,
-    /// Blocks whose tiles lie below each other, and which copy the slices of their columns for each other: 1 or 2.
+    /// Blocks whose tiles lie below each other, and which multicast the K tiles of B to each other: 1 or 2.
     pub cluster: usize,
-    /// Into so many segments all their slices are cut, each for one cluster; 0: the tiles stay whole.
-    pub segments: usize,
-    /// Whether the tiles are first cut into strips of [`STRIP`] columns.
+    /// Stream-K units, each computed by one cluster; 0: the tail is data parallel too.
+    pub sk_units: usize,
+    /// Whether the tiles of the tail are first cut into strips of [`STRIP`] columns.
     pub strips: bool,
 }
 
-/// Depth of a slice (WGMMA_SLICE).
-pub(super) const SLICE: usize = 64;
-/// Pixels of a piece whose moments or sums a warpgroup takes.
-pub(super) const PIECE: usize = 64;
+/// K of a K tile (WGMMA_K_TILE).
+pub(super) const K_TILE: usize = 64;
+/// Pixels over which a warpgroup takes moments or sums.
+pub(super) const STATS_ROWS: usize = 64;
 
 /// Columns of a strip of a tile.
 pub(super) const STRIP: usize = 64;
 
-/// Into how many parts each tile of the last round may be cut, if not into as many segments as the card takes; these have at least
-/// so many slices.
-const PARTS: [usize; 6] = [1, 2, 3, 4, 6, 8];
+/// Units for each tile of the tail, if not as many units as the card has clusters; and K tiles of a unit, at least.
+const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const DEEP: usize = 4;
 
-/// Products of a multiprocessor in a cycle, by its data sheet. All cycles are of its clock, 1.83 GHz.
+/// MathMode of a multiprocessor in a cycle, by its data sheet. All cycles are of its clock, 1.83 GHz.
 const PRODUCTS: usize = 2048;
 
 // As fitted to the times that an H200 took for 497 tilings of forward passes and data gradients, and for whole tiles of weight
 // gradients (benches/results/2026-11-27-nvidia-h200-tilings.csv); in percent, and in cycles of 64 x 64 results.
 
-/// A part's slice where a strip is cut out of 128 rows.
-const STRIP_SLICE: usize = 1200;
+/// For a K tile of a strip of 128 rows.
+const STRIP_K_TILE: usize = 1200;
 /// From the launch to the first product, and from the last result to the end.
 const FILL: usize = 5200;
-/// Until the parts of a tile are added up, and for each part of 64 x 64.
-const MEET: usize = 1660;
-const MEET_PART: usize = 2640;
+/// The fixup of a tile, and for each 64 x 64 of a peer in it.
+const FIXUP: usize = 1660;
+const FIXUP_PEER: usize = 2640;
 
 impl WgmmaTile {
     pub const ALL: [Self; 4] = [Self::Wide, Self::Tall, Self::Square, Self::Narrow];
 
-    /// Rows and columns.
+    /// M and N.
     pub fn extent(self) -> (usize, usize) {
         match self {
             Self::Wide => (128, 256),
@@ -76,8 +75,8 @@ impl WgmmaTile {
         }
     }
 
-    /// Whether each warpgroup has tiles of its own (OWN).
-    pub fn is_own(self) -> bool {
+    /// Whether the warpgroups are in pingpong, each with a tile of its own (PINGPONG).
+    pub fn is_pingpong(self) -> bool {
         matches!(self, Self::Square | Self::Narrow)
     }
 
@@ -86,8 +85,7 @@ impl WgmmaTile {
         self.extent().1 / STRIP
     }
 
-    /// Slices on the way, and blocks of results and what they need (STAGES, SLOTS): of the tile as it is, and where results are
-    /// stored with several images besides.
+    /// Stages of the main loop and slots of the epilogue (STAGES, SLOTS): Plain and Ahead.
     fn rings(self) -> [[usize; 2]; 2] {
         match self {
             Self::Wide | Self::Tall => [[4, 2], [3, 5]],
@@ -96,14 +94,14 @@ impl WgmmaTile {
         }
     }
 
-    /// Bytes of a slice.
+    /// Bytes of a stage.
     fn stage_bytes(self) -> usize {
         let (down, across) = self.extent();
-        (down + across) * SLICE * 2
+        (down + across) * K_TILE * 2
     }
 
-    /// Dynamic shared memory of a block: the slices, two warpgroups' slots and notes, and all their barriers (SHARED_BYTES), for
-    /// either way.
+    /// Dynamic shared memory of a block (SHARED_BYTES): the stages, two warpgroups' slots and scratch, and all barriers; the larger
+    /// of both.
     pub fn shared_bytes(self) -> u32 {
         let bytes = |[stages, slots]: [usize; 2]| {
             let (ring, blocks) = (stages * (self.stage_bytes() + 16), slots * (8 * 1024 + 16));
@@ -125,36 +123,36 @@ impl Variant for WgmmaTile {
 }
 
 impl WgmmaTiling {
-    /// With whole tiles only.
-    fn whole(warpgroups: WgmmaTile, cluster: usize) -> Self {
-        Self { warpgroups, cluster, segments: 0, strips: false }
+    /// Without stream-K.
+    fn data_parallel(warpgroups: WgmmaTile, cluster: usize) -> Self {
+        Self { warpgroups, cluster, sk_units: 0, strips: false }
     }
 
-    /// Strips into which a tile of the last round is cut.
+    /// Strips into which a tile of the tail is cut.
     pub fn strips(self) -> usize {
         if self.strips { self.warpgroups.strips() } else { 1 }
     }
 
-    /// Stacks of tiles, one of each block of a cluster, down and across a product of `rows` x `columns`.
-    pub fn grid(self, rows: usize, columns: usize) -> (usize, usize) {
+    /// Tiles along M and N of `m` x `n` results; stacks of tiles where blocks form clusters.
+    pub fn grid(self, m: usize, n: usize) -> (usize, usize) {
         let (down, across) = self.warpgroups.extent();
-        (rows.div_ceil(down).div_ceil(self.cluster), columns.div_ceil(across))
+        (m.div_ceil(down).div_ceil(self.cluster), n.div_ceil(across))
     }
 
-    /// Elements of the sums of a part of a cut tile, of one block.
-    pub fn part_elements(self) -> usize {
+    /// Partial sums that one block of a unit leaves.
+    pub fn partial_elements(self) -> usize {
         let (down, across) = self.warpgroups.extent();
         down * across / self.strips()
     }
 
-    /// Lines that a block copies of a slice.
-    fn slice_lines(self) -> usize {
+    /// Lines of a K tile that a block loads.
+    fn k_tile_lines(self) -> usize {
         let (down, across) = self.warpgroups.extent();
         down + across / self.cluster
     }
 
-    /// How much of the data sheet's products the main loop makes, in percent. A weight gradient has both factors transposed in
-    /// shared memory, which is slower where each warpgroup has a tile of its own.
+    /// Products of the main loop, in percent of the data sheet. A weight gradient has both operands transposed in shared memory,
+    /// which is slower in pingpong.
     fn efficiency(self, direction: Direction) -> usize {
         let pair = self.cluster > 1;
         match (self.warpgroups, direction == Direction::WeightGradient) {
@@ -167,17 +165,17 @@ impl WgmmaTiling {
         }
     }
 
-    /// Cycles of a multiprocessor for a slice.
-    fn slice_cycles(self, direction: Direction) -> usize {
+    /// Cycles of a multiprocessor for a K tile.
+    fn k_tile_cycles(self, direction: Direction) -> usize {
         let (down, across) = self.warpgroups.extent();
-        down * across * SLICE * 100 / (PRODUCTS * self.efficiency(direction))
+        down * across * K_TILE * 100 / (PRODUCTS * self.efficiency(direction))
     }
 
-    /// The same of a slice of a part.
-    fn part_slice_cycles(self, direction: Direction) -> usize {
+    /// Cycles of a multiprocessor for a K tile of the tail.
+    fn tail_k_tile_cycles(self, direction: Direction) -> usize {
         match self.strips {
-            false => self.slice_cycles(direction),
-            true => self.warpgroups.extent().0 * STRIP_SLICE / 128,
+            false => self.k_tile_cycles(direction),
+            true => self.warpgroups.extent().0 * STRIP_K_TILE / 128,
         }
     }
 }
@@ -191,116 +189,114 @@ fn store_cycles(direction: Direction) -> usize {
     }
 }
 
-/// A product as far as these tilings matter.
-pub(super) struct WgmmaProduct {
+/// The GEMM of a convolution, as far as these tilings matter.
+pub(super) struct WgmmaProblem {
     direction: Direction,
-    rows: usize,
-    columns: usize,
-    /// Slices of each sum.
-    slices: usize,
+    m: usize,
+    n: usize,
+    /// Of each tile.
+    k_tiles: usize,
 }
 
-impl WgmmaProduct {
+impl WgmmaProblem {
     pub fn new(direction: Direction, params: &ConvProblem) -> Self {
         let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
-        let (rows, columns) = extents(direction, params);
-        let (columns, slices) = match direction {
-            Direction::Forward => (columns, r * s * c.div_ceil(SLICE)),
-            Direction::DataGradient => (columns, r * s * k.div_ceil(SLICE)),
+        let (m, n) = extents(direction, params);
+        let (n, k_tiles) = match direction {
+            Direction::Forward => (n, r * s * c.div_ceil(K_TILE)),
+            Direction::DataGradient => (n, r * s * k.div_ceil(K_TILE)),
             // In blocks of 64 channels of a tap.
-            Direction::WeightGradient => (r * s * c.next_multiple_of(64), usize::div_ceil(pixels, SLICE)),
+            Direction::WeightGradient => (r * s * c.next_multiple_of(64), usize::div_ceil(pixels, K_TILE)),
         };
-        Self { direction, rows, columns, slices }
+        Self { direction, m, n, k_tiles }
     }
 
     /// Tiles, counted by clusters.
     fn tiles(&self, tiling: WgmmaTiling) -> usize {
-        let (down, across) = tiling.grid(self.rows, self.columns);
+        let (down, across) = tiling.grid(self.m, self.n);
         down * across
     }
 
-    /// Cycles of the launch, and of the one that adds up its parts.
+    /// Cycles of the launch, and of the one that adds its partial sums.
     pub fn cycles(&self, tiling: WgmmaTiling) -> usize {
-        let (tiles, round) = (self.tiles(tiling), MULTIPROCESSORS / tiling.cluster);
-        let (rounds, rest) = (tiles / round, tiles % round);
+        let (tiles, wave) = (self.tiles(tiling), MULTIPROCESSORS / tiling.cluster);
+        let (waves, tail) = (tiles / wave, tiles % wave);
         let (down, across) = tiling.warpgroups.extent();
         let store = store_cycles(self.direction);
-        let main = self.slices * tiling.slice_cycles(self.direction) + down * across / (64 * 64) * store;
-        let rest = match (rest, tiling.segments) {
+        let main = self.k_tiles * tiling.k_tile_cycles(self.direction) + down * across / (64 * 64) * store;
+        let tail = match (tail, tiling.sk_units) {
             (0, _) => 0,
             (_, 0) => main,
-            (_, segments) => {
-                let units = rest * tiling.strips();
-                let length = (units * self.slices).div_ceil(segments);
-                let blocks = self.part_elements(tiling, rest).div_ceil(64 * 64);
-                // Where segments do not end with tiles, one tile has parts of one more.
-                let parts = if segments % units == 0 { segments / units } else { segments / units + 2 };
-                let join = match (parts, self.direction) {
+            (_, sk_units) => {
+                let sk_tiles = tail * tiling.strips();
+                let k_tiles_per_unit = (sk_tiles * self.k_tiles).div_ceil(sk_units);
+                let blocks = self.partial_elements(tiling, tail).div_ceil(64 * 64);
+                // Where units do not end with tiles, one tile has one peer more.
+                let peers = if sk_units % sk_tiles == 0 { sk_units / sk_tiles } else { sk_units / sk_tiles + 2 };
+                let fixup = match (peers, self.direction) {
                     (1, _) => 0,
-                    (_, Direction::WeightGradient) => LAUNCH + self.join_bytes(tiling, segments) / COPIED,
-                    _ => MEET + MEET_PART * parts * blocks,
+                    (_, Direction::WeightGradient) => LAUNCH + self.workspace_bytes(tiling, sk_units) / COPIED,
+                    _ => FIXUP + FIXUP_PEER * peers * blocks,
                 };
-                length * tiling.part_slice_cycles(self.direction) + blocks * store + join
+                k_tiles_per_unit * tiling.tail_k_tile_cycles(self.direction) + blocks * store + fixup
             }
         };
-        FILL + rounds * main + rest
+        FILL + waves * main + tail
     }
 
-    /// Elements of a part of one of the `rest` tiles of the last round. The tiles below all others may have few rows.
-    fn part_elements(&self, tiling: WgmmaTiling, rest: usize) -> usize {
-        let ((down, across), (height, _)) = (tiling.grid(self.rows, self.columns), tiling.warpgroups.extent());
+    /// Partial sums of a unit, where the tail has `tail` tiles. The tiles below all others may have few rows.
+    fn partial_elements(&self, tiling: WgmmaTiling, tail: usize) -> usize {
+        let ((down, across), (height, _)) = (tiling.grid(self.m, self.n), tiling.warpgroups.extent());
         let above = (down - 1) * height * tiling.cluster;
-        let rows = if rest <= across { (self.rows - above).min(height) } else { height };
-        tiling.part_elements() * rows.next_multiple_of(16) / height
+        let rows = if tail <= across { (self.m - above).min(height) } else { height };
+        tiling.partial_elements() * rows.next_multiple_of(16) / height
     }
 
-    /// Bytes of all parts, which are written and read again.
-    fn join_bytes(&self, tiling: WgmmaTiling, segments: usize) -> usize {
-        2 * 4 * segments * tiling.cluster * tiling.part_elements()
+    /// Bytes of all partial sums, written and read again.
+    fn workspace_bytes(&self, tiling: WgmmaTiling, sk_units: usize) -> usize {
+        2 * 4 * sk_units * tiling.cluster * tiling.partial_elements()
     }
 
-    /// The tiling where nothing is timed.
-    pub fn built_in(&self) -> WgmmaTiling {
+    /// The tiling where none is timed.
+    pub fn heuristic(&self) -> WgmmaTiling {
         let all = WgmmaTile::ALL.into_iter().flat_map(|tile| self.tilings(tile));
-        // Of two alike the one that copies less.
-        let least = all.min_by_key(|&tiling| (self.cycles(tiling), tiling.slice_lines()));
-        least.unwrap_or(WgmmaTiling::whole(WgmmaTile::Square, 1))
+        // Of two alike the one that loads less.
+        let least = all.min_by_key(|&tiling| (self.cycles(tiling), tiling.k_tile_lines()));
+        least.unwrap_or(WgmmaTiling::data_parallel(WgmmaTile::Square, 1))
     }
 
     /// All tilings that could be the fastest.
     pub fn all(&self) -> Vec<WgmmaTiling> {
         let suits = |tile: &WgmmaTile| match tile {
-            WgmmaTile::Wide => self.columns > 128,
-            WgmmaTile::Tall => self.rows > 128 && self.columns > 64,
-            WgmmaTile::Square => self.columns > 64,
-            WgmmaTile::Narrow => self.columns <= 128,
+            WgmmaTile::Wide => self.n > 128,
+            WgmmaTile::Tall => self.m > 128 && self.n > 64,
+            WgmmaTile::Square => self.n > 64,
+            WgmmaTile::Narrow => self.n <= 128,
         };
         WgmmaTile::ALL.into_iter().filter(suits).flat_map(|tile| self.tilings(tile)).collect()
     }
 
-    /// With a tile: by single blocks and by pairs, and of each the ways to cut that seem best.
+    /// Those of a tile: single blocks and pairs, and of each the cuts that the model prefers.
     fn tilings(&self, tile: WgmmaTile) -> Vec<WgmmaTiling> {
         let mut tilings = Vec::new();
-        // A pair has two tiles below each other, and halves of columns to copy.
-        let pairs = tile.strips() > 1 && self.rows > tile.extent().0;
+        // A pair has two tiles below each other, and multicasts halves of B.
+        let pairs = tile.strips() > 1 && self.m > tile.extent().0;
         for cluster in if pairs { 1..=2 } else { 1..=1 } {
-            let whole = WgmmaTiling::whole(tile, cluster);
-            tilings.push(whole);
-            let round = MULTIPROCESSORS / cluster;
-            let rest = self.tiles(whole) % round;
+            let plain = WgmmaTiling::data_parallel(tile, cluster);
+            tilings.push(plain);
+            let wave = MULTIPROCESSORS / cluster;
+            let tail = self.tiles(plain) % wave;
             for strips in [false, true] {
-                let units = rest * WgmmaTiling { strips, ..whole }.strips();
-                let fits = |&segments: &usize| {
-                    let enough = (units.max(1)..=round).contains(&segments) && units * self.slices >= segments * DEEP;
-                    enough && (strips || segments > units)
+                let sk_tiles = tail * WgmmaTiling { strips, ..plain }.strips();
+                let fits = |&sk_units: &usize| {
+                    let enough = (sk_tiles.max(1)..=wave).contains(&sk_units) && sk_tiles * self.k_tiles >= sk_units * DEEP;
+                    enough && (strips || sk_units > sk_tiles)
                 };
-                let segments = PARTS.map(|parts| units * parts).into_iter().chain([round]).filter(fits);
-                let cuts: Vec<_> = segments.map(|segments| WgmmaTiling { segments, strips, ..whole }).collect();
-                if rest > 0 && (!strips || whole.warpgroups.strips() > 1) {
-                    // What the model prefers, and the most parts, of whose cost it knows least.
-                    tilings.extend(cuts.iter().min_by_key(|&&cut| self.cycles(cut)));
-                    tilings.extend(cuts.iter().max_by_key(|cut| cut.segments));
-                }
+                let sk_units = SPLITS.map(|split| sk_tiles * split).into_iter().chain([wave]).filter(fits);
+                let cuts = sk_units.map(|sk_units| WgmmaTiling { sk_units, strips, ..plain });
+                tilings.extend(
+                    cuts.filter(|cut| tail > 0 && (!strips || cut.strips() > 1)).min_by_key(|&cut| self.cycles(cut)),
+                );
             }
         }
         tilings.dedup();
@@ -336,26 +332,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_round_is_cut_where_it_is_nearly_empty() {
-        // 265 tiles of 128 x 256: two rounds and one tile.
-        let product = WgmmaProduct::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
-        let whole = WgmmaTiling::whole(WgmmaTile::Wide, 1);
+    fn a_nearly_empty_tail_is_cut() {
+        // 265 tiles of 128 x 256: two waves and one tile.
+        let product = WgmmaProblem::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        let whole = WgmmaTiling::data_parallel(WgmmaTile::Wide, 1);
         assert_eq!(product.tiles(whole), 265);
-        let best = product.built_in();
+        let best = product.heuristic();
         // An H200 took 74 us, and 84 for whole tiles.
-        assert!(best.segments > 1 && 10 * product.cycles(best) < 9 * product.cycles(whole), "{best:?}");
+        assert!(best.sk_units > 1 && 10 * product.cycles(best) < 9 * product.cycles(whole), "{best:?}");
     }
 
     #[test]
     fn a_pair_has_half_as_many_rows_of_tiles() {
-        let single = WgmmaTiling::whole(WgmmaTile::Square, 1);
+        let single = WgmmaTiling::data_parallel(WgmmaTile::Square, 1);
         let pair = WgmmaTiling { cluster: 2, ..single };
         assert_eq!(pair.grid(129, 128), (1, 1));
         assert_eq!(single.grid(129, 128), (2, 1));
     }
 
-    /// What one line of the file of timings says: the product, its tiling, microseconds.
-    fn timing(line: &str) -> (String, WgmmaProduct, WgmmaTiling, f64) {
+    /// A line of the file of timings: the problem, its tiling, microseconds.
+    fn timing(line: &str) -> (String, WgmmaProblem, WgmmaTiling, f64) {
         let fields: Vec<&str> = line.split(',').collect();
         let numbers = |text: &str| text.split('x').map(|number| number.parse().unwrap()).collect::<Vec<usize>>();
         let (x, w) = (numbers(fields[1]), numbers(fields[2]));
@@ -371,15 +367,15 @@ mod tests {
         let tiling = WgmmaTiling {
             warpgroups: warpgroups.unwrap(),
             cluster: fields[7].parse().unwrap(),
-            segments: fields[8].parse().unwrap(),
+            sk_units: fields[8].parse().unwrap(),
             strips: fields[9].parse().unwrap(),
         };
-        (fields[..6].join(","), WgmmaProduct::new(direction, &params), tiling, fields[10].parse().unwrap())
+        (fields[..6].join(","), WgmmaProblem::new(direction, &params), tiling, fields[10].parse().unwrap())
     }
 
     /// The model against a card: what it prefers among the timed tilings takes little longer than the fastest.
     #[test]
-    fn the_choice_without_timing_is_nearly_the_fastest() {
+    fn the_heuristic_is_nearly_the_fastest() {
         let timings = include_str!("../../../benches/results/2026-11-27-nvidia-h200-tilings.csv");
         let timings: Vec<_> = timings.lines().skip(1).map(timing).collect();
         let mut losses = Vec::new();
@@ -400,30 +396,30 @@ mod tests {
     }
 
     #[test]
-    fn tilings_are_told_apart_and_keep_within_a_round() {
+    fn tilings_differ_and_keep_within_a_wave() {
         for direction in Direction::ALL {
-            let product = WgmmaProduct::new(direction, &params([4, 92, 92, 256], [256, 3], 2, 1));
+            let product = WgmmaProblem::new(direction, &params([4, 92, 92, 256], [256, 3], 2, 1));
             let all = product.all();
-            assert!(all.contains(&product.built_in()), "{direction:?}");
+            assert!(all.contains(&product.heuristic()), "{direction:?}");
             for (i, tiling) in all.iter().enumerate() {
                 assert!(!all[..i].contains(tiling), "{tiling:?}");
-                let round = MULTIPROCESSORS / tiling.cluster;
-                let rest = product.tiles(*tiling) % round;
-                assert!(tiling.segments == 0 || rest > 0 && tiling.segments >= rest * tiling.strips(), "{tiling:?}");
-                assert!(tiling.segments <= round, "{tiling:?}");
+                let wave = MULTIPROCESSORS / tiling.cluster;
+                let tail = product.tiles(*tiling) % wave;
+                assert!(tiling.sk_units == 0 || tail > 0 && tiling.sk_units >= tail * tiling.strips(), "{tiling:?}");
+                assert!(tiling.sk_units <= wave, "{tiling:?}");
             }
             assert!(all.iter().any(|tiling| tiling.cluster == 2), "{direction:?}");
         }
     }
 
     #[test]
-    fn segments_of_a_weight_gradient_fill_the_card() {
-        let product = WgmmaProduct::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
-        let best = product.built_in();
-        assert_eq!(best.segments * best.cluster, MULTIPROCESSORS, "{best:?}");
-        // At least two thirds of the time go into products; the rest is the sum of the parts, and the beginning.
+    fn units_of_a_weight_gradient_fill_the_card() {
+        let product = WgmmaProblem::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        let best = product.heuristic();
+        assert_eq!(best.sk_units * best.cluster, MULTIPROCESSORS, "{best:?}");
+        // At least two thirds of the time go into products; the rest is the fixup and the prologue.
         let efficiency = best.efficiency(Direction::WeightGradient);
-        let products = 256 * 2304 * product.slices * SLICE * 100 / (PRODUCTS * efficiency * MULTIPROCESSORS);
+        let products = 256 * 2304 * product.k_tiles * K_TILE * 100 / (PRODUCTS * efficiency * MULTIPROCESSORS);
         assert!(3 * products > 2 * product.cycles(best), "{products} of {}", product.cycles(best));
     }
 

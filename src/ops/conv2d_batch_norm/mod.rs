@@ -4,7 +4,7 @@ use super::{
     BatchNormMode, BatchNormOutput, BatchNormSpec, Conv2dSpec,
     batch_norm::{Affine, Saved, Statistics, Wanted, batch_norm_with, check, normalise},
     conv2d::{Kept, Problem, conv2d, conv2d_with_moments, forward_normalized},
-    epilogue::{NormAfter, NormParams},
+    epilogue::{BatchNormEpilogue, NormParams},
 };
 use crate::{
     Result,
@@ -44,7 +44,7 @@ pub fn conv2d_batch_norm(
     let affine = Affine { statistics, scale: scale.value().clone(), shift: shift.value().clone() };
     let residual = norm.residual.map(Var::value);
     let params = NormParams::forward(norm.relu, epsilon);
-    let after = NormAfter { residual, vectors: affine.vectors().map(Some), params };
+    let after = BatchNormEpilogue { residual, vectors: affine.vectors().map(Some), params };
     let (z, normalized) = forward_normalized(&problem, x.value(), w.value(), bias.map(Var::value), &after)?;
     let y = if normalized { z } else { normalise(&z, residual, &affine, norm.relu)? };
 

@@ -4,7 +4,7 @@
 
 mod moments;
 
-pub use moments::PieceMoments;
+pub use moments::BatchNormPartialStats;
 
 use crate::{
     DType, Result, Tensor,
@@ -37,14 +37,14 @@ impl NormParams {
 }
 
 /// The arguments of a kernel whose epilogue is a batch norm by given statistics, or of one that has none.
-pub(super) struct NormAfter<'a> {
+pub(super) struct BatchNormEpilogue<'a> {
     pub residual: Option<&'a Tensor>,
     /// Mean, variance, scale and shift, \[K\] each.
     pub vectors: [Option<&'a Tensor>; 4],
     pub params: NormParams,
 }
 
-impl NormAfter<'_> {
+impl BatchNormEpilogue<'_> {
     /// No batch norm.
     pub fn none() -> Self {
         Self { residual: None, vectors: [None; 4], params: NormParams::NONE }
@@ -61,7 +61,7 @@ impl NormAfter<'_> {
 }
 
 /// The arguments of a kernel whose epilogue begins a batch norm's backward pass ([`GradientEpilogue`]), or of one that has none.
-pub(super) struct NormBefore<'a> {
+pub(super) struct BatchNormBackwardEpilogue<'a> {
     is_some: bool,
     pub x: Option<&'a Tensor>,
     pub y: Option<&'a Tensor>,
@@ -74,7 +74,7 @@ pub(super) struct NormBefore<'a> {
     pub sums: Option<Tensor>,
 }
 
-impl<'a> NormBefore<'a> {
+impl<'a> BatchNormBackwardEpilogue<'a> {
     /// No batch norm.
     pub fn none() -> Self {
         let params = NormParams::NONE;

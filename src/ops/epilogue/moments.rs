@@ -5,7 +5,7 @@ use crate::{DType, Device, Error, Result, Tensor};
 const OP: &str = "conv2d";
 
 /// Mean and squared deviations of every channel over pieces of an image's pixels.
-pub struct PieceMoments {
+pub struct BatchNormPartialStats {
     /// f32 [groups, pieces, 2, K].
     pub(in crate::ops) partial: Tensor,
     /// Pixels of a group.
@@ -14,7 +14,7 @@ pub struct PieceMoments {
     pub(in crate::ops) piece: usize,
 }
 
-impl PieceMoments {
+impl BatchNormPartialStats {
     /// Room for those of `groups` groups of `pixels` pixels each.
     pub(in crate::ops) fn empty(
         groups: usize,

@@ -191,8 +191,8 @@ fn every_way_gives_the_same_bits_again() {
             // y and dx: their sums are those that are cut into parts.
             bytes_of(&first.unwrap()[..2])
         };
-        let built_in = of_way(0);
-        let differs = (1..=WAYS).filter(|&way| of_way(way) != built_in).count();
+        let heuristic = of_way(0);
+        let differs = (1..=WAYS).filter(|&way| of_way(way) != heuristic).count();
         assert!(differs > 0, "{dtype}: no way has another order of summation");
     }
 }
@@ -340,5 +340,5 @@ fn every_barrier_and_wait_is_needed() {
         Ok(bytes)
     };
     bicl_emulator::check_barriers("kernels/include/conv_mma.cuh", run).unwrap();
-    bicl_emulator::check_barriers("kernels/include/conv_results.cuh", run).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_store.cuh", run).unwrap();
 }

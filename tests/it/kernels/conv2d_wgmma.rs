@@ -440,9 +440,9 @@ fn every_wait_and_fence_of_the_results_is_needed() {
     if common::gpu_alone() {
         return;
     }
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma_slots.cuh", every_ending).unwrap();
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma_parts.cuh", every_ending).unwrap();
-    bicl_emulator::check_barriers("kernels/include/conv_wgmma_results.cuh", every_ending).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma_epilogue_loads.cuh", every_ending).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma_fixup.cuh", every_ending).unwrap();
+    bicl_emulator::check_barriers("kernels/include/conv_wgmma_epilogue.cuh", every_ending).unwrap();
 }
 
 #[test]

@@ -15,9 +15,9 @@ use crate::{
                 epilogue::{DataGradient, DataGradientEpilogue},
                 reduce,
             },
-            ranges,
+            split_k,
         },
-        epilogue::NormBefore,
+        epilogue::BatchNormBackwardEpilogue,
     },
     tensor::{Element, In, Out, Val},
 };
@@ -40,7 +40,7 @@ kernels! { "aspp";
         packed: In<T>, w0: In<T>, w1: In<T>, w2: In<T>, w3: In<T>, dx: Out<T>, epilogue: DataGradient<T>,
         params: Val<AsppParams>
     );
-    /// Sums of dw over ranges of pixels.
+    /// Sums of dw over split_k of pixels.
     fn aspp_weight_gradient<T in f32 | bf16>(
         packed: In<T>, x: In<T>, p0: Out<f32>, p1: Out<f32>, p2: Out<f32>, p3: Out<f32>, params: Val<AsppParams>,
         range: Val<i32>
@@ -106,13 +106,13 @@ fn data_gradient<T: Element>(
 ) -> Result<Contribution> {
     let (device, p) = (packed.device(), params.aspp);
     let mut dx = Tensor::empty(&params.conv.input(), T::DTYPE, device)?;
-    let norm = NormBefore::of(request, &dx);
+    let norm = BatchNormBackwardEpilogue::of(request, &dx);
     // Tiles end with each group of images that has statistics of its own.
     let (rows, columns) = (params.pixels() / norm.groups, params.conv.c as usize);
     let large = norm.groups * MmaTile::Large.count(rows, columns) >= BLOCKS;
     let tile = if large { MmaTile::Large } else { MmaTile::Small };
     let launch = launch(tile, [tile.count(rows, columns), 1, norm.groups])?;
-    let mut norm = norm.with_room(rows.div_ceil(tile.rows()))?;
+    let mut norm = norm.with_room(rows.div_ceil(tile.m()))?;
     let epilogue = DataGradientEpilogue::new(None, &mut norm);
     // SAFETY: the tensors have the extents of `params`, x and y those of dx, and the vectors a value for each channel (mean
     // and variance for each group); the grid covers dx in tiles, group by group, for which the sums have room.
@@ -126,18 +126,18 @@ fn data_gradient<T: Element>(
 fn weight_gradients<T: Element>(params: &Params, packed: &Tensor, x: &Tensor) -> Result<[Tensor; BRANCHES]> {
     let shape = params.conv.filter();
     let tiles = shape[1..].iter().product::<usize>().div_ceil(128);
-    let (layers, range) = ranges(BRANCHES * tiles, params.pixels());
+    let (layers, range) = split_k(BRANCHES * tiles, params.pixels());
     if layers > 65_535 {
         return Err(Error::shape(
             OP,
-            format!("{layers} ranges of pixels exceed the grid; use a smaller batch or crop"),
+            format!("{layers} split_k of pixels exceed the grid; use a smaller batch or crop"),
         ));
     }
     let launch = launch(MmaTile::Slim, [tiles, BRANCHES, layers])?;
     let partial = || Tensor::empty(&[&[layers][..], &shape].concat(), DType::F32, x.device());
     let mut sums = [partial()?, partial()?, partial()?, partial()?];
     let [p0, p1, p2, p3] = &mut sums;
-    // SAFETY: the tensors have the extents of `params`; the grid covers the filters in tiles and the pixels in ranges, one
+    // SAFETY: the tensors have the extents of `params`; the grid covers the filters in tiles and the pixels in split_k, one
     // layer of each of `sums`.
     unsafe { aspp_weight_gradient::<T>(x.device(), launch, packed, x, p0, p1, p2, p3, params.aspp, range as i32)? };
     let [a, b, c, d] = sums;

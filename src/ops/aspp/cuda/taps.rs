@@ -12,7 +12,7 @@ use crate::{
     autograd::{Contribution, GradientRequest},
     device::Launch,
     kernels,
-    ops::conv2d::{PixelProduct, count_product},
+    ops::conv2d::{PointwiseConv, count_product},
     tensor::{In, Out, Val},
 };
 
@@ -45,7 +45,7 @@ const CHUNK: usize = 8;
 /// The product, and the problem that it is part of.
 pub(in crate::ops::aspp) struct TapProduct {
     params: Params,
-    product: PixelProduct,
+    product: PointwiseConv,
     /// The filters as its rows, up to whole chunks of them.
     stacked: Tensor,
 }
@@ -54,7 +54,7 @@ impl TapProduct {
     /// Where warpgroups take the product.
     pub fn by_warpgroups(params: &Params, x: &Tensor, filters: &[Tensor; BRANCHES]) -> Result<Option<Self>> {
         let columns = taps(params).next_multiple_of(CHUNK);
-        let Some(product) = PixelProduct::by_warpgroups(x, columns) else { return Ok(None) };
+        let Some(product) = PointwiseConv::by_warpgroups(x, columns) else { return Ok(None) };
         Ok(Some(Self { params: *params, product, stacked: stack(params, columns, filters)? }))
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Gather {
     source: [usize; 3],
     /// The taps along each axis, by rising offset.
     pub taps: [Vec<Tap>; 2],
-    segments: Vec<Segment>,
+    sk_units: Vec<Segment>,
 }
 
 impl Gather {
@@ -42,18 +42,18 @@ impl Gather {
         let channels = source[2];
         // Taps at adjacent pixels are copied as one.
         let adjacent = taps[1].windows(2).all(|pair| pair[1].offset == pair[0].offset + 1);
-        let mut segments = Vec::new();
+        let mut sk_units = Vec::new();
         let mut at = 0;
         for down in &taps[0] {
             let runs = if adjacent { taps[1].chunks(taps[1].len().max(1)) } else { taps[1].chunks(1) };
             for run in runs {
                 let end = at + run.len() * channels;
                 let taps = run.len() as isize;
-                segments.push(Segment { rows: down.offset, columns: run[0].offset, taps, span: at..end });
+                sk_units.push(Segment { rows: down.offset, columns: run[0].offset, taps, span: at..end });
                 at = end;
             }
         }
-        Self { grid, step: step.map(|step| step as isize), source, taps, segments }
+        Self { grid, step: step.map(|step| step as isize), source, taps, sk_units }
     }
 
     /// Grid of the output over x.
@@ -92,7 +92,7 @@ impl Gather {
 
     /// Columns of the matrix.
     pub fn depth(&self) -> usize {
-        self.segments.last().map_or(0, |segment| segment.span.end)
+        self.sk_units.last().map_or(0, |segment| segment.span.end)
     }
 
     /// Whether the matrix is the source itself: one tap at each pixel, no padding.
@@ -113,15 +113,15 @@ impl Gather {
     ) -> bool {
         let [height, width, channels] = self.source;
         let [_, down, across] = self.grid;
-        let first = self.segments.partition_point(|segment| segment.span.end <= columns.start);
-        let last = self.segments.partition_point(|segment| segment.span.start < columns.end);
-        let segments = &self.segments[first..last];
+        let first = self.sk_units.partition_point(|segment| segment.span.end <= columns.start);
+        let last = self.sk_units.partition_point(|segment| segment.span.start < columns.end);
+        let sk_units = &self.sk_units[first..last];
         let (mut i, mut j) = (rows.start / across % down, rows.start % across);
         let mut image = rows.start / across / down;
         let mut any = false;
         for line in to.chunks_mut(distance).take(rows.len()) {
             let (y, x) = (i as isize * self.step[0], j as isize * self.step[1]);
-            for segment in segments {
+            for segment in sk_units {
                 let from = columns.start.max(segment.span.start);
                 let until = columns.end.min(segment.span.end);
                 let line = &mut line[from - columns.start..until - columns.start];

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Device, Result, Tensor,
-    ops::epilogue::{NormAfter, NormBefore, NormParams},
+    ops::epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, NormParams},
     tensor::{Element, OptIn, OptOut, Param},
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct ForwardEpilogue<'a> {
 }
 
 impl<'a> ForwardEpilogue<'a> {
-    pub fn new(bias: Option<&'a Tensor>, moments: Option<&'a mut Tensor>, norm: &NormAfter<'a>) -> Self {
+    pub fn new(bias: Option<&'a Tensor>, moments: Option<&'a mut Tensor>, norm: &BatchNormEpilogue<'a>) -> Self {
         Self { bias, residual: norm.residual, moments, vectors: norm.vectors, norm: norm.params }
     }
 }
@@ -80,7 +80,7 @@ pub(crate) struct DataGradientEpilogue<'a> {
 }
 
 impl<'a> DataGradientEpilogue<'a> {
-    pub fn new(accumulate: Option<&'a Tensor>, norm: &'a mut NormBefore<'_>) -> Self {
+    pub fn new(accumulate: Option<&'a Tensor>, norm: &'a mut BatchNormBackwardEpilogue<'_>) -> Self {
         let (x, y, vectors) = (norm.x, norm.y, norm.vectors);
         Self { accumulate, x, y, sums: norm.sums.as_mut(), vectors, norm: norm.params }
     }

@@ -1,4 +1,4 @@
-//! Which tiles the persistent blocks of a product by warpgroups take: the argument of kernels/include/conv_work.cuh.
+//! The tile scheduler of the persistent kernels: the argument of kernels/include/tile_scheduler.cuh.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,10 +8,10 @@ use crate::{
     ops::conv2d::{
         ConvProblem,
         problem::Direction,
-        tiling::MULTIPROCESSORS,
-        wgmma_tiling::{WgmmaProduct, WgmmaTiling},
+        mma_tiling::MULTIPROCESSORS,
+        wgmma_tiling::{WgmmaProblem, WgmmaTiling},
     },
-    tensor::{Arrivals, OptOut, Param},
+    tensor::{Semaphores, OptOut, Param},
 };
 
 /// Threads of a block (WGMMA_THREADS).
@@ -23,26 +23,26 @@ const THREADS: u32 = 384;
 pub(crate) struct TileScheduler {
     workspace: usize,
     semaphores: usize,
-    /// Two for each segment of the cut tiles, and whole tiles.
-    items: i32,
-    whole: i32,
-    /// Cut tiles, or strips of them.
-    units: i32,
+    /// Two for each stream-K unit, and data-parallel tiles.
+    work_tiles: i32,
+    dp_tiles: i32,
+    /// Tiles of the tail, or strips of them.
+    sk_tiles: i32,
     strips: i32,
-    segments: i32,
-    length: i32,
-    /// Tiles of a layer.
-    rows: i32,
-    columns: i32,
+    sk_units: i32,
+    k_tiles_per_unit: i32,
+    /// Of a layer.
+    tiles_m: i32,
+    tiles_n: i32,
     /// Of a tile.
-    slices: i32,
-    /// Rows of a layer.
+    k_tiles: i32,
+    /// M of a layer.
     group: i32,
 }
 
-const _: () = assert!(size_of::<TileScheduler>() == 56, "as in conv_work.cuh");
+const _: () = assert!(size_of::<TileScheduler>() == 56, "as in tile_scheduler.cuh");
 
-/// A [`TileScheduler`] by value, with room for the sums of parts, and so many semaphores.
+/// A [`TileScheduler`] by value, with its workspace and so many semaphores.
 pub(crate) struct Schedule;
 
 impl Param for Schedule {
@@ -56,47 +56,58 @@ impl Param for Schedule {
     fn pack(kernel: &'static str, device: &Device, host: Self::Host<'_>) -> Result<TileScheduler> {
         let (scheduler, workspace, semaphores) = host;
         let workspace = OptOut::<f32>::pack(kernel, device, workspace)?;
-        Ok(TileScheduler { workspace, semaphores: Arrivals::pack(kernel, device, semaphores)?, ..scheduler })
+        Ok(TileScheduler { workspace, semaphores: Semaphores::pack(kernel, device, semaphores)?, ..scheduler })
     }
 }
 
 impl TileScheduler {
-    /// `layers` layers of tiles over `rows` x `columns`, each of `slices` slices, in waves of the blocks of the model's card, so
-    /// that cards of other sizes cut the same tiles. The emulator's is small enough for tests to have whole waves and a last
-    /// one. The tiles of the last wave, if it is not full, are cut as the tiling says. All are counted by clusters.
+    /// `layers` layers of tiles over `m` x `n` results, each of `k_tiles` K tiles. Waves are those of the model's card, so that cards
+    /// of other sizes cut the same tiles; the emulator's are small enough for tests to have full waves and a tail. The tail is
+    /// cut as the tiling says. All are counted by clusters.
     ///
     /// Errors: as [`Device::multiprocessors`].
     pub fn new(
         tiling: WgmmaTiling,
         layers: usize,
-        [rows, columns]: [usize; 2],
-        slices: usize,
+        [m, n]: [usize; 2],
+        k_tiles: usize,
         device: &Device,
     ) -> Result<Self> {
         let blocks = if device.is_emulated() { device.multiprocessors()? } else { MULTIPROCESSORS };
-        let (down, across) = tiling.grid(rows, columns);
-        let (tiles, wave) = (layers * down * across, (blocks / tiling.cluster).max(1));
-        let rest = if tiling.segments > 0 { tiles % wave } else { 0 };
-        let units = rest * tiling.strips();
-        // No segment is longer than a tile, or empty.
-        let wanted = tiling.segments.clamp(units.max(1), (units * slices).max(1));
-        let length = (units * slices).div_ceil(wanted);
-        let segments = if rest > 0 { (units * slices).div_ceil(length) } else { 0 };
-        let (whole, strips) = (tiles - rest, tiling.strips());
-        let [items, whole, units, strips, segments, length, tile_rows, tile_columns, slices, group] =
-            [whole + 2 * segments, whole, units, strips, segments, length, down, across, slices, rows]
+        let (tiles_m, tiles_n) = tiling.grid(m, n);
+        let (tiles, wave) = (layers * tiles_m * tiles_n, (blocks / tiling.cluster).max(1));
+        let tail = if tiling.sk_units > 0 { tiles % wave } else { 0 };
+        let sk_tiles = tail * tiling.strips();
+        // No unit is longer than a tile, or empty.
+        let wanted = tiling.sk_units.clamp(sk_tiles.max(1), (sk_tiles * k_tiles).max(1));
+        let k_tiles_per_unit = (sk_tiles * k_tiles).div_ceil(wanted);
+        let sk_units = if tail > 0 { (sk_tiles * k_tiles).div_ceil(k_tiles_per_unit) } else { 0 };
+        let (dp_tiles, strips) = (tiles - tail, tiling.strips());
+        let [work_tiles, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, group] =
+            [dp_tiles + 2 * sk_units, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, m]
                 .map(|count| count as i32);
-        let (rows, columns) = (tile_rows, tile_columns);
-        let (workspace, semaphores) = (0, 0);
-        Ok(Self { workspace, semaphores, items, whole, units, strips, segments, length, rows, columns, slices, group })
+        Ok(Self {
+            workspace: 0,
+            semaphores: 0,
+            work_tiles,
+            dp_tiles,
+            sk_tiles,
+            strips,
+            sk_units,
+            k_tiles_per_unit,
+            tiles_m,
+            tiles_n,
+            k_tiles,
+            group,
+        })
     }
 
-    /// One block for each multiprocessor, or for each item if those are fewer.
+    /// One block for each multiprocessor, or for each work tile if those are fewer.
     ///
     /// Errors: as [`Device::multiprocessors`].
     pub fn launch(&self, tiling: WgmmaTiling, device: &Device) -> Result<Launch> {
         let cluster = tiling.cluster as u32;
-        let clusters = (self.items as u32).min(device.multiprocessors()? as u32 / cluster).max(1);
+        let clusters = (self.work_tiles as u32).min(device.multiprocessors()? as u32 / cluster).max(1);
         let shared_bytes = tiling.warpgroups.shared_bytes();
         Ok(Launch { grid: [clusters * cluster, 1, 1], block: [THREADS, 1, 1], shared_bytes, cluster })
     }
@@ -104,30 +115,30 @@ impl TileScheduler {
     /// Tells a plan what the grid does not show.
     pub fn describe(&self, device: &Device, direction: Direction, params: &ConvProblem, tiling: WgmmaTiling) {
         if let Some(plan) = device.as_plan() {
-            let cycles = WgmmaProduct::new(direction, params).cycles(tiling);
-            let items = (self.whole + self.segments) as usize * tiling.cluster;
+            let cycles = WgmmaProblem::new(direction, params).cycles(tiling);
+            let items = (self.dp_tiles + self.sk_units) as usize * tiling.cluster;
             plan.describe(PlannedWork { items, cycles });
         }
     }
 
-    /// Cut tiles, or strips of them.
-    pub fn units(&self) -> usize {
-        self.units as usize
+    /// Tiles of the tail, or strips of them.
+    pub fn sk_tiles(&self) -> usize {
+        self.sk_tiles as usize
     }
 
-    /// Room where the parts of the cut tiles meet.
+    /// Room for the partial sums of all units.
     ///
     /// Errors: as [`Tensor::empty`].
     pub fn workspace(&self, tiling: WgmmaTiling, device: &Device) -> Result<Option<Tensor>> {
-        if self.segments == 0 {
+        if self.sk_units == 0 {
             return Ok(None);
         }
-        let parts = (self.segments + self.units) as usize * tiling.cluster;
-        Tensor::empty(&[parts, tiling.part_elements()], DType::F32, device).map(Some)
+        let partial = (self.sk_units + self.sk_tiles) as usize * tiling.cluster;
+        Tensor::empty(&[partial, tiling.partial_elements()], DType::F32, device).map(Some)
     }
 
-    /// The counters of those who have come: for each 64 x 64 results of each block.
+    /// One for each 64 x 64 results of the tail.
     pub fn semaphores(&self, tiling: WgmmaTiling) -> usize {
-        self.units() * tiling.cluster * tiling.part_elements() / (64 * 64)
+        self.sk_tiles() * tiling.cluster * tiling.partial_elements() / (64 * 64)
     }
 }

@@ -17,22 +17,22 @@ use crate::{
         conv2d::{
             ConvProblem, OP,
             problem::Direction,
-            wgmma_tiling::{PIECE, SLICE, WgmmaTile, WgmmaTiling},
+            wgmma_tiling::{STATS_ROWS, K_TILE, WgmmaTile, WgmmaTiling},
         },
-        epilogue::{NormAfter, NormBefore, PieceMoments},
+        epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, BatchNormPartialStats},
     },
     tensor::{Element, MapIn, MapOut, OptMapIn, Out, Val},
 };
 
-/// `JoinShape` of kernels/conv2d_sm90.cu.
+/// `FixupTile` of kernels/conv2d_sm90.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub(crate) struct JoinShape {
-    /// Rows and columns of the tile.
+pub(crate) struct FixupTile {
+    /// M and N.
     bm: i32,
     bn: i32,
-    /// Whether it is of one warpgroup.
-    own: i32,
+    /// Whether each warpgroup has a tile of its own.
+    pingpong: i32,
     /// Blocks of a cluster.
     cluster: i32,
 }
@@ -52,14 +52,14 @@ kernels! { "conv2d_sm90";
     fn conv2d_wgmma_weight_gradient<T in bf16; WgmmaTile in [wide tall square narrow]>(
         dy: MapIn<T>, x: MapIn<T>, dw: MapOut<T>, problem: Val<ConvProblem>, scheduler: Schedule
     );
-    /// dw from the parts of its cut tiles, added in the order of the pixels.
-    fn conv2d_wgmma_weight_gradient_join<T in bf16>(
-        dw: Out<T>, problem: Val<ConvProblem>, scheduler: Schedule, tile: Val<JoinShape>
+    /// dw from the partial sums of its tail, added in the order of the pixels.
+    fn conv2d_wgmma_weight_gradient_fixup<T in bf16>(
+        dw: Out<T>, problem: Val<ConvProblem>, scheduler: Schedule, tile: Val<FixupTile>
     );
 }
 
-/// Whether a window is the pixel itself.
-fn is_plain(p: &ConvProblem) -> bool {
+/// Whether it is a matrix product of the pixels: 1 x 1, stride 1, no padding.
+fn is_pointwise(p: &ConvProblem) -> bool {
     (p.r, p.s, p.stride, p.padding) == (1, 1, [1, 1], [0, 0])
 }
 
@@ -74,7 +74,7 @@ fn map(extents: &[i32], boxes: &[usize]) -> MapSpec {
 /// those of its data gradient.
 fn pixels_map(p: &ConvProblem, backward: bool, pixels: usize) -> MapSpec {
     let [h, w, c] = if backward { [p.p, p.q, p.k] } else { [p.h, p.w, p.c] };
-    if is_plain(p) {
+    if is_pointwise(p) {
         return map(&[c, p.n * h * w], &[64, pixels]);
     }
     // Along x, then y.
@@ -103,8 +103,8 @@ fn filter_map(p: &ConvProblem) -> MapSpec {
     map(&[p.c, p.r * p.s, p.k], &[64, 1, 64])
 }
 
-/// Of what is written, by groups of pixels.
-fn result_map(channels: i32, group: usize, layers: usize) -> MapSpec {
+/// Of an output, by groups of pixels.
+fn output_map(channels: i32, group: usize, layers: usize) -> MapSpec {
     map(&[channels, group as i32, layers as i32], &[64, 64, 1])
 }
 
@@ -115,25 +115,25 @@ pub(super) fn forward<T: Element>(
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
-    norm: &NormAfter<'_>,
+    norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
     let (tile, device, p, k) = (tiling.warpgroups, x.device(), *params, params.k as usize);
     let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
     // Tiles end with each group.
     let layers = groups.unwrap_or(1);
     let group = super::pixels(params) / layers;
-    let mut moments = groups.map(|groups| PieceMoments::empty(groups, group, PIECE, k, device)).transpose()?;
-    let slices = params.r as usize * params.s as usize * (params.c as usize).div_ceil(SLICE);
-    let scheduler = TileScheduler::new(tiling, layers, [group, k], slices, device)?;
+    let mut moments = groups.map(|groups| BatchNormPartialStats::empty(groups, group, STATS_ROWS, k, device)).transpose()?;
+    let k_tiles = params.r as usize * params.s as usize * (params.c as usize).div_ceil(K_TILE);
+    let scheduler = TileScheduler::new(tiling, layers, [group, k], k_tiles, device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
     let schedule = (scheduler, workspace.as_mut(), scheduler.semaphores(tiling));
     let (xs, ws) = (pixels_map(&p, false, tile.extent().0), filter_map(&p));
-    let ys = result_map(p.k, group, layers);
+    let ys = output_map(p.k, group, layers);
     let residual = norm.residual.map(|residual| (residual, &ys));
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), norm);
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
     // SAFETY: the maps stay within their tensors, which have the extents of `params`, and have the boxes of the tile; the scheduler
-    // covers y in tiles, group by group, the moments have room for each group's pieces, and the workspace for the cut tiles; the
+    // covers y in tiles, group by group, the moments have room for each group's pieces, and the workspace for the partial sums; the
     // shared memory is the tile's; the residual has y's shape, and the vectors a value for each channel.
     unsafe { conv2d_wgmma_forward::<T>(device, launch, tile, xs, ws, ys, residual, epilogue, p, schedule)? };
     scheduler.describe(device, Direction::Forward, params, tiling);
@@ -150,16 +150,16 @@ pub(super) fn data_gradient<T: Element>(
 ) -> Result<Contribution> {
     let (tile, device, p, [n, h, width, c]) = (tiling.warpgroups, dy.device(), *params, params.input());
     let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    let norm = NormBefore::of(request, &dx).with_mask_from_y();
+    let norm = BatchNormBackwardEpilogue::of(request, &dx).with_mask_from_y();
     // Tiles end with each group of images that has statistics of its own.
     let (layers, group) = (norm.groups, n / norm.groups * h * width);
-    let mut norm = norm.with_room(group.div_ceil(PIECE))?;
-    let slices = params.r as usize * params.s as usize * (params.k as usize).div_ceil(SLICE);
-    let scheduler = TileScheduler::new(tiling, layers, [group, c], slices, device)?;
+    let mut norm = norm.with_room(group.div_ceil(STATS_ROWS))?;
+    let k_tiles = params.r as usize * params.s as usize * (params.k as usize).div_ceil(K_TILE);
+    let scheduler = TileScheduler::new(tiling, layers, [group, c], k_tiles, device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
     let schedule = (scheduler, workspace.as_mut(), scheduler.semaphores(tiling));
     let (dys, ws) = (pixels_map(&p, true, tile.extent().0), filter_map(&p));
-    let dxs = result_map(p.c, group, layers);
+    let dxs = output_map(p.c, group, layers);
     let [more, x, y] = [accumulate, norm.x, norm.y].map(|image| image.map(|image| (image, &dxs)));
     let epilogue = DataGradientEpilogue::new(accumulate, &mut norm);
     let (dys, ws, dxs) = ((dy, &dys), (w, &ws), (&mut dx, &dxs));
@@ -180,10 +180,10 @@ pub(super) fn weight_gradient<T: Element>(
 ) -> Result<Tensor> {
     let (tile, device, p, shape) = (tiling.warpgroups, dy.device(), *params, params.filter());
     let mut dw = Tensor::empty(&shape, T::DTYPE, device)?;
-    let (pixels, columns) = (super::pixels(params), shape[1] * shape[2] * shape[3].next_multiple_of(SLICE));
-    let scheduler = TileScheduler::new(tiling, 1, [shape[0], columns], pixels.div_ceil(SLICE), device)?;
+    let (pixels, n) = (super::pixels(params), shape[1] * shape[2] * shape[3].next_multiple_of(K_TILE));
+    let scheduler = TileScheduler::new(tiling, 1, [shape[0], n], pixels.div_ceil(K_TILE), device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
-    let (dys, xs, dws) = (map(&[p.k, pixels as i32], &[64, SLICE]), pixels_map(&p, false, SLICE), filter_map(&p));
+    let (dys, xs, dws) = (map(&[p.k, pixels as i32], &[64, K_TILE]), pixels_map(&p, false, K_TILE), filter_map(&p));
     let (dys, xs, dws) = ((dy, &dys), (x, &xs), (&mut dw, &dws));
     // SAFETY: as above; the scheduler covers the filter in tiles.
     unsafe {
@@ -192,18 +192,18 @@ pub(super) fn weight_gradient<T: Element>(
     }
     scheduler.describe(device, Direction::WeightGradient, params, tiling);
     if let Some(mut workspace) = workspace {
-        let ((bm, bn), own) = (tile.extent(), i32::from(tile.is_own()));
+        let ((bm, bn), pingpong) = (tile.extent(), i32::from(tile.is_pingpong()));
         let [bm, bn, cluster] = [bm, bn, tiling.cluster].map(|extent| extent as i32);
         // 64 x 8 results a block.
-        let pieces = tiling.part_elements() / (64 * 8) * tiling.cluster;
-        let mut launch = Launch::blocks(OP, pieces, 128)?;
-        launch.grid[1] = scheduler.units() as u32;
+        let blocks = tiling.partial_elements() / (64 * 8) * tiling.cluster;
+        let mut launch = Launch::blocks(OP, blocks, 128)?;
+        launch.grid[1] = scheduler.sk_tiles() as u32;
         let schedule = (scheduler, Some(&mut workspace), 0);
-        // SAFETY: the workspace has the parts of the scheduler, each of all blocks of a cut tile or strip, and dw the extents of
+        // SAFETY: the workspace has the partial sums of all units of the scheduler, and dw the extents of
         // `params`.
         unsafe {
-            let shape = JoinShape { bm, bn, own, cluster };
-            conv2d_wgmma_weight_gradient_join::<T>(device, launch, &mut dw, p, schedule, shape)?;
+            let shape = FixupTile { bm, bn, pingpong, cluster };
+            conv2d_wgmma_weight_gradient_fixup::<T>(device, launch, &mut dw, p, schedule, shape)?;
         }
     }
     Ok(dw)

@@ -24,8 +24,8 @@ __device__ __forceinline__ Vector<T> load_chunk(const char* shared) {
 // of two chunks, which is how single words of 4 bytes are read and written.
 template <int LINE, bool WORDS>
 __device__ __forceinline__ int place(int line, int chunk) {
-  int turn = LINE == 64 ? line >> 1 & 3 : WORDS ? (line & 3) << 1 : line & 7;
-  return line * LINE + ((chunk ^ turn) << 4);
+  int swizzle = LINE == 64 ? line >> 1 & 3 : WORDS ? (line & 3) << 1 : line & 7;
+  return line * LINE + ((chunk ^ swizzle) << 4);
 }
 
 // sums[i, j] += bias[start + j], for columns below `count`.

@@ -1,4 +1,4 @@
-//! Choices that were made once by timing and are kept in a file: one for each card, driver and build of the kernels.
+//! TuneCache that were made once by timing and are kept in a file: one for each card, driver and build of the kernels.
 //!
 //! ```text
 //! {
@@ -92,7 +92,7 @@ enum Unreadable {
 type Warn = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The choices for one origin, by problem.
-pub(super) struct Choices {
+pub(super) struct TuneCache {
     /// `None` where nothing can be kept.
     file: Option<PathBuf>,
     origin: Origin,
@@ -100,7 +100,7 @@ pub(super) struct Choices {
     warn: Warn,
 }
 
-impl Choices {
+impl TuneCache {
     /// Those of the origin's file in `folder`, as far as there is one that can be read.
     pub fn open(folder: Option<&Path>, origin: Origin, warn: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let file = folder.map(|folder| folder.join(origin.file_name()));
@@ -195,11 +195,11 @@ mod tests {
     }
 
     /// The choices in a folder, and what they complain about.
-    fn open(folder: &Path, driver: i32) -> (Choices, Arc<Mutex<Vec<String>>>) {
+    fn open(folder: &Path, driver: i32) -> (TuneCache, Arc<Mutex<Vec<String>>>) {
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let heard = warnings.clone();
         let warn = move |text: &str| heard.lock().unwrap().push(text.to_owned());
-        (Choices::open(Some(folder), origin(driver), warn), warnings)
+        (TuneCache::open(Some(folder), origin(driver), warn), warnings)
     }
 
     #[track_caller]

@@ -1,4 +1,4 @@
-//! The kernels of `kernels/conv2d_window.cu`: images of few channels on tensor cores, a row of taps at a time.
+//! The kernels of `kernels/conv2d_few_channels.cu`: images of few channels on tensor cores, a row of taps at a time.
 
 use half::bf16;
 
@@ -11,19 +11,19 @@ use crate::{
     device::Launch,
     kernels,
     ops::{
-        conv2d::{ConvProblem, MmaTile, OP, algorithm::WINDOW},
-        epilogue::NormAfter,
+        conv2d::{ConvProblem, MmaTile, OP, heuristic::ROW_TAPS},
+        epilogue::BatchNormEpilogue,
     },
     tensor::{Element, In, Out, Val},
 };
 
-kernels! { "conv2d_window";
+kernels! { "conv2d_few_channels";
     /// y = x * w of the padded image and filter, and what its epilogue adds.
-    fn conv2d_window_forward<T in f32 | bf16; MmaTile in [medium slim]>(
+    fn conv2d_few_channels_forward<T in f32 | bf16; MmaTile in [medium slim]>(
         x4: In<T>, v: In<T>, y: Out<T>, epilogue: Forward<T>, problem: Val<ConvProblem>, group: Val<i32>
     );
     /// [rows, a, b] moved by `first` along a, in [rows, a2, b2].
-    fn conv2d_window_fit<T in f32 | bf16>(
+    fn conv2d_few_channels_fit<T in f32 | bf16>(
         input: In<T>, out: Out<T>, a: Val<i32>, b: Val<i32>, a2: Val<i32>, b2: Val<i32>, first: Val<i32>, count: Val<i32>
     );
 }
@@ -35,7 +35,7 @@ const CHANNELS: i32 = 4;
 pub(super) fn padded(params: &ConvProblem) -> ConvProblem {
     let [down, across] = params.padding;
     let padding = [down, across + across % 2];
-    ConvProblem { w: params.w + params.w % 2, c: CHANNELS, s: WINDOW as i32, padding, ..*params }
+    ConvProblem { w: params.w + params.w % 2, c: CHANNELS, s: ROW_TAPS as i32, padding, ..*params }
 }
 
 /// `tensor`, seen as [.., a, b], moved by `first` along a, in `shape`, whose last extents are a2 and b2.
@@ -45,7 +45,7 @@ fn fit<T: Element>(tensor: &Tensor, shape: &[usize; 4], first: i32) -> Result<Te
     let launch = Launch::linear(OP, out.len())?;
     let [a, b, a2, b2, count] = [a, b, shape[2], shape[3], out.len()].map(|extent| extent as i32);
     // SAFETY: both tensors have the same rows, and the extents that are passed; the launch covers `out`.
-    unsafe { conv2d_window_fit::<T>(tensor.device(), launch, tensor, &mut out, a, b, a2, b2, first, count)? };
+    unsafe { conv2d_few_channels_fit::<T>(tensor.device(), launch, tensor, &mut out, a, b, a2, b2, first, count)? };
     Ok(out)
 }
 
@@ -66,7 +66,7 @@ pub(super) fn forward<T: Element>(
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
-    norm: &NormAfter<'_>,
+    norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
     let norm = norm.by_chunks(params.k as usize, T::DTYPE);
     let (device, p) = (x.device(), padded(params));
@@ -76,6 +76,6 @@ pub(super) fn forward<T: Element>(
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
     // SAFETY: the tensors have the extents of the padded problem; the grid covers y in tiles, group by group, and the moments
     // have room for each group's pieces; the residual has y's shape, and the vectors a value for each channel.
-    unsafe { conv2d_window_forward::<T>(device, launch, tile, &x4, &v, &mut y, epilogue, p, group)? };
+    unsafe { conv2d_few_channels_forward::<T>(device, launch, tile, &x4, &v, &mut y, epilogue, p, group)? };
     Ok(Output { y, moments, normalized: norm.is_some() })
 }

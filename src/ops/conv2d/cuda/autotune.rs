@@ -1,5 +1,4 @@
-//! Which of the tilings that suit a product on tensor cores is taken: on a GPU the one that was the fastest when the shape was
-//! first met.
+//! Autotuning: of the tilings that suit a GEMM on tensor cores, a GPU takes the one that was the fastest when it first met the shape.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,28 +6,28 @@ use crate::{
     DType, Device, Result,
     ops::conv2d::{
         ConvProblem,
-        algorithm::{Algorithm, Choice},
+        heuristic::{Algorithm, Choice},
         problem::Direction,
-        tiling::{Product, Tiling},
-        wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
+        mma_tiling::{GemmProblem, Tiling},
+        wgmma_tiling::{self, WgmmaProblem, WgmmaTiling},
     },
 };
 
-/// A way to compute a product on tensor cores, as it stands in a file of choices.
+/// A tiling of a GEMM on tensor cores, as it stands in the tune cache.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Way {
+enum Config {
     Warps(Tiling),
     Warpgroups(WgmmaTiling),
 }
 
-impl Way {
+impl Config {
     /// None off the tensor cores.
-    fn of(Choice { algorithm, split }: Choice) -> Option<Self> {
+    fn of(Choice { algorithm, split_k }: Choice) -> Option<Self> {
         match algorithm {
-            Algorithm::Mma(tile) => Some(Self::Warps(Tiling { tile, split })),
+            Algorithm::Mma(tile) => Some(Self::Warps(Tiling { tile, split_k })),
             Algorithm::Wgmma(tiling) => Some(Self::Warpgroups(tiling)),
-            Algorithm::Simt(_) | Algorithm::Window(_) => None,
+            Algorithm::Simt(_) | Algorithm::FewChannels(_) => None,
         }
     }
 
@@ -40,8 +39,8 @@ impl Way {
     }
 }
 
-/// A product by all that its time depends on.
-pub(super) struct Problem<'a> {
+/// A GEMM by all that its time depends on: the key of the tune cache.
+pub(super) struct TuneKey<'a> {
     pub direction: Direction,
     pub params: &'a ConvProblem,
     pub dtype: DType,
@@ -52,38 +51,38 @@ pub(super) struct Problem<'a> {
     pub epilogue: bool,
 }
 
-impl Problem<'_> {
-    /// The choice on this device, where `built_in` is the one without timing, and `run` does it.
+impl TuneKey<'_> {
+    /// The choice on this device, where `heuristic` is the one without timing, and `run` runs one.
     ///
     /// Errors: as [`Device::tuned`].
     pub fn tuned(
         &self,
         device: &Device,
-        built_in: Choice,
+        heuristic: Choice,
         mut run: impl FnMut(Choice) -> Result<()>,
     ) -> Result<Choice> {
-        let Some(built_in_way) = Way::of(built_in) else { return Ok(built_in) };
-        let describe = || (self.name(), self.others(device, built_in_way));
-        device.tuned(built_in_way, describe, |way| run(way.choice())).map(Way::choice)
+        let Some(heuristic_config) = Config::of(heuristic) else { return Ok(heuristic) };
+        let describe = || (self.name(), self.others(device, heuristic_config));
+        device.tuned(heuristic_config, describe, |config| run(config.choice())).map(Config::choice)
     }
 
-    /// What could be faster than the built-in way, on one card or another.
-    fn others(&self, device: &Device, built_in: Way) -> Vec<Way> {
+    /// What could be faster than the heuristic, on one card or another.
+    fn others(&self, device: &Device, heuristic: Config) -> Vec<Config> {
         let Self { direction, params, dtype, .. } = *self;
-        let mut all: Vec<Way> = Vec::new();
+        let mut all: Vec<Config> = Vec::new();
         if device.has_warpgroup_products() && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params) {
-            all.extend(WgmmaProduct::new(direction, params).all().into_iter().map(Way::Warpgroups));
+            all.extend(WgmmaProblem::new(direction, params).all().into_iter().map(Config::Warpgroups));
         }
-        let product = Product::new(direction, params, dtype);
-        all.push(Way::Warps(product.built_in()));
-        all.extend(product.others().into_iter().map(Way::Warps));
-        // Sums in parts leave the batch norm a pass of its own.
-        let fuses = |way: &Way| !matches!(way, Way::Warps(tiling) if self.epilogue && tiling.split > 1);
-        all.retain(|way| *way != built_in && fuses(way));
+        let product = GemmProblem::new(direction, params, dtype);
+        all.push(Config::Warps(product.heuristic()));
+        all.extend(product.others().into_iter().map(Config::Warps));
+        // Split-K leaves the batch norm a pass of its own.
+        let fuses = |config: &Config| !matches!(config, Config::Warps(tiling) if self.epilogue && tiling.split_k > 1);
+        all.retain(|config| *config != heuristic && fuses(config));
         all
     }
 
-    /// As it stands in a file of choices.
+    /// As it stands in the tune cache.
     fn name(&self) -> String {
         let ConvProblem { n, h, w, c, k, r, s, stride, padding, dilation, .. } = self.params;
         let direction = match self.direction {
@@ -113,14 +112,14 @@ mod tests {
         let spec = Conv2dSpec { stride: [1, 2], padding: [3, 1], dilation: [2, 1] };
         let params = ConvProblem::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
         let (direction, dtype) = (Direction::Forward, DType::Bf16);
-        let problem = Problem { direction, params: &params, dtype, groups: None, accumulate: false, epilogue: false };
+        let problem = TuneKey { direction, params: &params, dtype, groups: None, accumulate: false, epilogue: false };
         let whole = "conv2d forward bf16 x 2x30x20x8 w 16x3x5x8 stride 1x2 padding 3x1 dilation 2x1";
         assert_eq!(problem.name(), whole);
-        let grouped = Problem { groups: Some(2), ..problem };
+        let grouped = TuneKey { groups: Some(2), ..problem };
         assert_eq!(grouped.name(), format!("{whole} moments of 2"));
-        let stored = Problem { accumulate: true, epilogue: true, ..problem };
+        let stored = TuneKey { accumulate: true, epilogue: true, ..problem };
         assert_eq!(stored.name(), format!("{whole} added before a batch norm"));
-        let names: Vec<String> = Direction::ALL.map(|direction| Problem { direction, ..grouped }.name()).to_vec();
+        let names: Vec<String> = Direction::ALL.map(|direction| TuneKey { direction, ..grouped }.name()).to_vec();
         assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");
     }
 }

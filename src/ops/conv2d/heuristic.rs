@@ -1,32 +1,31 @@
-//! The one place where the kernels of a convolution are chosen, from its shape and dtype, and from whether the device has products
-//! by warpgroups. The choice must not depend on anything else: the same problem has to give the same bits on every run. On a GPU,
-//! `cuda::tuning` may put another tile or split in its place.
+//! The heuristic: the one place where the kernels of a convolution are chosen, from its shape, its dtype, and whether the device has
+//! kernels by warpgroups. The choice must not depend on anything else: the same problem gives the same bits on every run. On a GPU,
+//! `cuda::autotune` may put another tiling in its place.
 
 use super::{
-    ConvProblem, Products,
+    ConvProblem, MathMode,
     problem::{Direction, extents},
-    tiling::{BLOCKS, MmaTile, Product, Tiling, ranges},
-    wgmma_tiling::{self, WgmmaProduct, WgmmaTiling},
+    mma_tiling::{self, BLOCKS, MmaTile, GemmProblem, Tiling},
+    wgmma_tiling::{self, WgmmaProblem, WgmmaTiling},
 };
 use crate::tensor::DType;
 
-/// How a product is computed on a GPU: by which kernel, and into how many parts the sums are cut, each of which blocks of
-/// their own add up.
+/// How a GEMM is computed on a GPU: by which kernel, and the factor of split-K.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     pub algorithm: Algorithm,
-    pub split: usize,
+    pub split_k: usize,
 }
 
 /// The kinds of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
-    /// Implicit matrix product on the ordinary arithmetic units, for any shape (kernels/include/conv_simt.cuh).
+    /// Implicit GEMM on the ordinary arithmetic units, for any shape (kernels/include/conv_simt.cuh).
     Simt(SimtTile),
-    /// Implicit matrix product on tensor cores, for bf16 and tf32 (kernels/include/conv_mma.cuh).
+    /// Implicit GEMM on tensor cores, for bf16 and tf32 (kernels/include/conv_mma.cuh).
     Mma(MmaTile),
-    /// The same for images of few channels, a row of taps at a time (kernels/conv2d_window.cu).
-    Window(MmaTile),
+    /// The same for images of few channels, a row of taps at a time (kernels/conv2d_few_channels.cu).
+    FewChannels(MmaTile),
     /// By warpgroups, on Hopper (kernels/include/conv_wgmma.cuh).
     Wgmma(WgmmaTiling),
 }
@@ -41,7 +40,7 @@ pub(super) enum SimtTile {
 }
 
 impl SimtTile {
-    /// Rows and columns.
+    /// M and N.
     fn extent(self) -> (usize, usize) {
         match self {
             Self::Wide => (128, 64),
@@ -51,14 +50,14 @@ impl SimtTile {
 }
 
 impl From<Tiling> for Choice {
-    fn from(Tiling { tile, split }: Tiling) -> Self {
-        Self { algorithm: Algorithm::Mma(tile), split }
+    fn from(Tiling { tile, split_k }: Tiling) -> Self {
+        Self { algorithm: Algorithm::Mma(tile), split_k }
     }
 }
 
 impl From<WgmmaTiling> for Choice {
     fn from(tiling: WgmmaTiling) -> Self {
-        Self { algorithm: Algorithm::Wgmma(tiling), split: 1 }
+        Self { algorithm: Algorithm::Wgmma(tiling), split_k: 1 }
     }
 }
 
@@ -66,53 +65,53 @@ impl Algorithm {
     fn extent(self) -> (usize, usize) {
         match self {
             Self::Simt(tile) => tile.extent(),
-            Self::Mma(tile) | Self::Window(tile) => tile.extent(),
+            Self::Mma(tile) | Self::FewChannels(tile) => tile.extent(),
             Self::Wgmma(tiling) => tiling.warpgroups.extent(),
         }
     }
 
-    /// Tiles of a product with `rows` x `columns` elements.
-    pub fn tiles(self, rows: usize, columns: usize) -> usize {
+    /// Tiles of `m` x `n` results.
+    pub fn tiles(self, m: usize, n: usize) -> usize {
         let (down, across) = self.extent();
-        rows.div_ceil(down) * columns.div_ceil(across)
+        m.div_ceil(down) * n.div_ceil(across)
     }
 
     /// Dynamic shared memory of a block.
     pub fn shared_bytes(self) -> u32 {
         match self {
             Self::Simt(_) => 0,
-            Self::Mma(tile) | Self::Window(tile) => tile.shared_bytes(),
+            Self::Mma(tile) | Self::FewChannels(tile) => tile.shared_bytes(),
             Self::Wgmma(tiling) => tiling.warpgroups.shared_bytes(),
         }
     }
 }
 
-/// The choice for one product where nothing is timed.
+/// The choice for one GEMM where none is timed.
 pub(super) fn choose(
     direction: Direction,
     params: &ConvProblem,
     dtype: DType,
-    products: Products,
+    math_mode: MathMode,
     warpgroups: bool,
 ) -> Choice {
-    let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && products == Products::Tf32);
+    let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && math_mode == MathMode::Tf32);
     if tensor_cores && whole_chunks(direction, params, dtype) {
         let by_warpgroups = warpgroups && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params);
         if by_warpgroups && !is_small_weight_gradient(direction, params) {
-            return WgmmaProduct::new(direction, params).built_in().into();
+            return WgmmaProblem::new(direction, params).heuristic().into();
         }
-        return Product::new(direction, params, dtype).built_in().into();
+        return GemmProblem::new(direction, params, dtype).heuristic().into();
     }
-    let algorithm = match tensor_cores && windowed(direction, params, dtype) {
-        true => window(direction, params),
+    let algorithm = match tensor_cores && has_few_channels(direction, params, dtype) {
+        true => few_channels(direction, params),
         false => simt(direction, params, dtype),
     };
-    let (rows, columns) = extents(direction, params);
-    let split = match direction {
-        Direction::WeightGradient => ranges(algorithm.tiles(rows, columns), params.output()[..3].iter().product()).0,
+    let (m, n) = extents(direction, params);
+    let split_k = match direction {
+        Direction::WeightGradient => mma_tiling::split_k(algorithm.tiles(m, n), params.output()[..3].iter().product()).0,
         Direction::Forward | Direction::DataGradient => 1,
     };
-    Choice { algorithm, split }
+    Choice { algorithm, split_k }
 }
 
 /// Whether the filter is so small that warps, of which a multiprocessor holds more blocks, sum its gradient faster than warpgroups:
@@ -121,18 +120,18 @@ fn is_small_weight_gradient(direction: Direction, params: &ConvProblem) -> bool 
     direction == Direction::WeightGradient && params.filter().iter().product::<usize>() <= 1 << 16
 }
 
-fn window(direction: Direction, params: &ConvProblem) -> Algorithm {
+fn few_channels(direction: Direction, params: &ConvProblem) -> Algorithm {
     let narrow = direction == Direction::Forward && params.k as usize <= MmaTile::Slim.extent().1;
     let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
-    Algorithm::Window(if narrow { MmaTile::Slim } else { tile })
+    Algorithm::FewChannels(if narrow { MmaTile::Slim } else { tile })
 }
 
 fn simt(direction: Direction, params: &ConvProblem, dtype: DType) -> Algorithm {
-    let (rows, columns) = extents(direction, params);
+    let (m, n) = extents(direction, params);
     let wide = Algorithm::Simt(SimtTile::Wide);
-    let tail = columns % SimtTile::Wide.extent().1;
-    let wasted = (1..=32).contains(&tail) && columns < 256;
-    let few = direction != Direction::WeightGradient && wide.tiles(rows, columns) < BLOCKS;
+    let tail = n % SimtTile::Wide.extent().1;
+    let wasted = (1..=32).contains(&tail) && n < 256;
+    let few = direction != Direction::WeightGradient && wide.tiles(m, n) < BLOCKS;
     let narrow = dtype == DType::F64 || wasted || few;
     if narrow { Algorithm::Simt(SimtTile::Narrow) } else { wide }
 }
@@ -143,17 +142,17 @@ fn whole_chunks(direction: Direction, params: &ConvProblem, dtype: DType) -> boo
     params.c % chunk == 0 && (direction == Direction::Forward || params.k % chunk == 0)
 }
 
-/// Taps of a window, which with four channels each fill a slice.
-pub(super) const WINDOW: usize = 8;
+/// Taps of a row, padded: with four channels each they fill a K tile.
+pub(super) const ROW_TAPS: usize = 8;
 
-/// Whether a row of taps fits a window that begins at a multiple of 16 bytes.
-fn windowed(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
+/// Whether a row of taps fits [`ROW_TAPS`] that begin at a multiple of 16 bytes.
+fn has_few_channels(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
     let fits = match direction {
         Direction::Forward => true,
         Direction::WeightGradient => params.k % (16 / dtype.size()) as i32 == 0,
         Direction::DataGradient => false,
     };
-    let row = params.s + params.padding[1] % 2 <= WINDOW as i32 && params.dilation[1] == 1 && params.stride[1] % 2 == 0;
+    let row = params.s + params.padding[1] % 2 <= ROW_TAPS as i32 && params.dilation[1] == 1 && params.stride[1] % 2 == 0;
     // The padded image is indexed with 32 bits too.
     let [n, h, w, c] = params.input();
     fits && row && c <= 4 && n * h * (w + 1) <= i32::MAX as usize / 4
@@ -164,10 +163,10 @@ mod tests {
     use super::*;
     use crate::ops::Conv2dSpec;
 
-    fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, products: Products) -> Algorithm {
+    fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, math_mode: MathMode) -> Algorithm {
         let spec = Conv2dSpec { padding: [w[1] / 2, w[2] / 2], ..Conv2dSpec::default() };
         let params = ConvProblem::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
-        choose(direction, &params, dtype, products, false).algorithm
+        choose(direction, &params, dtype, math_mode, false).algorithm
     }
 
     /// The backbone of the published network on two and two crops: large tiles, all on tensor cores.
@@ -176,22 +175,22 @@ mod tests {
         for (c, w) in [(256, [256, 3, 3]), (512, [512, 3, 3]), (256, [1024, 1, 1]), (1024, [256, 1, 1])] {
             for direction in Direction::ALL {
                 let large = Algorithm::Mma(MmaTile::Large);
-                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::Bf16, Products::Full), large);
-                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::F32, Products::Tf32), large);
+                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::Bf16, MathMode::Full), large);
+                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::F32, MathMode::Tf32), large);
                 let wide = Algorithm::Simt(SimtTile::Wide);
-                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::F32, Products::Full), wide);
+                assert_eq!(chosen(direction, [4, 92, 92, c], w, DType::F32, MathMode::Full), wide);
             }
         }
     }
 
     #[test]
     fn channels_off_the_chunks_stay_off_the_tensor_cores() {
-        let head = |direction| chosen(direction, [4, 92, 92, 2048], [19, 3, 3], DType::Bf16, Products::Full);
+        let head = |direction| chosen(direction, [4, 92, 92, 2048], [19, 3, 3], DType::Bf16, MathMode::Full);
         assert_eq!(head(Direction::Forward), Algorithm::Mma(MmaTile::Slim));
         assert!(matches!(head(Direction::DataGradient), Algorithm::Simt(_)));
         assert!(matches!(head(Direction::WeightGradient), Algorithm::Simt(_)));
         for direction in Direction::ALL {
-            let five = chosen(direction, [4, 730, 730, 5], [64, 7, 7], DType::Bf16, Products::Full);
+            let five = chosen(direction, [4, 730, 730, 5], [64, 7, 7], DType::Bf16, MathMode::Full);
             assert!(matches!(five, Algorithm::Simt(_)));
         }
     }
@@ -200,19 +199,19 @@ mod tests {
     fn the_stem_goes_by_rows_of_taps() {
         let spec = Conv2dSpec { stride: [2, 2], padding: [3, 3], ..Conv2dSpec::default() };
         let stem = ConvProblem::new([4, 730, 730, 3], [64, 7, 7, 3], &spec).unwrap();
-        let by = |direction, dtype, products| choose(direction, &stem, dtype, products, false).algorithm;
-        for (dtype, products) in [(DType::Bf16, Products::Full), (DType::F32, Products::Tf32)] {
-            assert_eq!(by(Direction::Forward, dtype, products), Algorithm::Window(MmaTile::Medium));
-            assert_eq!(by(Direction::WeightGradient, dtype, products), Algorithm::Window(MmaTile::Small));
-            assert!(matches!(by(Direction::DataGradient, dtype, products), Algorithm::Simt(_)));
+        let by = |direction, dtype, math_mode| choose(direction, &stem, dtype, math_mode, false).algorithm;
+        for (dtype, math_mode) in [(DType::Bf16, MathMode::Full), (DType::F32, MathMode::Tf32)] {
+            assert_eq!(by(Direction::Forward, dtype, math_mode), Algorithm::FewChannels(MmaTile::Medium));
+            assert_eq!(by(Direction::WeightGradient, dtype, math_mode), Algorithm::FewChannels(MmaTile::Small));
+            assert!(matches!(by(Direction::DataGradient, dtype, math_mode), Algorithm::Simt(_)));
         }
-        assert!(matches!(by(Direction::Forward, DType::F32, Products::Full), Algorithm::Simt(_)));
+        assert!(matches!(by(Direction::Forward, DType::F32, MathMode::Full), Algorithm::Simt(_)));
     }
 
     #[test]
     fn small_problems_take_small_tiles() {
         for direction in Direction::ALL {
-            let small = chosen(direction, [1, 20, 20, 64], [64, 3, 3], DType::Bf16, Products::Full);
+            let small = chosen(direction, [1, 20, 20, 64], [64, 3, 3], DType::Bf16, MathMode::Full);
             assert_eq!(small, Algorithm::Mma(MmaTile::Small), "{direction:?}");
         }
     }
@@ -223,7 +222,7 @@ mod tests {
         let by = |direction, x: [usize; 4], [k, r]: [usize; 2], dtype| {
             let spec = Conv2dSpec { padding: [r / 2; 2], ..Conv2dSpec::default() };
             let params = ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap();
-            choose(direction, &params, dtype, Products::Tf32, true).algorithm
+            choose(direction, &params, dtype, MathMode::Tf32, true).algorithm
         };
         for direction in Direction::ALL {
             for (c, w) in [(256, [256, 3]), (512, [512, 3]), (256, [1024, 1]), (1024, [256, 1]), (128, [128, 3])] {

@@ -1,4 +1,4 @@
-// Where the slices of conv_wgmma.cuh come from: which boxes of which tensor maps.
+// Loads of the main loop of conv_wgmma.cuh: which boxes of which tensor maps make a K tile.
 //
 // The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter 64 x 1 x 64 in
 // [k, r s, c], a gradient's lines 64 pixels x 64 channels.
@@ -23,7 +23,7 @@ struct Window {
     int line = first / columns, image = line / rows;
     return {first, image, line - image * rows, first - line * columns};
   }
-  // So many pixels on. Without a division, which would take the one thread that asks for slices as long as a product.
+  // So many pixels on. Without a division, which would take the producer's one thread as long as the products of a K tile.
   __device__ __forceinline__ void advance(Place& at, int by) const {
     at.pixel += by, at.column += by;
     while (at.column >= columns) {
@@ -41,7 +41,7 @@ struct Window {
     else
       tma_load_im2col(to, map, bar, channel, x(at), y(at), at.image, column * distance[1], row * distance[0]);
   }
-  // The same for all blocks in the mask.
+  // The same, multicast to all blocks in the mask.
   __device__ __forceinline__ void share(char* to, uint64_t* bar, const Place& at, int channel, int row, int column,
                                         int mask) const {
     if (pointwise)
@@ -66,10 +66,10 @@ __device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const 
   return w;
 }
 
-// Slices by tap and 64 channels: the forward pass, and (FLIPPED) the data gradient, whose filter is read back to front, by
-// address, with depth and columns exchanged.
+// K tiles of a tap and 64 channels: the forward pass, and (FLIPPED) the data gradient, whose filter is read with its taps in reverse
+// and with K and N exchanged.
 template <class Tile, bool FLIPPED>
-struct TapSource {
+struct TapLoads {
   static constexpr bool STRIPS = Tile::CHUNKS > 1;
   Window window;
   const CUtensorMap* filter;
@@ -84,8 +84,8 @@ struct TapSource {
     place = window.place(tile.layer * group + tile.row * Tile::BM);
     strip = STRIPS && tile.strip >= 0;
     start_n = tile.column * Tile::BN + (strip ? tile.strip * 64 : 0);
-    int each = (channels + WGMMA_SLICE - 1) / WGMMA_SLICE, tap = tile.from / each;
-    channel = (tile.from - tap * each) * WGMMA_SLICE;
+    int each = (channels + WGMMA_K_TILE - 1) / WGMMA_K_TILE, tap = tile.from / each;
+    channel = (tile.from - tap * each) * WGMMA_K_TILE;
     row = tap / taps[1], column = tap - row * taps[1];
   }
   __device__ __forceinline__ void fetch(char* to, uint64_t* bar) {
@@ -108,7 +108,7 @@ struct TapSource {
           tma_share_3d(to + block * BLOCK_BYTES, filter, bar, first(n), tap, last(n), cluster.all());
       }
     }
-    channel += WGMMA_SLICE;
+    channel += WGMMA_K_TILE;
     if (channel < channels) return;
     channel = 0;
     if (++column == taps[1]) column = 0, row++;
@@ -124,9 +124,9 @@ __device__ __forceinline__ TapBlock tap_block(const ConvProblem& p, int block) {
   return {row, tap - row * p.s, (block - tap * each) * 64};
 }
 
-// Slices of 64 pixels: the weight gradient, both factors with the depth across their lines.
+// K tiles of 64 pixels: the weight gradient, both operands MN-major.
 template <class Tile>
-struct PixelSource {
+struct PixelLoads {
   static constexpr bool STRIPS = Tile::CHUNKS > 1;
   Window window;
   const CUtensorMap* gradient;
@@ -139,11 +139,11 @@ struct PixelSource {
 
   __device__ __forceinline__ void prefetch() const { tma_prefetch(window.map), tma_prefetch(gradient); }
   __device__ __forceinline__ void begin(const WorkTile& tile) {
-    place = window.place(tile.from * WGMMA_SLICE);
+    place = window.place(tile.from * WGMMA_K_TILE);
     start_m = tile.row * Tile::BM;
     strip = STRIPS && tile.strip >= 0;
     int last = p.r * p.s * ((p.c + 63) / 64) - 1;
-    // Blocks beyond the last one are read like it, and not stored.
+    // Blocks beyond the last one load the same as it, and are not stored.
 #pragma unroll
     for (int block = 0; block < Tile::CHUNKS; block++)
       blocks[block] = tap_block(p, min(tile.column * Tile::CHUNKS + (strip ? tile.strip : block), last));
@@ -162,6 +162,6 @@ struct PixelSource {
       else if (cluster.copies(block, Tile::CHUNKS))
         window.share(at, bar, place, from.channel, from.row, from.column, cluster.all());
     }
-    window.advance(place, WGMMA_SLICE);
+    window.advance(place, WGMMA_K_TILE);
   }
 };

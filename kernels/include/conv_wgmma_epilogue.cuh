@@ -1,10 +1,10 @@
-// How the tiles of conv_wgmma.cuh are stored: 64 x 64 results of a warpgroup at a time, with what the convolutions of
-// conv2d_mma.cu do there. A thread changes its own fragments (hopper.cuh) as words of two neighbours, beside which the slots
-// (conv_wgmma_slots.cuh) have theirs; sums over rows are products on tensor cores.
+// The epilogue of conv_wgmma.cuh: a warpgroup stores its tile 64 x 64 results at a time, fused with what the epilogues of
+// conv2d_mma.cu do. A thread works on its own fragments (hopper.cuh), in words of two neighbours; the matching words of other images
+// lie in shared memory (conv_wgmma_epilogue_loads.cuh). Sums over rows are products on tensor cores.
 #pragma once
-#include "conv_wgmma_parts.cuh"
+#include "conv_wgmma_fixup.cuh"
 
-// What a thread knows of 64 x 64 results that have left: three values of each of two columns.
+// Column statistics of a stored 64 x 64 block that a thread holds: three values of each of two columns.
 using ColumnValues = float[3][2];
 // A thread's words of 64 x 64 results, rounded: neighbours in a row, of columns 8 j + .. and 8 rows further on.
 using RoundedWords = uint32_t[8][2];
@@ -14,17 +14,18 @@ struct Unprepared {
   __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
 };
 
-// Calls store(place, words, values, before) for each 64 x 64 results of a warpgroup's tile, as far as they lie in the rows of a
-// layer and in `count` columns, and finish(place, values) when it calls before() for the next ones, or at the end; of a cut tile once,
-// when all parts are there, or (LATER) not at all. `joins` counts those. prepare(place, sums) may change sums, where it `prepares`.
+// Calls store(place, words, values, before) for each 64 x 64 block of a warpgroup's tile that has rows of its layer and some of
+// `count` columns. store() calls before(), and that calls finish(place, values) for the block before; the last block's is called at the
+// end. A tile of the tail is stored by the unit that does its fixup, or (LATER) by another launch. `fixups` counts calls of fixup().
+// prepare(place, sums) changes the f32 sums, where `prepares`.
 //
-// Registers have no index, so that a loop over blocks must move each to where one text finds it: a text for each takes longer to fetch
-// than to execute. What is left of the sums meanwhile is rounded, and takes half of the registers.
+// Registers cannot be indexed at run time, so the loop over blocks copies each block to the same registers: unrolled code takes longer
+// to fetch than to execute. The sums are rounded before, which halves their registers.
 //
-// The fence in front of a copy waits until what its thread has written to global memory is there. So what a block leaves is written
-// behind the fence of the next one, and is there by the fence after that.
+// The fence before a bulk store also waits for this thread's writes to global memory. So the statistics of a block are written after
+// the fence of the next block, and have arrived by the fence after that.
 template <class Tile, bool LATER, class Slots, class Prepare, class Store, class Finish>
-__device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& scheduler, const WorkTile& tile, int& joins,
+__device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& scheduler, const WorkTile& tile, int& fixups,
                                            typename Tile::Sums& sums, int count, bool prepares, Prepare prepare, Store store,
                                            Finish finish) {
   constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
@@ -36,10 +37,10 @@ __device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& sc
     for (int i = 0; i < COUNT; i++)
       if (i == k) each(all[i / Tile::CHUNKS][i % Tile::CHUNKS]);
   };
-  // Of a cut tile even where it has one part alone.
-  bool later = LATER && tile.unit >= 0;
-  if (tile.parts > 1 || later) {
-    // As parts are counted.
+  // Also where one unit has all K tiles.
+  bool later = LATER && tile.sk_tile >= 0;
+  if (tile.peers > 1 || later) {
+    // Blocks that the workspace holds for a warpgroup.
     int all = tile.strip < 0 ? COUNT : Tile::BLOCKS;
 #pragma unroll 1
     for (int k = 0; k < COUNT; k++) {
@@ -52,12 +53,12 @@ __device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& sc
       ResultPlace at = blocks.place(k);
       int number = tile.strip < 0 ? k : k / Tile::CHUNKS;
       if (later) {
-        int part = first_part(scheduler, tile.unit) + tile.part;
-        int block = PartPlace::of<Tile>(number, all)(part, cluster_size(), Tile::OWN ? 1 : CONSUMERS);
-        leave_part(part_fours(scheduler.workspace, block, ResultTile::thread()), at.rows, own);
+        int partial = first_peer(scheduler, tile.sk_tile) + tile.peer;
+        int block = PartialBlock::of<Tile>(number, all)(partial, cluster_size(), Tile::PINGPONG ? 1 : CONSUMERS);
+        store_partial_sums(partial_sums(scheduler.workspace, block, ResultTile::thread()), at.rows, own);
         continue;
       }
-      if (!join_parts<Tile>(slots.notes(), scheduler, tile, joins++, number, all, at.rows, own)) {
+      if (!fixup<Tile>(slots.scratch(), scheduler, tile, fixups++, number, all, at.rows, own)) {
         some &= ~(1u << k);
         continue;
       }
@@ -229,7 +230,7 @@ __device__ __forceinline__ void store_moments(const ColumnValues& moments, float
 struct BlockNorms {
   float* at;
 
-  __device__ __forceinline__ explicit BlockNorms(char* notes) : at(reinterpret_cast<float*>(notes + 64)) {}
+  __device__ __forceinline__ explicit BlockNorms(char* scratch) : at(reinterpret_cast<float*>(scratch + 64)) {}
   // Of columns from `start` on.
   __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start, int count) const {
     int column = ResultTile::thread(), channel = start + column < count ? start + column : 0;

@@ -1,4 +1,4 @@
-//! The kernels of `kernels/conv2d_split.cu`: forward pass and data gradient with their sums cut into parts.
+//! The kernels of `kernels/conv2d_split_k.cu`: forward pass and data gradient with split-K.
 
 use half::bf16;
 
@@ -10,32 +10,32 @@ use crate::{
     ops::conv2d::{
         ConvProblem, OP,
         problem::{Direction, extents},
-        tiling::{MmaTile, Tiling},
+        mma_tiling::{MmaTile, Tiling},
     },
     tensor::{Element, In, OptIn, Out, Val},
 };
 
-kernels! { "conv2d_split";
+kernels! { "conv2d_split_k";
     /// Parts of the sums of y.
-    fn conv2d_split_forward<T in f32 | bf16; MmaTile in [large medium small slim]>(
+    fn conv2d_split_k_forward<T in f32 | bf16; MmaTile in [large medium small slim]>(
         x: In<T>, w: In<T>, partial: Out<f32>, problem: Val<ConvProblem>
     );
     /// Parts of the sums of dx.
-    fn conv2d_split_data_gradient<T in f32 | bf16; MmaTile in [large medium small slim]>(
+    fn conv2d_split_k_data_gradient<T in f32 | bf16; MmaTile in [large medium small slim]>(
         dy: In<T>, w: In<T>, partial: Out<f32>, problem: Val<ConvProblem>
     );
     /// The parts, added in order, plus a bias, plus what there is to accumulate.
-    fn conv2d_split_sum<T in f32 | bf16>(
+    fn conv2d_split_k_reduce<T in f32 | bf16>(
         partial: In<f32>, bias: OptIn<T>, accumulate: OptIn<T>, out: Out<T>, count: Val<i32>, channels: Val<i32>,
-        parts: Val<i32>
+        splits: Val<i32>
     );
 }
 
 /// A block for each tile of each phase, and for each part.
 fn launch(tiling: Tiling, direction: Direction, params: &ConvProblem, phases: usize) -> Result<Launch> {
-    let (rows, columns) = extents(direction, params);
-    let mut launch = tiled(tiling.tile.count(rows, columns), phases, [THREADS, 1, 1])?;
-    launch.grid[1] = tiling.split as u32;
+    let (m, n) = extents(direction, params);
+    let mut launch = tiled(tiling.tile.count(m, n), phases, [THREADS, 1, 1])?;
+    launch.grid[1] = tiling.split_k as u32;
     Ok(Launch { shared_bytes: tiling.tile.shared_bytes(), ..launch })
 }
 
@@ -48,10 +48,10 @@ pub(super) fn forward<T: Element>(
 ) -> Result<Tensor> {
     let (device, p, shape) = (x.device(), *params, params.output());
     let launch = launch(tiling, Direction::Forward, params, 1)?;
-    let mut sums = partial(tiling.split, &shape, x)?;
+    let mut sums = partial(tiling.split_k, &shape, x)?;
     // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, for each layer of
     // `sums`; the shared memory is the tile's, and so are the channels that it takes.
-    unsafe { conv2d_split_forward::<T>(device, launch, tiling.tile, x, w, &mut sums, p)? };
+    unsafe { conv2d_split_k_forward::<T>(device, launch, tiling.tile, x, w, &mut sums, p)? };
     sum::<T>(&sums, bias, None, &shape)
 }
 
@@ -65,10 +65,10 @@ pub(super) fn data_gradient<T: Element>(
     let (device, p, shape) = (dy.device(), *params, params.input());
     let phases = params.stride[0] as usize * params.stride[1] as usize;
     let launch = launch(tiling, Direction::DataGradient, params, phases)?;
-    let mut sums = partial(tiling.split, &shape, dy)?;
+    let mut sums = partial(tiling.split_k, &shape, dy)?;
     // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase, for each
     // layer of `sums`; the shared memory is the tile's, and so are the channels that it takes.
-    unsafe { conv2d_split_data_gradient::<T>(device, launch, tiling.tile, dy, w, &mut sums, p)? };
+    unsafe { conv2d_split_k_data_gradient::<T>(device, launch, tiling.tile, dy, w, &mut sums, p)? };
     sum::<T>(&sums, None, accumulate, &shape)
 }
 
@@ -85,7 +85,7 @@ fn sum<T: Element>(
     // SAFETY: `partial` holds `parts` layers of `out`, the bias its channels, `accumulate` as much as `out`, whose chunks the
     // launch covers.
     unsafe {
-        conv2d_split_sum::<T>(partial.device(), launch, partial, bias, accumulate, &mut out, count, channels, parts)?;
+        conv2d_split_k_reduce::<T>(partial.device(), launch, partial, bias, accumulate, &mut out, count, channels, parts)?;
     }
     Ok(out)
 }

@@ -1,15 +1,15 @@
-// What the results of conv_wgmma.cuh's tiles need besides, and where they leave from: slots of 64 x 64 bf16 in shared memory, a
-// ring of them for each warpgroup that multiplies. One thread of the asking warpgroup fills a ring, by tensor maps and as far ahead
-// as it has room: so the loads of an epilogue are on their way while its tile is multiplied, and hold no register.
+// Loads and stores of the epilogue of conv_wgmma.cuh, by TMA: a ring of slots of 64 x 64 bf16 in shared memory for each consumer
+// warpgroup. One thread of the producer warpgroup fills a ring as far ahead as it has room. So an epilogue's loads are in flight
+// while its tile is multiplied, and hold no registers.
 //
-// A slot is `full` when its bytes are there, and `empty` when all warps have read it and the copy that stores it has. Where results
-// need nothing besides, nobody fills slots: they are full as soon as the copy that read them before is done, while all others may
-// be under way. A copy waits behind those that bring slices, for longer than the next results take.
+// A slot is `full` when its bytes have arrived, and `empty` when all warps and the store from it have read it. An epilogue without
+// loads (BARE) has no producer: a slot is full as soon as the store that read it before is done; the stores of all other slots may be
+// in flight. A store queues behind the loads of K tiles, for longer than the next 64 x 64 results take.
 #pragma once
 #include "conv_norm.cuh"
 #include "conv_wgmma.cuh"
 
-// 64 x 64 results of a warpgroup, a Tile of conv_results.cuh. They lie swizzled as a tensor map takes them.
+// 64 x 64 results of a warpgroup, a Tile of conv_store.cuh, swizzled as a tensor map expects.
 struct ResultTile : WarpgroupTeam {
   static constexpr int BM = 64, BN = 64, DOWN_16 = 1, ACROSS_8 = 8;
   using Sums = WgmmaChunk;
@@ -18,11 +18,11 @@ struct ResultTile : WarpgroupTeam {
   __device__ static int column() { return 0; }
 };
 
-// 64 x 64 results: from `row` of their group on, which ends after `rows` more, and from `column` on.
+// Where a block of 64 x 64 results lies: from `row` of its group on, which has `rows` more, and from `column` on.
 struct ResultPlace {
   int layer, row, rows, column;
 
-  // Which piece of 64 rows they are, of all groups of `group` rows.
+  // The number of its 64 rows among those of all groups of `group` rows.
   __device__ __forceinline__ size_t piece(int group) const { return size_t(layer) * ((group + 63) / 64) + row / 64; }
 };
 
@@ -39,7 +39,7 @@ struct TileBlocks {
     int column = tile.column * Tile::SPAN + (tile.strip < 0 ? k % Tile::CHUNKS : tile.strip) * 64;
     return {tile.layer, row, group - row, column};
   }
-  // A bit for each that has results.
+  // A bit for each block that has results.
   __device__ __forceinline__ unsigned some() const {
     unsigned some = 0;
 #pragma unroll
@@ -51,8 +51,8 @@ struct TileBlocks {
   }
 };
 
-// Images, of the results' extents, that they are stored with; each may be null. A block's slots: what is added to it, what tells its
-// mask, in the first of which it is stored (a slot without bytes if there is neither), and then x.
+// Images that an epilogue loads, each with the extents of the output; each may be null. A block's slots in order: what is added to
+// it, what tells its ReLU mask, x. The block is stored from the first of add and mask, or from an empty slot before x.
 struct BlockInputs {
   static constexpr int MOST = 3;
   const CUtensorMap *add, *mask, *x;
@@ -63,18 +63,18 @@ struct BlockInputs {
   __device__ __forceinline__ int slots() const { return x_at() + (x ? 1 : 0); }
 };
 
-// The ring of one warpgroup. Each side counts the slots that it has come to. BARE: results need nothing besides.
+// The ring of one consumer warpgroup. Producer and consumer each count the slots that they have passed. BARE: no loads.
 template <class Tile, bool BARE = false>
 struct Slots {
   static constexpr unsigned COUNT = Tile::SLOTS;
-  // Places in shared memory are worked out from its number anew: pointers would take twice the registers.
+  // Addresses are computed anew at each use: pointers would take twice the registers.
   char* shared;
   unsigned consumer;
   RingPlace<COUNT> next;
-  int letters = 0, leaving = -1;
+  int messages = 0, leaving = -1;
 
   __device__ __forceinline__ Slots(char* shared, int consumer) : shared(shared), consumer(consumer) {}
-  __device__ __forceinline__ char* notes() const { return shared + (Tile::NOTES_AT + consumer * NOTES_BYTES); }
+  __device__ __forceinline__ char* scratch() const { return shared + (Tile::SCRATCH_AT + consumer * SCRATCH_BYTES); }
   __device__ __forceinline__ uint64_t* full() const {
     return reinterpret_cast<uint64_t*>(shared + (Tile::SLOT_BARRIERS_AT + consumer * ((2 * COUNT + 2) * 8)));
   }
@@ -93,24 +93,24 @@ struct Slots {
     return shared + (Tile::SLOTS_AT + consumer * (COUNT * BLOCK_BYTES) + unsigned((next + i).at) * BLOCK_BYTES);
   }
 
-  // Of a cut tile only the last of those who share it knows which blocks it will store. It tells who fills.
-  __device__ __forceinline__ unsigned* letter() const { return reinterpret_cast<unsigned*>(notes()) + 8; }
+  // Which blocks of a tile of the tail this warpgroup stores is known after the fixup. The consumer tells the producer.
+  __device__ __forceinline__ unsigned* message() const { return reinterpret_cast<unsigned*>(scratch()) + 8; }
   __device__ __forceinline__ void send(unsigned blocks) {
     if (BARE) return;
     if (ResultTile::thread() == 0) {
-      await_room(read(), letters & 1);
-      *letter() = blocks;
+      await_room(read(), messages & 1);
+      *message() = blocks;
       mbarrier_arrive(sent());
     }
-    letters++;
+    messages++;
   }
   __device__ __forceinline__ unsigned receive() {
-    mbarrier_wait(sent(), letters++ & 1);
-    unsigned blocks = *letter();
+    mbarrier_wait(sent(), messages++ & 1);
+    unsigned blocks = *message();
     mbarrier_arrive(read());
     return blocks;
   }
-  // Until what was there before is used up, for the phase of this parity.
+  // Waits until what lay there before has been used, for the phase of this parity.
   __device__ __forceinline__ static void await_room(uint64_t* used, int parity) { mbarrier_wait(used, parity ^ 1); }
 
   // Fills the next slot from a map, or with nothing.
@@ -126,8 +126,7 @@ struct Slots {
     next = next + 1;
   }
 
-  // The multiplying side: begins a block of `count` slots. The block before has left now, or (BARE) the one that was in this one's
-  // slot.
+  // Consumer: begins a block of `count` slots. Waits for the store of the block before, or (BARE) of the one that was in this slot.
   __device__ __forceinline__ void begin(int count) {
     if (!BARE) {
       leave();
@@ -141,7 +140,7 @@ struct Slots {
       if (i < count) mbarrier_wait(full() + place.at, place.parity);
     }
   }
-  // Copies the first slot away, which all threads have written. A barrier for them.
+  // Stores the first slot, which all threads have written, by TMA. A barrier for them.
   __device__ __forceinline__ void store(const CUtensorMap* map, int column, int row, int layer) {
     proxy_fence();
     sync<ResultTile>();
@@ -150,7 +149,7 @@ struct Slots {
       tma_store_commit();
     }
   }
-  // The warp has read all slots of the block: its last reads were those of all lanes together.
+  // Consumer: the warp has read all slots of the block; its last reads were converged.
   __device__ __forceinline__ void end(int count) {
     if (!BARE && threadIdx.x % 32 == 0) {
 #pragma unroll
@@ -160,7 +159,7 @@ struct Slots {
     leaving = next.at;
     next = next + count;
   }
-  // The copy of the last block has read its slot.
+  // Waits until the store of the last block has read its slot.
   __device__ __forceinline__ void leave() {
     if (!BARE && leaving >= 0 && ResultTile::thread() == 0) {
       tma_store_wait_read<0>();
@@ -174,14 +173,14 @@ struct Slots {
   }
 };
 
-// Fills the slots of a warpgroup, for all blocks that it stores of its tiles.
+// Producer: fills a warpgroup's ring, for all blocks that it stores of its tiles.
 template <class Tile>
 __device__ __forceinline__ void fill_slots(char* shared, const Cluster& cluster, const TileScheduler& scheduler,
                                            int consumer, int count, const BlockInputs& in) {
   Slots<Tile> slots(shared, consumer);
   each_tile<Tile>(cluster, scheduler, consumer, [&](const WorkTile& tile, int, int) {
     TileBlocks<Tile> blocks{tile, consumer, scheduler.group, count};
-    unsigned some = tile.parts > 1 ? slots.receive() : blocks.some();
+    unsigned some = tile.peers > 1 ? slots.receive() : blocks.some();
     for (int k = 0; k < blocks.COUNT; k++) {
       if (!(some >> k & 1)) continue;
       ResultPlace at = blocks.place(k);

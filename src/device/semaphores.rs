@@ -27,13 +27,13 @@ impl Default for HostArrivals {
 impl Device {
     /// The address of at least `count` counters, of 32 bits each. They live as long as the device; launches, which follow each
     /// other, all use the same.
-    pub(crate) fn arrivals(&self, kernel: &'static str, count: usize) -> Result<usize> {
+    pub(crate) fn semaphores(&self, kernel: &'static str, count: usize) -> Result<usize> {
         if count > COUNT {
             return Err(Error::Internal(format!("{kernel}: {count} counters; a device has {COUNT}")));
         }
         match &self.0 {
-            Place::Cuda(cuda) => Ok(cuda.arrivals()),
-            Place::Emulated(emulated) => Ok(emulated.arrivals.0.as_ptr() as usize),
+            Place::Cuda(cuda) => Ok(cuda.semaphores()),
+            Place::Emulated(emulated) => Ok(emulated.semaphores.0.as_ptr() as usize),
             // Nothing runs.
             Place::Plan(_) | Place::Cpu => Ok(0),
         }
