@@ -90,7 +90,7 @@ struct TrainArgs {
     /// cpu, cuda or cuda:N; by default the first GPU, or the CPU where there is none.
     #[arg(long, value_parser = device_name)]
     device: Option<String>,
-    /// Take the built-in tile and split of every convolution instead of timing what suits each shape when a GPU first meets it.
+    /// Take the heuristic's tile and split of every convolution instead of timing what suits each shape when a GPU first meets it.
     ///
     /// Tiles and splits influence rounding. What was timed is kept in $BICL_CACHE, or bicl/ in the user's folder for caches,
     /// by card, driver and build: with that file, runs repeat to the bit. With this option, the same for --resume, they do

@@ -31,7 +31,7 @@ pub(super) struct PredictArgs {
     /// cpu, cuda or cuda:N.
     #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
-    /// Time no kernels: take the built-in ones, as `trainer --no-autotune` does.
+    /// Time no kernels: take those of the heuristic, as `trainer --no-autotune` does.
     #[arg(long)]
     no_autotune: bool,
     /// Print the written files as JSON.

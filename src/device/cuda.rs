@@ -16,7 +16,7 @@ use std::{
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::{IMAGES, Launch, semaphores, capture::Captures, options, pool::Pool, tuner::Tuner};
+use super::{IMAGES, Launch, capture::Captures, options, pool::Pool, semaphores, tuner::Tuner};
 use crate::{Error, Result};
 
 pub(super) use graph::CudaGraph;

@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     Launch,
-    semaphores::HostArrivals,
     capture::{Captures, Step},
+    semaphores::HostArrivals,
 };
 use crate::{Error, Result};
 

@@ -4,11 +4,9 @@
 //! launches kernels by name; everything above sees typed tensors and typed launches. [`Device::capture`] records a step
 //! as a [`Graph`]; an [`Uploader`] feeds it.
 
-mod semaphores;
 mod block;
 mod buffer;
 mod capture;
-mod tune_cache;
 mod cuda;
 mod emulated;
 mod fill;
@@ -20,7 +18,9 @@ mod options;
 mod plan;
 mod pool;
 mod readback;
+mod semaphores;
 mod tensor_map;
+mod tune_cache;
 mod tuner;
 mod uploader;
 

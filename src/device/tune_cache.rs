@@ -3,7 +3,7 @@
 //! ```text
 //! {
 //!   "origin": { "format": 1, "card": "NVIDIA H100 80GB HBM3", "driver": 13000, "kernels": "9f0c..." },
-//!   "choices": { "conv2d forward bf16 ...": { "tile": "large", "split": 1 } }
+//!   "choices": { "conv2d forward bf16 ...": { "tile": "large", "split_k": 1 } }
 //! }
 //! ```
 
@@ -82,7 +82,7 @@ struct Content {
     choices: BTreeMap<String, Value>,
 }
 
-/// Why a file gives no choices.
+/// Why a file is not used.
 enum Unreadable {
     File(io::Error),
     Content(String),
@@ -91,7 +91,7 @@ enum Unreadable {
 /// Told in one line what goes wrong with the file, which stops nobody.
 type Warn = Box<dyn Fn(&str) + Send + Sync>;
 
-/// The choices for one origin, by problem.
+/// The fastest configurations for one origin, by problem.
 pub(super) struct TuneCache {
     /// `None` where nothing can be kept.
     file: Option<PathBuf>,
@@ -104,15 +104,15 @@ impl TuneCache {
     /// Those of the origin's file in `folder`, as far as there is one that can be read.
     pub fn open(folder: Option<&Path>, origin: Origin, warn: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let file = folder.map(|folder| folder.join(origin.file_name()));
-        let mut choices = Self { file, origin, by_problem: BTreeMap::new(), warn: Box::new(warn) };
-        match choices.read() {
-            Ok(by_problem) => choices.by_problem = by_problem,
+        let mut cache = Self { file, origin, by_problem: BTreeMap::new(), warn: Box::new(warn) };
+        match cache.read() {
+            Ok(by_problem) => cache.by_problem = by_problem,
             Err(Unreadable::Content(reason)) => {
-                choices.complain(&reason, "kernels are timed anew, and the file is overwritten");
+                cache.complain(&reason, "kernels are timed anew, and the file is overwritten");
             }
-            Err(Unreadable::File(error)) => choices.give_up(&format!("cannot be read ({error})")),
+            Err(Unreadable::File(error)) => cache.give_up(&format!("cannot be read ({error})")),
         }
-        choices
+        cache
     }
 
     /// The choice for a problem, if one is known that still makes sense.
@@ -135,11 +135,11 @@ impl TuneCache {
 
     fn complain(&self, reason: &str, advice: &str) {
         if let Some(file) = &self.file {
-            (self.warn)(&format!("kernel choices: {}: {reason}; {advice}", file.display()));
+            (self.warn)(&format!("tune cache: {}: {reason}; {advice}", file.display()));
         }
     }
 
-    /// From now on choices last as long as the process.
+    /// From now on they last as long as the process.
     fn give_up(&mut self, reason: &str) {
         self.complain(
             reason,
@@ -194,7 +194,7 @@ mod tests {
         Origin::new("Card 1/2", driver, &[Image { name: "a", architectures: &[], bytes: &[1, 2] }])
     }
 
-    /// The choices in a folder, and what they complain about.
+    /// The cache in a folder, and its warnings.
     fn open(folder: &Path, driver: i32) -> (TuneCache, Arc<Mutex<Vec<String>>>) {
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let heard = warnings.clone();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_come_back_from_the_file() {
+    fn configs_come_back_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("is/made");
         let (mut first, warnings) = open(&inner, 1);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_keep_each_others_choices() {
+    fn processes_keep_each_others_configs() {
         let folder = tempfile::tempdir().unwrap();
         let ((mut a, _), (mut b, _)) = (open(folder.path(), 1), open(folder.path(), 1));
         a.put("x".into(), &1);
@@ -268,9 +268,9 @@ mod tests {
             [(&whole[..whole.len() / 2], "is damaged"), ("", "is damaged"), (&foreign, "another card")]
         {
             fs::write(&file, content).unwrap();
-            let (mut choices, warnings) = open(folder.path(), 1);
-            assert_eq!(choices.get::<i32>("x"), None, "{part}");
-            choices.put("y".into(), &2);
+            let (mut cache, warnings) = open(folder.path(), 1);
+            assert_eq!(cache.get::<i32>("x"), None, "{part}");
+            cache.put("y".into(), &2);
             expect_warnings(&warnings, &[part]);
             let (again, warnings) = open(folder.path(), 1);
             assert_eq!((again.get::<i32>("x"), again.get("y")), (None, Some(2)));
@@ -288,10 +288,10 @@ mod tests {
         let taken = folder.path().join("taken");
         fs::create_dir_all(taken.join(origin(1).file_name())).unwrap();
         for (folder, part) in [(blocked.join("in"), "cannot be written"), (taken, "cannot be read")] {
-            let (mut choices, warnings) = open(&folder, 1);
-            choices.put("x".into(), &1);
-            choices.put("y".into(), &2);
-            assert_eq!((choices.get("x"), choices.get("y")), (Some(1), Some(2)), "they last as long as the process");
+            let (mut cache, warnings) = open(&folder, 1);
+            cache.put("x".into(), &1);
+            cache.put("y".into(), &2);
+            assert_eq!((cache.get("x"), cache.get("y")), (Some(1), Some(2)), "they last as long as the process");
             expect_warnings(&warnings, &[part]);
             assert!(warnings.lock().unwrap()[0].contains("BICL_CACHE"));
         }

@@ -1,4 +1,4 @@
-//! Picks among several ways to compute the same by trying them: once for a problem, and from then on from memory.
+//! Picks among several configs to compute the same by trying them: once for a problem, and from then on from memory.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,29 +7,29 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Device, Place, tune_cache::TuneCache};
 use crate::{Error, Result};
 
-/// A way must take less than this share of the built-in one's time: below that lies the noise of timing, and other ways
+/// A config must take less than this share of the heuristic's time: below that lies the noise of timing, and other configs
 /// mean other roundings.
 const WORTH: f64 = 0.97;
 
-/// What distinguishes the ways.
-pub(crate) trait Way: Copy + PartialEq + Serialize + DeserializeOwned {}
+/// What distinguishes the configs.
+pub(crate) trait Config: Copy + PartialEq + Serialize + DeserializeOwned {}
 
-impl<W: Copy + PartialEq + Serialize + DeserializeOwned> Way for W {}
+impl<W: Copy + PartialEq + Serialize + DeserializeOwned> Config for W {}
 
-/// The choices of one device. A problem is timed once for as long as it lives, and once for the file behind it.
+/// The tune cache of one device. A problem is timed once for as long as it lives, and once for the file behind it.
 pub(super) struct Tuner(Mutex<TuneCache>);
 
 impl Tuner {
-    pub fn new(choices: TuneCache) -> Self {
-        Self(Mutex::new(choices))
+    pub fn new(cache: TuneCache) -> Self {
+        Self(Mutex::new(cache))
     }
 
-    /// The way for a problem: the one that is known; else the fastest by `measure`, which says how long a way takes, or
-    /// nothing where it cannot run; else, where this may not be timed now or nothing works, the built-in one, which is then not
+    /// The config for a problem: the one that is known; else the fastest by `measure`, which says how long a config takes, or
+    /// nothing where it cannot run; else, where this may not be timed now or nothing works, the heuristic's, which is then not
     /// kept.
     ///
-    /// Errors, naming problem and way: what `measure` returns, after which nothing more is timed.
-    fn choose<W: Way>(
+    /// Errors, naming problem and config: what `measure` returns, after which nothing more is timed.
+    fn choose<W: Config>(
         &self,
         problem: String,
         heuristic: W,
@@ -38,38 +38,43 @@ impl Tuner {
         mut measure: impl FnMut(W) -> Result<Option<f64>>,
     ) -> Result<W> {
         // Held while this times: nobody else disturbs that, or times the same.
-        let mut choices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A file may name ways that a launch would refuse.
-        let sound = |way: &W| *way == heuristic || others.contains(way);
-        if let Some(known) = choices.get(&problem).filter(sound) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A file may name configs that a launch would refuse.
+        let sound = |config: &W| *config == heuristic || others.contains(config);
+        if let Some(known) = cache.get(&problem).filter(sound) {
             return Ok(known);
         }
         if !may_time {
             return Ok(heuristic);
         }
-        let found = fastest(heuristic, others, |way| measure(way).map_err(|error| blame(&problem, way, &error)))?;
+        let found =
+            fastest(heuristic, others, |config| measure(config).map_err(|error| blame(&problem, config, &error)))?;
         if let Some(found) = &found {
-            choices.put(problem, found);
+            cache.put(problem, found);
         }
         Ok(found.unwrap_or(heuristic))
     }
 }
 
-/// The way that takes least; one that cannot run is passed over. `None` if none can.
-fn fastest<W: Copy>(heuristic: W, others: &[W], mut measure: impl FnMut(W) -> Result<Option<f64>>) -> Result<Option<W>> {
-    let mut time = |way| Ok::<_, Error>(measure(way)?.filter(|time| time.is_finite()));
+/// The config that takes least; one that cannot run is passed over. `None` if none can.
+fn fastest<W: Copy>(
+    heuristic: W,
+    others: &[W],
+    mut measure: impl FnMut(W) -> Result<Option<f64>>,
+) -> Result<Option<W>> {
+    let mut time = |config| Ok::<_, Error>(measure(config)?.filter(|time| time.is_finite()));
     let mut best = time(heuristic)?.map(|time| (WORTH * time, heuristic));
-    for &way in others {
-        if let Some(time) = time(way)?
+    for &config in others {
+        if let Some(time) = time(config)?
             && best.is_none_or(|(least, _)| time < least)
         {
-            best = Some((time, way));
+            best = Some((time, config));
         }
     }
-    Ok(best.map(|(_, way)| way))
+    Ok(best.map(|(_, config)| config))
 }
 
-/// The time of a way; `None` where it failed and the device goes on, as after a launch that was refused. `synchronize` waits
+/// The time of a config; `None` where it failed and the device goes on, as after a launch that was refused. `synchronize` waits
 /// for the device.
 ///
 /// Errors: a device that fails again when it is asked a second time. The first answer may be an old failure that is over.
@@ -79,23 +84,23 @@ fn judge(time: Result<f64>, mut synchronize: impl FnMut() -> Result<()>) -> Resu
 }
 
 /// The device's failure, with what was timed.
-fn blame(problem: &str, way: impl Serialize, error: &Error) -> Error {
-    let way = serde_json::to_string(&way).unwrap_or_else(|_| "a way without a name".into());
+fn blame(problem: &str, config: impl Serialize, error: &Error) -> Error {
+    let config = serde_json::to_string(&config).unwrap_or_else(|_| "a config without a name".into());
     let message = match error {
         Error::Cuda { op, message } => format!("{op}: {message}"),
         other => other.to_string(),
     };
     let advice = "the GPU works only in a new process: use --no-autotune or BICL_WARPGROUPS=off, and report it";
-    Error::Cuda { op: format!("{problem}, timed by way {way}"), message: format!("{message}; {advice}") }
+    Error::Cuda { op: format!("{problem}, timed by config {config}"), message: format!("{message}; {advice}") }
 }
 
 impl Device {
-    /// The way to compute a problem. `describe` gives its name, which says all that the ways' times depend on, and what could
+    /// The config to compute a problem. `describe` gives its name, which says all that the configs' times depend on, and what could
     /// be done instead of `heuristic`; `run` does it. Off GPUs, without leave, and for what is first met inside a capture,
     /// where nothing runs, the answer is `heuristic`.
     ///
-    /// Errors: a way after which the GPU does not work any more; one that is merely refused is passed over.
-    pub(crate) fn tuned<W: Way>(
+    /// Errors: a config after which the GPU does not work any more; one that is merely refused is passed over.
+    pub(crate) fn tuned<W: Config>(
         &self,
         heuristic: W,
         describe: impl FnOnce() -> (String, Vec<W>),
@@ -112,7 +117,7 @@ impl Device {
         {
             let (problem, others) = describe();
             let may_time = matches!(self.capturing(), Ok(None));
-            let measure = |way| judge(cuda.measure(self, || run(way)), || cuda.synchronize());
+            let measure = |config| judge(cuda.measure(self, || run(config)), || cuda.synchronize());
             return cuda.tuner().choose(problem, heuristic, &others, may_time, measure);
         }
         Ok(heuristic)
@@ -128,10 +133,10 @@ mod tests {
         Tuner::new(TuneCache::open(None, Origin::new("card", 1, &[]), |_| {}))
     }
 
-    /// Ways 0, 1, ... take so long; negative ones are refused. Way 0 is the built-in one.
+    /// Configs 0, 1, ... take so long; negative ones are refused. Config 0 is the heuristic's.
     fn best_of(times: &[f64]) -> Option<usize> {
         let others: Vec<usize> = (1..times.len()).collect();
-        fastest(0, &others, |way| Ok(Some(times[way]).filter(|&time| time >= 0.0 || time.is_nan()))).unwrap()
+        fastest(0, &others, |config| Ok(Some(times[config]).filter(|&time| time >= 0.0 || time.is_nan()))).unwrap()
     }
 
     #[test]
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_the_built_in_way() {
+    fn ties_go_to_the_heuristic() {
         assert_eq!(best_of(&[1.0, 1.0, 1.0]), Some(0));
         assert_eq!(best_of(&[1.0, 0.98, 0.99]), Some(0), "within the noise");
         assert_eq!(best_of(&[1.0, 0.9, 0.9]), Some(1), "then to the first");
@@ -159,11 +164,11 @@ mod tests {
     /// The choice among 0, 1 and 2, where 1 is the fastest, and how many were timed.
     fn choose(tuner: &Tuner, problem: &str, may_time: bool) -> (usize, usize) {
         let mut timed = 0;
-        let way = tuner.choose(problem.to_owned(), 0usize, &[1, 2], may_time, |way| {
+        let config = tuner.choose(problem.to_owned(), 0usize, &[1, 2], may_time, |config| {
             timed += 1;
-            Ok(Some([2.0, 1.0, 3.0][way]))
+            Ok(Some([2.0, 1.0, 3.0][config]))
         });
-        (way.unwrap(), timed)
+        (config.unwrap(), timed)
     }
 
     #[test]
@@ -204,12 +209,12 @@ mod tests {
     #[test]
     fn a_way_that_breaks_the_device_is_an_error_with_its_name() {
         let (tuner, mut timed) = (tuner(), 0);
-        let breaking = |way| {
+        let breaking = |config| {
             timed += 1;
-            if way == 1 { Err(failure("CUDA_ERROR_ILLEGAL_ADDRESS")) } else { Ok(Some(1.0)) }
+            if config == 1 { Err(failure("CUDA_ERROR_ILLEGAL_ADDRESS")) } else { Ok(Some(1.0)) }
         };
         let error = tuner.choose("conv2d forward".into(), 0usize, &[1, 2], true, breaking).unwrap_err().to_string();
-        for part in ["conv2d forward", "way 1", "cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS", "--no-autotune"] {
+        for part in ["conv2d forward", "config 1", "cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS", "--no-autotune"] {
             assert!(error.contains(part), "{part} in {error}");
         }
         assert_eq!((timed, error.lines().count()), (2, 1), "nothing is timed on a broken device");
@@ -232,11 +237,11 @@ mod tests {
     }
 
     #[test]
-    fn devices_without_a_clock_keep_to_the_built_in_way() {
+    fn devices_without_a_clock_keep_to_the_heuristic() {
         for device in [Device::cpu(), Device::plan()] {
             assert!(device.options().autotune && !device.autotune());
-            let way = device.tuned(0, || unreachable!("nothing is asked"), |_| unreachable!("nothing is run"));
-            assert_eq!(way.unwrap(), 0);
+            let config = device.tuned(0, || unreachable!("nothing is asked"), |_| unreachable!("nothing is run"));
+            assert_eq!(config.unwrap(), 0);
         }
     }
 }

@@ -89,7 +89,7 @@ impl Check {
         Self { limit, ..self }
     }
 
-    /// Carries it out on `device`, which computes in the built-in way meanwhile, without warpgroups unless the check asks for
+    /// Carries it out on `device`, which computes as the heuristic says meanwhile, without warpgroups unless the check asks for
     /// them, and times nothing.
     pub fn run(&self, device: &Device) -> Row {
         self.run_on(|| Ok(device.clone())).0

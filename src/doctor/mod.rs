@@ -14,6 +14,7 @@
 mod check;
 mod children;
 mod compare;
+mod configs;
 mod convolution;
 mod host;
 pub mod layouts;
@@ -21,7 +22,6 @@ mod losses;
 mod operations;
 mod runtime;
 mod training;
-mod ways;
 
 use std::{
     io::Write,
@@ -64,7 +64,7 @@ pub fn device_checks() -> Vec<Check> {
     checks.extend(convolution::checks());
     checks.extend(operations::checks());
     checks.extend(losses::checks());
-    checks.extend(ways::checks());
+    checks.extend(configs::checks());
     checks.extend(training::checks());
     checks
 }

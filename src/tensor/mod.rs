@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc};
 
 pub use dtype::{DType, Element, Real};
 pub(crate) use elementwise::declarations as tensor_declarations;
-pub(crate) use launch::{Semaphores, MapIn, MapOut, OptMapIn, Variant, address_of, kernels, symbol};
 pub use launch::{Declaration, In, Inout, OptIn, OptOut, Out, Param, Table, Val};
+pub(crate) use launch::{MapIn, MapOut, OptMapIn, Semaphores, Variant, address_of, kernels, symbol};
 pub use replay::Pending;
 pub use rng::Rng;
 pub(crate) use rng::scatter;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! host            data -> pinned
-//! copy stream     [=> the way was used up]  pinned -> staged
+//! copy stream     [=> the slot was used up]  pinned -> staged
 //! compute stream  ...work launched before...  [=> staged is there]  staged -> target  ...work launched later...
 //! ```
 
@@ -22,26 +22,26 @@ use crate::{
     },
 };
 
-/// Bytes that a thread copies at a time: one alone is slower than the way to the card.
+/// Bytes that a thread copies at a time: one alone is slower than the bus to the card.
 const PIECE: usize = 1 << 20;
-/// Ways for each target: one on which a batch travels, one for the batch before.
-const WAYS: usize = 2;
+/// Slots for each target: one on which a batch travels, one for the batch before.
+const SLOTS: usize = 2;
 
 pub(in crate::device) struct Staging {
     device: Arc<CudaDevice>,
     stream: Arc<CudaStream>,
     /// By the target's address and size.
-    ways: HashMap<(usize, usize), Ways>,
+    slots: HashMap<(usize, usize), Slots>,
 }
 
-struct Ways {
-    ways: Vec<Way>,
+struct Slots {
+    slots: Vec<Slot>,
     /// Whose turn it is.
     next: usize,
 }
 
 /// Where a batch passes.
-struct Way {
+struct Slot {
     pinned: Pinned,
     staged: Buffer,
     /// The copy stream has read `pinned` and written `staged`.
@@ -53,7 +53,7 @@ struct Way {
 impl Staging {
     pub fn new(device: &Arc<CudaDevice>) -> Result<Self> {
         let stream = device.context.new_stream().map_err(failed("cuStreamCreate"))?;
-        Ok(Self { device: device.clone(), stream, ways: HashMap::new() })
+        Ok(Self { device: device.clone(), stream, slots: HashMap::new() })
     }
 
     /// Begins to copy the parts of `source` into `target`, of their size together: after what was launched so far, before what comes.
@@ -61,49 +61,49 @@ impl Staging {
         let bytes = source.iter().map(|part| part.len()).sum();
         assert_eq!(target.len(), bytes, "a buffer is written whole");
         let (device, stream) = (&self.device, &self.stream);
-        let ways = self.ways.entry((target.address(), target.len())).or_insert(Ways { ways: Vec::new(), next: 0 });
-        if ways.ways.len() < WAYS {
-            ways.next = ways.ways.len();
-            ways.ways.push(Way::new(device, bytes)?);
+        let slots = self.slots.entry((target.address(), target.len())).or_insert(Slots { slots: Vec::new(), next: 0 });
+        if slots.slots.len() < SLOTS {
+            slots.next = slots.slots.len();
+            slots.slots.push(Slot::new(device, bytes)?);
         }
-        let way = &mut ways.ways[ways.next];
-        ways.next = (ways.next + 1) % WAYS;
+        let slot = &mut slots.slots[slots.next];
+        slots.next = (slots.next + 1) % SLOTS;
 
-        // Passed at once for a way that was never used, as its event was never recorded.
-        way.arrived.synchronize().map_err(failed("cuEventSynchronize"))?;
-        let mut rest = way.pinned.as_mut_slice();
+        // Passed at once for a slot that was never used, as its event was never recorded.
+        slot.arrived.synchronize().map_err(failed("cuEventSynchronize"))?;
+        let mut rest = slot.pinned.as_mut_slice();
         for part in source {
             let (here, behind) = rest.split_at_mut(part.len());
             here.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
             rest = behind;
         }
-        stream.wait(&way.used).map_err(failed("cuStreamWaitEvent"))?;
-        let staged = way.staged.address();
+        stream.wait(&slot.used).map_err(failed("cuStreamWaitEvent"))?;
+        let staged = slot.staged.address();
         // SAFETY: both have this size. `pinned` is next written after `arrived`, and dropped after the stream has come to
         // rest (`Staging::drop`).
         unsafe {
-            result::memcpy_htod_async(staged as sys::CUdeviceptr, way.pinned.as_slice(), stream.cu_stream())
+            result::memcpy_htod_async(staged as sys::CUdeviceptr, slot.pinned.as_slice(), stream.cu_stream())
                 .map_err(failed("cuMemcpyHtoD"))?;
         }
-        way.arrived.record(stream).map_err(failed("cuEventRecord"))?;
-        device.stream.wait(&way.arrived).map_err(failed("cuStreamWaitEvent"))?;
+        slot.arrived.record(stream).map_err(failed("cuEventRecord"))?;
+        device.stream.wait(&slot.arrived).map_err(failed("cuStreamWaitEvent"))?;
         device.copy(target.address(), staged, bytes)?;
-        way.used.record(&device.stream).map_err(failed("cuEventRecord"))
+        slot.used.record(&device.stream).map_err(failed("cuEventRecord"))
     }
 }
 
-impl Way {
+impl Slot {
     fn new(device: &Arc<CudaDevice>, bytes: usize) -> Result<Self> {
         let event = || device.context.new_event(None).map_err(failed("cuEventCreate"));
-        let way = Self {
+        let slot = Self {
             pinned: Pinned::new(device, bytes)?,
             staged: Buffer::new(Home::Device(device.clone()), bytes)?,
             arrived: event()?,
             used: event()?,
         };
         // `staged` may be a block that launched work of the compute stream still uses.
-        way.used.record(&device.stream).map_err(failed("cuEventRecord"))?;
-        Ok(way)
+        slot.used.record(&device.stream).map_err(failed("cuEventRecord"))?;
+        Ok(slot)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     Device, Error, Result,
     device::{
         IMAGES,
-        tune_cache::{self, TuneCache, Origin},
+        tune_cache::{self, Origin, TuneCache},
         tuner::Tuner,
     },
 };
@@ -77,7 +77,7 @@ impl CudaDevice {
         Ok(f64::from(least) / repeats as f64)
     }
 
-    /// With the choices of this card, driver and build.
+    /// With the tune cache of this card, driver and build.
     pub(in crate::device) fn tuner(&self) -> &Tuner {
         self.tuner.get_or_init(|| {
             let (name, driver) = (self.name(), self.driver_version());
@@ -87,7 +87,7 @@ impl CudaDevice {
             let known = name.is_ok() && driver.is_ok();
             let folder = tune_cache::folder(|name| env::var_os(name)).filter(|_| known);
             if folder.is_none() {
-                warn("kernel choices: no folder to keep them in; kernels are timed anew by every process; set BICL_CACHE");
+                warn("tune cache: no folder to keep them in; kernels are timed anew by every process; set BICL_CACHE");
             }
             let origin = Origin::new(&name.unwrap_or_default(), driver.unwrap_or_default(), IMAGES);
             Tuner::new(TuneCache::open(folder.as_deref(), origin, warn))

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{BOTH, Contrast, ContrastSpec, OP, Problem, Saved};
+use super::{BOTH, Contrast, ContrastSpec, OP, Saved, Term};
 use crate::{
     Error, Result, Tensor,
     autograd::Var,
@@ -26,9 +26,9 @@ struct Sums<T> {
     b: Vec<T>,
 }
 
-pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result<(Tensor, Saved)> {
+pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], term: Term) -> Result<(Tensor, Saved)> {
     let [features, vectors, counts, labels, overlap] = inputs;
-    let Problem { extents: e, temperature, tracked, .. } = problem;
+    let Term { extents: e, temperature, tracked, .. } = term;
     let device = features.device();
     let empty = |shape: &[usize]| Tensor::zeros(shape, T::DTYPE, device);
     // Without a backward pass only a strip's own part is needed; a zero pitch says so.
@@ -44,15 +44,15 @@ pub(super) fn forward<T: Real>(inputs: [&Tensor; 5], problem: Problem) -> Result
         let (counts, overlap) = (counts.as_slice::<u32>()?, overlap.as_slice::<u8>()?);
         let (inverse, a, g) = (inverse.as_mut_slice::<T>()?, a.as_mut_slice::<T>()?, g.as_mut_slice::<T>()?);
         let (b, scale) = (b.as_mut_slice::<T>()?, scale.as_mut_slice::<T>()?);
-        let cell_of_x: Vec<u32> = (0..problem.columns).map(|x| (x * e.width / problem.columns) as u32).collect();
+        let cell_of_x: Vec<u32> = (0..term.columns).map(|x| (x * e.width / term.columns) as u32).collect();
         let strip_rows = (CELLS / e.width.max(1)).max(1);
         let pitch = strip_rows * e.width;
         for pair in (0..e.pairs).filter(|_| e.cells() > 0) {
             let of_pair = Pair {
-                problem,
+                term,
                 features: &features[pair * e.cells() * e.depth..][..e.cells() * e.depth],
                 unit: &unit[pair * e.classes * e.depth..][..e.classes * e.depth],
-                labels: &labels[pair * problem.rows * problem.columns..][..problem.rows * problem.columns],
+                labels: &labels[pair * term.rows * term.columns..][..term.rows * term.columns],
                 present: counts[pair * e.classes..][..e.classes].iter().map(|&n| n > 0).collect(),
                 weighted: overlap[pair * e.classes..][..e.classes].iter().map(|&w| w > 0).collect(),
                 cell_of_x: &cell_of_x,
@@ -142,7 +142,7 @@ impl<T> Scratch<T> {
 
 /// One pair's inputs.
 struct Pair<'a, T> {
-    problem: Problem,
+    term: Term,
     features: &'a [T],
     unit: &'a [T],
     labels: &'a [u8],
@@ -154,7 +154,7 @@ struct Pair<'a, T> {
 impl<T: Real> Pair<'_, T> {
     /// w(c) n(p,c) of the cells in `rows` of the feature map, into `counts` [rows, w, C].
     fn count(&self, rows: std::ops::Range<usize>, counts: &mut Vec<u32>) {
-        let Problem { extents: e, rows: height, columns, .. } = self.problem;
+        let Term { extents: e, rows: height, columns, .. } = self.term;
         counts.clear();
         counts.resize(rows.len() * e.width * e.classes, 0);
         let first_row = |row| first_of_cell(row, e.height, height);
@@ -181,7 +181,7 @@ impl<T: Real> Pair<'_, T> {
         scratch: &mut Scratch<T>,
         mut saved: Option<SavedStrip<T>>,
     ) -> Sums<T> {
-        let Extents { width, depth, classes, .. } = self.problem.extents;
+        let Extents { width, depth, classes, .. } = self.term.extents;
         let Scratch { unit, counts, s, inverse, terms } = scratch;
         let cells = rows.len() * width;
         let features = &self.features[rows.start * width * depth..][..cells * depth];
@@ -193,7 +193,7 @@ impl<T: Real> Pair<'_, T> {
         if let Some(saved) = &mut saved {
             saved.inverse.copy_from_slice(inverse);
         }
-        let over_tau = T::of(1.0 / self.problem.temperature);
+        let over_tau = T::of(1.0 / self.term.temperature);
         let mut sums = Sums { loss: 0.0, mass: 0, b: vec![T::zero(); classes] };
         for (p, (s, counts)) in s.chunks_exact(classes).zip(counts.chunks_exact(classes)).enumerate() {
             let mass: u64 = counts.iter().map(|&n| u64::from(n)).sum();

@@ -14,7 +14,7 @@
 
 use half::bf16;
 
-use super::{BOTH, Contrast, ContrastSpec, OP, Problem, Saved};
+use super::{BOTH, Contrast, ContrastSpec, OP, Saved, Term};
 use crate::{
     DType, Result, Tensor,
     autograd::Var,
@@ -58,11 +58,11 @@ kernels! { "contrastive_loss";
         features: In<T>, other_features: OptIn<T>, vectors: In<T::Accumulator>, vector_inverse: In<T::Accumulator>,
         counts: In<u32>, labels: In<u8>, other_labels: OptIn<u8>, dynamic: OptIn<u8>, overlap: In<u8>,
         inverse: Out<T::Accumulator>, g: Out<T::Accumulator>, a: Out<T::Accumulator>, tile_loss: Out<T::Accumulator>,
-        tile_mass: Out<u32>, problem: Val<LossProblem>);
+        tile_mass: Out<u32>, term: Val<LossProblem>);
     /// The loss and the scales from the tiles' sums.
     fn contrastive_finish<T in f32 | f64>(
         tile_loss: In<T>, tile_mass: In<u32>, total: Out<T>, of_first: OptOut<T>, of_second: OptOut<T>, scale: Out<T>,
-        problem: Val<LossProblem>);
+        term: Val<LossProblem>);
 }
 
 /// The pixels of one domain or of both, and the prototypes that they are held against: of the same domain where there is
@@ -119,8 +119,7 @@ impl Directions<'_> {
         let [directions, pairs, depth, classes] = extents;
         let (temperature, temperature_f64) = (self.temperature as f32, self.temperature);
         let (sampling, weights) = (self.sampling, self.weights);
-        let problem =
-            LossProblem { directions, pairs, depth, classes, sampling, temperature, temperature_f64, weights };
+        let term = LossProblem { directions, pairs, depth, classes, sampling, temperature, temperature_f64, weights };
         let launch = tile_launch(OP, e)?;
         // SAFETY: the operation checked all shapes; a block a tile, for each direction.
         unsafe {
@@ -141,7 +140,7 @@ impl Directions<'_> {
                 &mut a,
                 &mut tile_loss,
                 &mut tile_mass,
-                problem,
+                term,
             )?;
         }
         let (of_first, of_second) = match &mut each {
@@ -159,28 +158,28 @@ impl Directions<'_> {
                 of_first,
                 of_second,
                 &mut scale,
-                problem,
+                term,
             )?;
         }
         Ok(Losses { total, each, saved: SavedCosines { inverse, g, a, scale } })
     }
 }
 
-pub(super) fn forward<T: Element>(inputs: [&Tensor; 5], problem: Problem) -> Result<(Tensor, Saved)> {
+pub(super) fn forward<T: Element>(inputs: [&Tensor; 5], term: Term) -> Result<(Tensor, Saved)> {
     let [features, vectors, counts, labels, overlap] = inputs;
-    let e = problem.extents;
+    let e = term.extents;
     let directions = Directions {
         extents: e,
         count: 1,
         features: &Halves::one(features),
         labels: &Halves::one(labels),
         dynamic: None,
-        sampling: LabelSampling::Nearest.for_device([problem.rows, problem.columns], [e.height, e.width]),
+        sampling: LabelSampling::Nearest.for_device([term.rows, term.columns], [e.height, e.width]),
         vectors,
         vector_inverse: &row_norms::<T::Accumulator>(OP, vectors)?,
         counts,
         overlap,
-        temperature: problem.temperature,
+        temperature: term.temperature,
         weights: [1.0, 0.0],
     };
     let Losses { total, saved: SavedCosines { inverse, g, a, scale }, .. } = directions.forward::<T>()?;

@@ -189,9 +189,9 @@ pub fn contrastive_loss(
     check_temperature(OP, temperature)?;
     let vectors = &prototypes.vectors;
     let tracked = features.is_tracked() || vectors.is_tracked();
-    let problem = Problem { extents, rows, columns, temperature, tracked };
+    let term = Term { extents, rows, columns, temperature, tracked };
     let inputs = [features.value(), vectors.value(), &prototypes.counts, labels, overlap];
-    let (loss, saved) = forward(inputs, problem)?;
+    let (loss, saved) = forward(inputs, term)?;
     Var::record(OP, loss, [features, vectors], move |dloss, wanted| backward(&saved, &dloss, extents, wanted))
 }
 
@@ -213,7 +213,7 @@ struct Saved {
 
 /// The extents of one call and the temperature.
 #[derive(Clone, Copy)]
-struct Problem {
+struct Term {
     extents: Extents,
     /// Rows H and columns W of the labels.
     rows: usize,
@@ -232,16 +232,16 @@ pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()
 }
 
 /// Of `[features, vectors, counts, labels, overlap]`.
-fn forward(inputs: [&Tensor; 5], problem: Problem) -> Result<(Tensor, Saved)> {
+fn forward(inputs: [&Tensor; 5], term: Term) -> Result<(Tensor, Saved)> {
     let [features, vectors, counts, labels, overlap] = inputs;
     dispatch!(features, OP, T => {
-        kernels => cuda::forward::<T>(inputs, problem),
+        kernels => cuda::forward::<T>(inputs, term),
         bf16 => {
             let features = features.to_dtype(DType::F32)?;
-            let (loss, saved) = forward([&features, vectors, counts, labels, overlap], problem)?;
+            let (loss, saved) = forward([&features, vectors, counts, labels, overlap], term)?;
             Ok((loss, Saved { features: inputs[0].clone(), ..saved }))
         },
-        cpu => cpu::forward::<T>(inputs, problem),
+        cpu => cpu::forward::<T>(inputs, term),
     })
 }
 

@@ -1,24 +1,24 @@
 //! Launches of the kernels that `heuristic` chooses.
 
+mod autotune;
 pub(in crate::ops) mod epilogue;
+mod few_channels;
 mod mma;
 mod scheduler;
 mod simt;
 mod split_k;
-mod autotune;
 mod wgmma;
-mod few_channels;
 
 use super::{
-    ConvProblem, OP, MathMode,
+    ConvProblem, MathMode, OP,
     heuristic::{
-        Algorithm::{Mma, Simt, FewChannels, Wgmma},
+        Algorithm::{FewChannels, Mma, Simt, Wgmma},
         Choice,
         SimtTile::{Narrow, Wide},
         choose,
     },
+    mma_tiling::{self, GemmProblem, MmaTile, PIXELS, Tiling, cut},
     problem::{Direction, extents},
-    mma_tiling::{self, MmaTile, PIXELS, GemmProblem, Tiling, cut},
 };
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -26,17 +26,23 @@ use crate::{
     device::Launch,
     ops::{
         batch_norm,
-        epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, BatchNormPartialStats},
+        epilogue::{BatchNormBackwardEpilogue, BatchNormEpilogue, BatchNormPartialStats},
     },
     tensor::{Declaration, Element},
 };
-use epilogue::{DataGradientEpilogue, ForwardEpilogue};
 use autotune::TuneKey;
+use epilogue::{DataGradientEpilogue, ForwardEpilogue};
 
 /// What the kernel files declare.
 pub(crate) fn declarations() -> Vec<Declaration> {
-    [simt::declarations(), mma::declarations(), split_k::declarations(), few_channels::declarations(), wgmma::declarations()]
-        .concat()
+    [
+        simt::declarations(),
+        mma::declarations(),
+        split_k::declarations(),
+        few_channels::declarations(),
+        wgmma::declarations(),
+    ]
+    .concat()
 }
 
 /// Threads of a block of the tiled kernels (CONV_THREADS, MMA_THREADS).
@@ -64,7 +70,7 @@ pub(super) struct Output {
 }
 
 pub(super) fn forward<T: Element>(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -72,18 +78,18 @@ pub(super) fn forward<T: Element>(
     groups: Option<usize>,
     norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
-    let choice = choose(Direction::Forward, params, T::DTYPE, math_mode, x.device().has_warpgroup_products());
+    let choice = choose(Direction::Forward, problem, T::DTYPE, math_mode, x.device().has_warpgroup_products());
     if let FewChannels(tile) = choice.algorithm {
-        return few_channels::forward::<T>(params, tile, x, w, bias, groups, norm);
+        return few_channels::forward::<T>(problem, tile, x, w, bias, groups, norm);
     }
     let (direction, dtype) = (Direction::Forward, T::DTYPE);
-    let problem = TuneKey { direction, params, dtype, groups, accumulate: false, epilogue: false };
-    let choice = problem.tuned(x.device(), choice, |choice| {
-        let Output { y, moments, .. } = forward_by::<T>(choice, params, x, w, bias, groups, norm)?;
+    let key = TuneKey { direction, problem, dtype, groups, accumulate: false, epilogue: false };
+    let choice = key.tuned(x.device(), choice, |choice| {
+        let Output { y, moments, .. } = forward_by::<T>(choice, problem, x, w, bias, groups, norm)?;
         // What is left to batch norm counts too.
         groups.map_or(Ok(()), |groups| batch_norm::try_statistics(&y, groups, moments.as_ref()))
     })?;
-    forward_by::<T>(choice, params, x, w, bias, groups, norm)
+    forward_by::<T>(choice, problem, x, w, bias, groups, norm)
 }
 
 /// The tiling of a forward pass or data gradient with split-K.
@@ -96,7 +102,7 @@ fn with_split_k(choice: Choice) -> Option<Tiling> {
 
 fn forward_by<T: Element>(
     choice: Choice,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -105,17 +111,17 @@ fn forward_by<T: Element>(
 ) -> Result<Output> {
     let plain = |y| Ok(Output { y, moments: None, normalized: false });
     if let Wgmma(tiling) = choice.algorithm {
-        return wgmma::forward::<T>(tiling, params, x, w, bias, groups, norm);
+        return wgmma::forward::<T>(tiling, problem, x, w, bias, groups, norm);
     }
     if let Some(tiling) = with_split_k(choice) {
-        return plain(split_k::forward::<T>(tiling, params, x, w, bias)?);
+        return plain(split_k::forward::<T>(tiling, problem, x, w, bias)?);
     }
-    let (device, p, algorithm) = (x.device(), *params, choice.algorithm);
-    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
+    let (device, p, algorithm) = (x.device(), *problem, choice.algorithm);
+    let mut y = Tensor::empty(&problem.output(), T::DTYPE, device)?;
     let Mma(tile) = algorithm else {
-        let (m, n) = extents(Direction::Forward, params);
+        let (m, n) = extents(Direction::Forward, problem);
         let launch = tiled(algorithm.tiles(m, n), 1, [THREADS, 1, 1])?;
-        // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles.
+        // SAFETY: the tensors have the extents of `problem`, which the caller checked; the grid covers y in tiles.
         unsafe {
             match algorithm {
                 Simt(Wide) => simt::conv2d_forward_wide::<T>(device, launch, x, w, bias, &mut y, p)?,
@@ -125,10 +131,10 @@ fn forward_by<T: Element>(
         }
         return plain(y);
     };
-    let norm = norm.by_chunks(params.k as usize, T::DTYPE);
-    let (launch, group, mut moments) = by_groups(params, tile, groups, device)?;
+    let norm = norm.by_chunks(problem.k as usize, T::DTYPE);
+    let (launch, group, mut moments) = by_groups(problem, tile, groups, device)?;
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);
-    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, group by group,
+    // SAFETY: the tensors have the extents of `problem`, which the caller checked; the grid covers y in tiles, group by group,
     // and the moments have room for each group's pieces; the shared memory is the tile's, and so are the channels that it
     // takes; the residual has y's shape, and the vectors a value for each channel.
     unsafe { mma::conv2d_mma_forward::<T>(device, launch, tile, x, w, &mut y, epilogue, p, group)? };
@@ -138,61 +144,62 @@ fn forward_by<T: Element>(
 /// The launch of a forward pass whose tiles end with each group, the pixels of a group, and room for the groups' moments where
 /// they are wanted, channels come in pairs and the tile takes them. Without moments the batch is one group.
 fn by_groups(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     tile: MmaTile,
     groups: Option<usize>,
     device: &Device,
 ) -> Result<(Launch, i32, Option<BatchNormPartialStats>)> {
-    let k = params.k as usize;
+    let k = problem.k as usize;
     let groups = groups.filter(|_| k.is_multiple_of(2) && tile != MmaTile::Slim);
-    let (layers, pixels) = (groups.unwrap_or(1), pixels(params));
+    let (layers, pixels) = (groups.unwrap_or(1), pixels(problem));
     let group = pixels / layers;
-    let moments = groups.map(|groups| BatchNormPartialStats::empty(groups, group, tile.piece(), k, device)).transpose()?;
+    let moments =
+        groups.map(|groups| BatchNormPartialStats::empty(groups, group, tile.piece(), k, device)).transpose()?;
     let launch = tiled(tile.count(group, k), layers, [THREADS, 1, 1])?;
     Ok((Launch { shared_bytes: tile.shared_bytes(), ..launch }, group as i32, moments))
 }
 
 pub(super) fn data_gradient<T: Element>(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     math_mode: MathMode,
     request: &mut GradientRequest,
 ) -> Result<Contribution> {
-    let choice = choose(Direction::DataGradient, params, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
+    let choice = choose(Direction::DataGradient, problem, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
     let accumulates = matches!(choice.algorithm, Mma(_) | Wgmma(_));
-    let sum = if accumulates { request.take_accumulate(&params.input()) } else { None };
+    let sum = if accumulates { request.take_accumulate(&problem.input()) } else { None };
     let (sum, request) = (sum.as_ref(), &*request);
     let (direction, dtype) = (Direction::DataGradient, T::DTYPE);
     let (accumulate, epilogue) = (sum.is_some(), request.epilogue().is_some());
-    let problem = TuneKey { direction, params, dtype, groups: None, accumulate, epilogue };
-    let choice = problem
-        .tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, params, dy, w, sum, request).map(drop))?;
-    data_gradient_by::<T>(choice, params, dy, w, sum, request)
+    let key = TuneKey { direction, problem, dtype, groups: None, accumulate, epilogue };
+    let choice =
+        key.tuned(dy.device(), choice, |choice| data_gradient_by::<T>(choice, problem, dy, w, sum, request).map(drop))?;
+    data_gradient_by::<T>(choice, problem, dy, w, sum, request)
 }
 
 /// `accumulate` is for tensor cores alone. The epilogue is applied where the kernel can.
 fn data_gradient_by<T: Element>(
     choice: Choice,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     accumulate: Option<&Tensor>,
     request: &GradientRequest,
 ) -> Result<Contribution> {
     if let Wgmma(tiling) = choice.algorithm {
-        return wgmma::data_gradient::<T>(tiling, params, dy, w, accumulate, request);
+        return wgmma::data_gradient::<T>(tiling, problem, dy, w, accumulate, request);
     }
     if let Some(tiling) = with_split_k(choice) {
-        return Ok(split_k::data_gradient::<T>(tiling, params, dy, w, accumulate)?.into());
+        return Ok(split_k::data_gradient::<T>(tiling, problem, dy, w, accumulate)?.into());
     }
-    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
-    let phases = params.stride[0] as usize * params.stride[1] as usize;
+    let (device, p, algorithm) = (dy.device(), *problem, choice.algorithm);
+    let mut dx = Tensor::empty(&problem.input(), T::DTYPE, device)?;
+    let phases = problem.stride[0] as usize * problem.stride[1] as usize;
     let Mma(tile) = algorithm else {
-        let (m, n) = extents(Direction::DataGradient, params);
+        let (m, n) = extents(Direction::DataGradient, problem);
         let launch = tiled(algorithm.tiles(m, n), phases, [THREADS, 1, 1])?;
-        // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase.
+        // SAFETY: the tensors have the extents of `problem`; the grid covers the largest phase in tiles, and every phase.
         unsafe {
             match algorithm {
                 Simt(Wide) => simt::conv2d_data_gradient_wide::<T>(device, launch, dy, w, &mut dx, p)?,
@@ -204,13 +211,13 @@ fn data_gradient_by<T: Element>(
     };
     let norm = BatchNormBackwardEpilogue::of(request, &dx);
     // Tiles end with each group of images that has statistics of its own.
-    let ([n, h, width, c], [down, across]) = (params.input(), params.stride.map(|stride| stride as usize));
+    let ([n, h, width, c], [down, across]) = (problem.input(), problem.stride.map(|stride| stride as usize));
     let rows = n / norm.groups * h.div_ceil(down) * width.div_ceil(across);
     let launch = tiled(tile.count(rows, c), norm.groups * phases, [THREADS, 1, 1])?;
     let launch = Launch { shared_bytes: tile.shared_bytes(), ..launch };
     let mut norm = norm.with_room(phases * rows.div_ceil(tile.m()))?;
     let epilogue = DataGradientEpilogue::new(accumulate, &mut norm);
-    // SAFETY: the tensors have the extents of `params`, the epilogue's images those of dx, and its vectors a value for each
+    // SAFETY: the tensors have the extents of `problem`, the epilogue's images those of dx, and its vectors a value for each
     // channel (mean and variance for each group); the grid covers the largest phase of a group in tiles, every phase and every
     // group, for which the sums have room; the shared memory is the tile's, and so are the channels that it takes.
     unsafe { mma::conv2d_mma_data_gradient::<T>(device, launch, tile, dy, w, &mut dx, epilogue, p)? };
@@ -218,46 +225,46 @@ fn data_gradient_by<T: Element>(
 }
 
 pub(super) fn weight_gradient<T: Element>(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
     math_mode: MathMode,
 ) -> Result<Tensor> {
-    let choice = choose(Direction::WeightGradient, params, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
-    let FewChannels(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, params, dy, x) };
+    let choice = choose(Direction::WeightGradient, problem, T::DTYPE, math_mode, dy.device().has_warpgroup_products());
+    let FewChannels(tile) = choice.algorithm else { return tuned_weight_gradient::<T>(choice, problem, dy, x) };
     // The padded problem on the ordinary kernels of the tensor cores.
-    let (x, padded) = (few_channels::image::<T>(params, x)?, few_channels::padded(params));
+    let (x, padded) = (few_channels::image::<T>(problem, x)?, few_channels::padded(problem));
     let tiling = GemmProblem::new(Direction::WeightGradient, &padded, T::DTYPE).with_split_k(tile);
     let choice = Choice { algorithm: Mma(tile), split_k: tiling.split_k };
-    few_channels::filter_gradient::<T>(params, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
+    few_channels::filter_gradient::<T>(problem, &tuned_weight_gradient::<T>(choice, &padded, dy, &x)?)
 }
 
 fn tuned_weight_gradient<T: Element>(
     heuristic: Choice,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
     let (direction, dtype) = (Direction::WeightGradient, T::DTYPE);
-    let problem = TuneKey { direction, params, dtype, groups: None, accumulate: false, epilogue: false };
+    let key = TuneKey { direction, problem, dtype, groups: None, accumulate: false, epilogue: false };
     let choice =
-        problem.tuned(dy.device(), heuristic, |choice| weight_gradient_by::<T>(choice, params, dy, x).map(drop))?;
-    weight_gradient_by::<T>(choice, params, dy, x)
+        key.tuned(dy.device(), heuristic, |choice| weight_gradient_by::<T>(choice, problem, dy, x).map(drop))?;
+    weight_gradient_by::<T>(choice, problem, dy, x)
 }
 
-fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+fn weight_gradient_by<T: Element>(choice: Choice, problem: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     if let Wgmma(tiling) = choice.algorithm {
-        return wgmma::weight_gradient::<T>(tiling, params, dy, x);
+        return wgmma::weight_gradient::<T>(tiling, problem, dy, x);
     }
-    let (device, p, algorithm) = (dy.device(), *params, choice.algorithm);
-    let (m, n) = extents(Direction::WeightGradient, params);
+    let (device, p, algorithm) = (dy.device(), *problem, choice.algorithm);
+    let (m, n) = extents(Direction::WeightGradient, problem);
     let tiles = algorithm.tiles(m, n);
-    let (layers, range) = cut(pixels(params), choice.split_k, PIXELS);
+    let (layers, range) = cut(pixels(problem), choice.split_k, PIXELS);
     let launch = Launch { shared_bytes: algorithm.shared_bytes(), ..tiled(tiles, layers, [THREADS, 1, 1])? };
-    let shape = params.filter();
+    let shape = problem.filter();
     let mut sums = partial(layers, &shape, dy)?;
     let (to, range) = (&mut sums, range as i32);
-    // SAFETY: the tensors have the extents of `params`; the grid covers the filter in tiles and the pixels in ranges,
+    // SAFETY: the tensors have the extents of `problem`; the grid covers the filter in tiles and the pixels in ranges,
     // one layer of `sums` each; the shared memory is the algorithm's, and so are the channels that it takes.
     unsafe {
         match algorithm {
@@ -273,19 +280,19 @@ fn weight_gradient_by<T: Element>(choice: Choice, params: &ConvProblem, dy: &Ten
     reduce::<T>(&sums, &shape, layers)
 }
 
-pub(super) fn bias_gradient<T: Element>(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
-    let shape = [params.k as usize];
+pub(super) fn bias_gradient<T: Element>(problem: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
+    let shape = [problem.k as usize];
     let blocks = shape[0].div_ceil(32);
-    let (layers, range) = mma_tiling::split_k(blocks, pixels(params));
+    let (layers, range) = mma_tiling::split_k(blocks, pixels(problem));
     let launch = tiled(blocks, layers, [32, 8, 1])?;
     let mut partial = partial(layers, &shape, dy)?;
-    // SAFETY: dy has the extents of `params`; the grid covers its channels and, in ranges, its pixels, one layer of
+    // SAFETY: dy has the extents of `problem`; the grid covers its channels and, in ranges, its pixels, one layer of
     // `partial` each.
     unsafe {
         if T::DTYPE == DType::F64 {
-            simt::conv2d_bias_gradient_f64(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
+            simt::conv2d_bias_gradient_f64(dy.device(), launch, dy, &mut partial, *problem, range as i32)?;
         } else {
-            simt::conv2d_bias_gradient::<T>(dy.device(), launch, dy, &mut partial, *params, range as i32)?;
+            simt::conv2d_bias_gradient::<T>(dy.device(), launch, dy, &mut partial, *problem, range as i32)?;
         }
     }
     reduce::<T>(&partial, &shape, layers)
@@ -297,8 +304,8 @@ fn elsewhere() -> Error {
 }
 
 /// Pixels of the output.
-fn pixels(params: &ConvProblem) -> usize {
-    params.output()[..3].iter().product()
+fn pixels(problem: &ConvProblem) -> usize {
+    problem.output()[..3].iter().product()
 }
 
 /// Workspace for sums over `layers` ranges.

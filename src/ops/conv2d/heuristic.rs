@@ -4,8 +4,8 @@
 
 use super::{
     ConvProblem, MathMode,
+    mma_tiling::{self, BLOCKS, GemmProblem, MmaTile, Tiling},
     problem::{Direction, extents},
-    mma_tiling::{self, BLOCKS, MmaTile, GemmProblem, Tiling},
     wgmma_tiling::{self, WgmmaProblem, WgmmaTiling},
 };
 use crate::tensor::DType;
@@ -89,26 +89,28 @@ impl Algorithm {
 /// The choice for one GEMM where none is timed.
 pub(super) fn choose(
     direction: Direction,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dtype: DType,
     math_mode: MathMode,
     warpgroups: bool,
 ) -> Choice {
     let tensor_cores = dtype == DType::Bf16 || (dtype == DType::F32 && math_mode == MathMode::Tf32);
-    if tensor_cores && whole_chunks(direction, params, dtype) {
-        let by_warpgroups = warpgroups && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params);
-        if by_warpgroups && !is_small_weight_gradient(direction, params) {
-            return WgmmaProblem::new(direction, params).heuristic().into();
+    if tensor_cores && whole_chunks(direction, problem, dtype) {
+        let by_warpgroups = warpgroups && dtype == DType::Bf16 && wgmma_tiling::suits(direction, problem);
+        if by_warpgroups && !is_small_weight_gradient(direction, problem) {
+            return WgmmaProblem::new(direction, problem).heuristic().into();
         }
-        return GemmProblem::new(direction, params, dtype).heuristic().into();
+        return GemmProblem::new(direction, problem, dtype).heuristic().into();
     }
-    let algorithm = match tensor_cores && has_few_channels(direction, params, dtype) {
-        true => few_channels(direction, params),
-        false => simt(direction, params, dtype),
+    let algorithm = match tensor_cores && has_few_channels(direction, problem, dtype) {
+        true => few_channels(direction, problem),
+        false => simt(direction, problem, dtype),
     };
-    let (m, n) = extents(direction, params);
+    let (m, n) = extents(direction, problem);
     let split_k = match direction {
-        Direction::WeightGradient => mma_tiling::split_k(algorithm.tiles(m, n), params.output()[..3].iter().product()).0,
+        Direction::WeightGradient => {
+            mma_tiling::split_k(algorithm.tiles(m, n), problem.output()[..3].iter().product()).0
+        }
         Direction::Forward | Direction::DataGradient => 1,
     };
     Choice { algorithm, split_k }
@@ -116,18 +118,18 @@ pub(super) fn choose(
 
 /// Whether the filter is so small that warps, of which a multiprocessor holds more blocks, sum its gradient faster than warpgroups:
 /// as timed on an H200 for the eight such layers of the published network.
-fn is_small_weight_gradient(direction: Direction, params: &ConvProblem) -> bool {
-    direction == Direction::WeightGradient && params.filter().iter().product::<usize>() <= 1 << 16
+fn is_small_weight_gradient(direction: Direction, problem: &ConvProblem) -> bool {
+    direction == Direction::WeightGradient && problem.filter().iter().product::<usize>() <= 1 << 16
 }
 
-fn few_channels(direction: Direction, params: &ConvProblem) -> Algorithm {
-    let narrow = direction == Direction::Forward && params.k as usize <= MmaTile::Slim.extent().1;
+fn few_channels(direction: Direction, problem: &ConvProblem) -> Algorithm {
+    let narrow = direction == Direction::Forward && problem.k as usize <= MmaTile::Slim.extent().1;
     let tile = if direction == Direction::WeightGradient { MmaTile::Small } else { MmaTile::Medium };
     Algorithm::FewChannels(if narrow { MmaTile::Slim } else { tile })
 }
 
-fn simt(direction: Direction, params: &ConvProblem, dtype: DType) -> Algorithm {
-    let (m, n) = extents(direction, params);
+fn simt(direction: Direction, problem: &ConvProblem, dtype: DType) -> Algorithm {
+    let (m, n) = extents(direction, problem);
     let wide = Algorithm::Simt(SimtTile::Wide);
     let tail = n % SimtTile::Wide.extent().1;
     let wasted = (1..=32).contains(&tail) && n < 256;
@@ -137,24 +139,25 @@ fn simt(direction: Direction, params: &ConvProblem, dtype: DType) -> Algorithm {
 }
 
 /// Whether the channels along which 16 bytes are copied come in whole chunks.
-fn whole_chunks(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
+fn whole_chunks(direction: Direction, problem: &ConvProblem, dtype: DType) -> bool {
     let chunk = (16 / dtype.size()) as i32;
-    params.c % chunk == 0 && (direction == Direction::Forward || params.k % chunk == 0)
+    problem.c % chunk == 0 && (direction == Direction::Forward || problem.k % chunk == 0)
 }
 
 /// Taps of a row, padded: with four channels each they fill a K tile.
 pub(super) const ROW_TAPS: usize = 8;
 
 /// Whether a row of taps fits [`ROW_TAPS`] that begin at a multiple of 16 bytes.
-fn has_few_channels(direction: Direction, params: &ConvProblem, dtype: DType) -> bool {
+fn has_few_channels(direction: Direction, problem: &ConvProblem, dtype: DType) -> bool {
     let fits = match direction {
         Direction::Forward => true,
-        Direction::WeightGradient => params.k % (16 / dtype.size()) as i32 == 0,
+        Direction::WeightGradient => problem.k % (16 / dtype.size()) as i32 == 0,
         Direction::DataGradient => false,
     };
-    let row = params.s + params.padding[1] % 2 <= ROW_TAPS as i32 && params.dilation[1] == 1 && params.stride[1] % 2 == 0;
+    let row =
+        problem.s + problem.padding[1] % 2 <= ROW_TAPS as i32 && problem.dilation[1] == 1 && problem.stride[1] % 2 == 0;
     // The padded image is indexed with 32 bits too.
-    let [n, h, w, c] = params.input();
+    let [n, h, w, c] = problem.input();
     fits && row && c <= 4 && n * h * (w + 1) <= i32::MAX as usize / 4
 }
 
@@ -165,8 +168,8 @@ mod tests {
 
     fn chosen(direction: Direction, x: [usize; 4], w: [usize; 3], dtype: DType, math_mode: MathMode) -> Algorithm {
         let spec = Conv2dSpec { padding: [w[1] / 2, w[2] / 2], ..Conv2dSpec::default() };
-        let params = ConvProblem::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
-        choose(direction, &params, dtype, math_mode, false).algorithm
+        let problem = ConvProblem::new(x, [w[0], w[1], w[2], x[3]], &spec).unwrap();
+        choose(direction, &problem, dtype, math_mode, false).algorithm
     }
 
     /// The backbone of the published network on two and two crops: large tiles, all on tensor cores.
@@ -221,8 +224,8 @@ mod tests {
     fn warpgroups_take_what_they_can() {
         let by = |direction, x: [usize; 4], [k, r]: [usize; 2], dtype| {
             let spec = Conv2dSpec { padding: [r / 2; 2], ..Conv2dSpec::default() };
-            let params = ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap();
-            choose(direction, &params, dtype, MathMode::Tf32, true).algorithm
+            let problem = ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap();
+            choose(direction, &problem, dtype, MathMode::Tf32, true).algorithm
         };
         for direction in Direction::ALL {
             for (c, w) in [(256, [256, 3]), (512, [512, 3]), (256, [1024, 1]), (1024, [256, 1]), (128, [128, 3])] {

@@ -142,11 +142,11 @@ pub(super) struct GemmProblem {
 }
 
 impl GemmProblem {
-    pub fn new(direction: Direction, params: &ConvProblem, dtype: DType) -> Self {
-        let (m, n) = extents(direction, params);
-        let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
+    pub fn new(direction: Direction, problem: &ConvProblem, dtype: DType) -> Self {
+        let (m, n) = extents(direction, problem);
+        let ([k, r, s, c], pixels) = (problem.filter(), problem.output()[..3].iter().product());
         let k_tile = 64 / dtype.size();
-        let phases = params.stride.iter().map(|&stride| stride as usize).product();
+        let phases = problem.stride.iter().map(|&stride| stride as usize).product();
         let (layers, k_tiles) = match direction {
             Direction::Forward => (1, r * s * c.div_ceil(k_tile)),
             Direction::DataGradient => (phases, (r * s).div_ceil(phases) * k.div_ceil(k_tile)),

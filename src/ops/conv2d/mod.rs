@@ -9,19 +9,18 @@
 //!
 //! [`DeviceOptions::autotune`]: crate::device::DeviceOptions::autotune
 
-mod heuristic;
 mod cpu;
 pub(crate) mod cuda;
-mod params;
+mod heuristic;
+mod mma_tiling;
 mod pointwise;
 mod problem;
-mod mma_tiling;
 mod wgmma_tiling;
 
-pub use params::Conv2dSpec;
-pub(crate) use params::ConvProblem;
-pub(super) use pointwise::PointwiseConv;
 pub(super) use mma_tiling::{MmaTile, split_k};
+pub(super) use pointwise::PointwiseConv;
+pub use problem::Conv2dSpec;
+pub(crate) use problem::ConvProblem;
 
 use super::epilogue::{BatchNormEpilogue, BatchNormPartialStats};
 use crate::{
@@ -43,7 +42,7 @@ enum MathMode {
 
 /// Convolution of `x` `[N, H, W, C]` with the filter `w` `[K, R, S, C]`, plus `bias` `[K]`: `[N, P, Q, K]` with
 /// P = (H + 2 padding - dilation (R - 1) - 1) / stride + 1, and Q likewise. All of one dtype: f32, f64 or bf16
-/// (stored; sums are kept in f32). On a GPU bf16 is multiplied on tensor cores, and so is f32, rounded to tf32, where the
+/// (stored; sums are saved in f32). On a GPU bf16 is multiplied on tensor cores, and so is f32, rounded to tf32, where the
 /// tape says so ([`crate::autograd::Tape::with_tf32`]).
 ///
 /// Errors: channels that differ, a filter larger than the padded input, a stride or dilation of 0, empty tensors,
@@ -88,27 +87,27 @@ fn convolve(
     spec: &Conv2dSpec,
     groups: Option<usize>,
 ) -> Result<(Var, Option<BatchNormPartialStats>)> {
-    let problem = Problem::new(x, w, bias, spec)?;
-    let (y, moments) = forward(&problem, x.value(), w.value(), bias.map(Var::value), groups)?;
-    let kept = Kept::new(problem, x, w);
+    let conv = CheckedConv::new(x, w, bias, spec)?;
+    let (y, moments) = forward(&conv, x.value(), w.value(), bias.map(Var::value), groups)?;
+    let saved = SavedConv::new(conv, x, w);
     let parents: Vec<&Var> = [Some(x), Some(w), bias].into_iter().flatten().collect();
-    let y = Var::record_fusing(OP, y, &parents, None, move |dy, _, requests| kept.gradients(&dy, requests))?;
+    let y = Var::record_fusing(OP, y, &parents, None, move |dy, _, requests| saved.gradients(&dy, requests))?;
     Ok((y, moments))
 }
 
 /// A checked convolution.
 #[derive(Clone, Copy)]
-pub(super) struct Problem {
-    params: ConvProblem,
+pub(super) struct CheckedConv {
+    problem: ConvProblem,
     math_mode: MathMode,
 }
 
-impl Problem {
+impl CheckedConv {
     pub fn new(x: &Var, w: &Var, bias: Option<&Var>, spec: &Conv2dSpec) -> Result<Self> {
         let (input, filter) = (x.value(), w.value());
-        let params = ConvProblem::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
+        let problem = ConvProblem::new(input.dims(OP)?, filter.dims(OP)?, spec)?;
         if let Some(bias) = bias {
-            bias.value().expect_shape(&[params.k as usize], OP, "the bias")?;
+            bias.value().expect_shape(&[problem.k as usize], OP, "the bias")?;
         }
         for other in [Some(w), bias].into_iter().flatten() {
             input.expect_same_device(other.value(), OP)?;
@@ -117,39 +116,39 @@ impl Problem {
                 return Err(Error::shape(OP, format!("operands of dtype {} and {}; convert one", dtypes.0, dtypes.1)));
             }
         }
-        Ok(Self { params, math_mode: if x.tape().tf32() { MathMode::Tf32 } else { MathMode::Full } })
+        Ok(Self { problem, math_mode: if x.tape().tf32() { MathMode::Tf32 } else { MathMode::Full } })
     }
 
     /// [N, P, Q, K].
     pub fn output(&self) -> [usize; 4] {
-        self.params.output()
+        self.problem.output()
     }
 }
 
 /// What the backward pass needs: the gradient of one factor needs the other.
-pub(super) struct Kept {
-    problem: Problem,
+pub(super) struct SavedConv {
+    conv: CheckedConv,
     input: Option<Tensor>,
     filter: Option<Tensor>,
 }
 
-impl Kept {
-    pub fn new(problem: Problem, x: &Var, w: &Var) -> Self {
+impl SavedConv {
+    pub fn new(conv: CheckedConv, x: &Var, w: &Var) -> Self {
         let input = w.is_tracked().then(|| x.value().clone());
         let filter = x.is_tracked().then(|| w.value().clone());
-        Self { problem, input, filter }
+        Self { conv, input, filter }
     }
 
     /// Those of x, w and, where there is a third request, the bias.
     pub fn gradients(self, dy: &Tensor, requests: &mut [GradientRequest]) -> Result<Vec<Option<Contribution>>> {
-        let Problem { params, math_mode } = self.problem;
+        let CheckedConv { problem, math_mode } = self.conv;
         let wanted: Vec<bool> = requests.iter().map(|request| request.wanted).collect();
         let image = &mut requests[0];
-        let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&params, dy, &w, math_mode, image));
-        let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&params, dy, &x, math_mode));
+        let dx = self.filter.filter(|_| wanted[0]).map(|w| data_gradient(&problem, dy, &w, math_mode, image));
+        let dw = self.input.filter(|_| wanted[1]).map(|x| weight_gradient(&problem, dy, &x, math_mode));
         let mut gradients = vec![dx.transpose()?, dw.transpose()?.map(Contribution::from)];
         if let Some(&wanted) = wanted.get(2) {
-            gradients.push(wanted.then(|| bias_gradient(&params, dy)).transpose()?.map(Contribution::from));
+            gradients.push(wanted.then(|| bias_gradient(&problem, dy)).transpose()?.map(Contribution::from));
         }
         Ok(gradients)
     }
@@ -157,17 +156,17 @@ impl Kept {
 
 /// y = x * w + bias, or relu(norm(x * w + bias) + residual), and whether it is the latter: where the kernel can.
 pub(super) fn forward_normalized(
-    problem: &Problem,
+    conv: &CheckedConv,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
     norm: &BatchNormEpilogue<'_>,
 ) -> Result<(Tensor, bool)> {
     if x.device().is_cpu() {
-        return Ok((forward(problem, x, w, bias, None)?.0, false));
+        return Ok((forward(conv, x, w, bias, None)?.0, false));
     }
-    let Problem { params, math_mode } = problem;
-    let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *math_mode, None, norm))?;
+    let CheckedConv { problem, math_mode } = conv;
+    let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(problem, x, w, bias, *math_mode, None, norm))?;
     count_product(&[x, w, &out.y]);
     Ok((out.y, out.normalized))
 }
@@ -181,7 +180,7 @@ pub(super) fn count_product(tensors: &[&Tensor]) {
 
 /// y, and its moments by group where they are asked for and come for nothing.
 fn forward(
-    Problem { params, math_mode }: &Problem,
+    CheckedConv { problem, math_mode }: &CheckedConv,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -189,61 +188,61 @@ fn forward(
 ) -> Result<(Tensor, Option<BatchNormPartialStats>)> {
     if !x.device().is_cpu() {
         let none = BatchNormEpilogue::none();
-        let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(params, x, w, bias, *math_mode, groups, &none))?;
+        let out = with_float!(x.dtype(), OP, T => cuda::forward::<T>(problem, x, w, bias, *math_mode, groups, &none))?;
         count_product(&[x, w, &out.y]);
         return Ok((out.y, out.moments));
     }
     if x.dtype() == DType::Bf16 {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
         let (x, w) = (x.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
-        let y = with_real!(DType::F32, OP, T => cpu::forward::<T>(params, &x, &w, bias.as_ref()))?;
+        let y = with_real!(DType::F32, OP, T => cpu::forward::<T>(problem, &x, &w, bias.as_ref()))?;
         return Ok((y.to_dtype(DType::Bf16)?, None));
     }
-    let y = with_real!(x.dtype(), OP, T => cpu::forward::<T>(params, x, w, bias))?;
+    let y = with_real!(x.dtype(), OP, T => cpu::forward::<T>(problem, x, w, bias))?;
     Ok((y, None))
 }
 
 /// Accumulates, and applies the epilogue of the image's producer, where the kernel can.
 fn data_gradient(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     math_mode: MathMode,
     request: &mut GradientRequest,
 ) -> Result<Contribution> {
     if !dy.device().is_cpu() {
-        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(params, dy, w, math_mode, request))?;
+        let dx = with_float!(dy.dtype(), OP, T => cuda::data_gradient::<T>(problem, dy, w, math_mode, request))?;
         count_product(&[dy, w, &dx.gradient]);
         return Ok(dx);
     }
     if dy.dtype() == DType::Bf16 {
         let (dy, w) = (dy.to_dtype(DType::F32)?, w.to_dtype(DType::F32)?);
-        let dx = with_real!(DType::F32, OP, T => cpu::data_gradient::<T>(params, &dy, &w))?;
+        let dx = with_real!(DType::F32, OP, T => cpu::data_gradient::<T>(problem, &dy, &w))?;
         return Ok(dx.to_dtype(DType::Bf16)?.into());
     }
-    let dx = with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(params, dy, w))?;
+    let dx = with_real!(dy.dtype(), OP, T => cpu::data_gradient::<T>(problem, dy, w))?;
     Ok(dx.into())
 }
 
-fn weight_gradient(params: &ConvProblem, dy: &Tensor, x: &Tensor, math_mode: MathMode) -> Result<Tensor> {
+fn weight_gradient(problem: &ConvProblem, dy: &Tensor, x: &Tensor, math_mode: MathMode) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(params, dy, x, math_mode))?;
+        let dw = with_float!(dy.dtype(), OP, T => cuda::weight_gradient::<T>(problem, dy, x, math_mode))?;
         count_product(&[dy, x, &dw]);
         return Ok(dw);
     }
     if dy.dtype() == DType::Bf16 {
-        let dw = weight_gradient(params, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, math_mode)?;
+        let dw = weight_gradient(problem, &dy.to_dtype(DType::F32)?, &x.to_dtype(DType::F32)?, math_mode)?;
         return dw.to_dtype(DType::Bf16);
     }
-    with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(params, dy, x))
+    with_real!(dy.dtype(), OP, T => cpu::weight_gradient::<T>(problem, dy, x))
 }
 
-pub(super) fn bias_gradient(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient(problem: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     if !dy.device().is_cpu() {
-        return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(params, dy));
+        return with_float!(dy.dtype(), OP, T => cuda::bias_gradient::<T>(problem, dy));
     }
     if dy.dtype() == DType::Bf16 {
-        return bias_gradient(params, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
+        return bias_gradient(problem, &dy.to_dtype(DType::F32)?)?.to_dtype(DType::Bf16);
     }
-    with_real!(dy.dtype(), OP, T => cpu::bias_gradient::<T>(params, dy))
+    with_real!(dy.dtype(), OP, T => cpu::bias_gradient::<T>(problem, dy))
 }

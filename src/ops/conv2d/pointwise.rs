@@ -20,9 +20,9 @@ impl PointwiseConv {
             return None;
         }
         let &[n, h, w, c] = x.shape() else { return None };
-        let params = ConvProblem::new([n, h, w, c], [rows, 1, 1, c], &Conv2dSpec::default()).ok()?;
+        let problem = ConvProblem::new([n, h, w, c], [rows, 1, 1, c], &Conv2dSpec::default()).ok()?;
         let directions = [Direction::Forward, Direction::DataGradient, Direction::WeightGradient];
-        directions.iter().all(|&direction| wgmma_tiling::suits(direction, &params)).then_some(Self(params))
+        directions.iter().all(|&direction| wgmma_tiling::suits(direction, &problem)).then_some(Self(problem))
     }
 
     /// y from x [N, H, W, C] and w [K, 1, 1, C].

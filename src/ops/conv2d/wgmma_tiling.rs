@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConvProblem,
-    problem::{Direction, extents},
     mma_tiling::{COPIED, LAUNCH, MULTIPROCESSORS},
+    problem::{Direction, extents},
 };
 use crate::tensor::Variant;
 
@@ -199,9 +199,9 @@ pub(super) struct WgmmaProblem {
 }
 
 impl WgmmaProblem {
-    pub fn new(direction: Direction, params: &ConvProblem) -> Self {
-        let ([k, r, s, c], pixels) = (params.filter(), params.output()[..3].iter().product());
-        let (m, n) = extents(direction, params);
+    pub fn new(direction: Direction, problem: &ConvProblem) -> Self {
+        let ([k, r, s, c], pixels) = (problem.filter(), problem.output()[..3].iter().product());
+        let (m, n) = extents(direction, problem);
         let (n, k_tiles) = match direction {
             Direction::Forward => (n, r * s * c.div_ceil(K_TILE)),
             Direction::DataGradient => (n, r * s * k.div_ceil(K_TILE)),
@@ -289,7 +289,8 @@ impl WgmmaProblem {
             for strips in [false, true] {
                 let sk_tiles = tail * WgmmaTiling { strips, ..plain }.strips();
                 let fits = |&sk_units: &usize| {
-                    let enough = (sk_tiles.max(1)..=wave).contains(&sk_units) && sk_tiles * self.k_tiles >= sk_units * DEEP;
+                    let enough =
+                        (sk_tiles.max(1)..=wave).contains(&sk_units) && sk_tiles * self.k_tiles >= sk_units * DEEP;
                     enough && (strips || sk_units > sk_tiles)
                 };
                 let sk_units = SPLITS.map(|split| sk_tiles * split).into_iter().chain([wave]).filter(fits);
@@ -306,13 +307,13 @@ impl WgmmaProblem {
 
 /// Whether the kernels by warpgroups can compute the product: channels in whole chunks of 16 bytes, at least one line of 64; in
 /// the data gradient stride 1; and windows that a tensor map can describe.
-pub(super) fn suits(direction: Direction, params: &ConvProblem) -> bool {
-    let chunks = [params.c, params.k].iter().all(|channels| channels % 8 == 0 && *channels >= 64);
-    let unit = params.stride == [1, 1];
+pub(super) fn suits(direction: Direction, problem: &ConvProblem) -> bool {
+    let chunks = [problem.c, problem.k].iter().all(|channels| channels % 8 == 0 && *channels >= 64);
+    let unit = problem.stride == [1, 1];
     let corners = (0..2).all(|axis| {
-        let (taps, stride, dilation) = ([params.r, params.s][axis], params.stride[axis], params.dilation[axis]);
+        let (taps, stride, dilation) = ([problem.r, problem.s][axis], problem.stride[axis], problem.dilation[axis]);
         let reach = i64::from(taps - 1) * i64::from(dilation);
-        let padding = i64::from(params.padding[axis]);
+        let padding = i64::from(problem.padding[axis]);
         // Of the map's bounding box, and offsets in it, of 8 bits each.
         let lower = if direction == Direction::DataGradient { padding - reach } else { -padding };
         let fits = |corner: i64| (-128..=127).contains(&corner);
@@ -326,7 +327,7 @@ mod tests {
     use super::*;
     use crate::ops::Conv2dSpec;
 
-    fn params(x: [usize; 4], [k, r]: [usize; 2], dilation: usize, stride: usize) -> ConvProblem {
+    fn problem(x: [usize; 4], [k, r]: [usize; 2], dilation: usize, stride: usize) -> ConvProblem {
         let spec = Conv2dSpec { stride: [stride; 2], padding: [dilation * (r / 2); 2], dilation: [dilation; 2] };
         ConvProblem::new(x, [k, r, r, x[3]], &spec).unwrap()
     }
@@ -334,7 +335,7 @@ mod tests {
     #[test]
     fn a_nearly_empty_tail_is_cut() {
         // 265 tiles of 128 x 256: two waves and one tile.
-        let product = WgmmaProblem::new(Direction::Forward, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        let product = WgmmaProblem::new(Direction::Forward, &problem([4, 92, 92, 256], [256, 3], 2, 1));
         let whole = WgmmaTiling::data_parallel(WgmmaTile::Wide, 1);
         assert_eq!(product.tiles(whole), 265);
         let best = product.heuristic();
@@ -357,7 +358,7 @@ mod tests {
         let (x, w) = (numbers(fields[1]), numbers(fields[2]));
         let [stride, padding, dilation] = [3, 4, 5].map(|i| [fields[i].parse().unwrap(); 2]);
         let x = [x[0], x[1], x[2], x[3]];
-        let params = ConvProblem::new(x, [w[0], w[1], w[2], w[3]], &Conv2dSpec { stride, padding, dilation }).unwrap();
+        let problem = ConvProblem::new(x, [w[0], w[1], w[2], w[3]], &Conv2dSpec { stride, padding, dilation }).unwrap();
         let direction = match fields[0] {
             "forward" => Direction::Forward,
             "data gradient" => Direction::DataGradient,
@@ -370,7 +371,7 @@ mod tests {
             sk_units: fields[8].parse().unwrap(),
             strips: fields[9].parse().unwrap(),
         };
-        (fields[..6].join(","), WgmmaProblem::new(direction, &params), tiling, fields[10].parse().unwrap())
+        (fields[..6].join(","), WgmmaProblem::new(direction, &problem), tiling, fields[10].parse().unwrap())
     }
 
     /// The model against a card: what it prefers among the timed tilings takes little longer than the fastest.
@@ -398,7 +399,7 @@ mod tests {
     #[test]
     fn tilings_differ_and_keep_within_a_wave() {
         for direction in Direction::ALL {
-            let product = WgmmaProblem::new(direction, &params([4, 92, 92, 256], [256, 3], 2, 1));
+            let product = WgmmaProblem::new(direction, &problem([4, 92, 92, 256], [256, 3], 2, 1));
             let all = product.all();
             assert!(all.contains(&product.heuristic()), "{direction:?}");
             for (i, tiling) in all.iter().enumerate() {
@@ -414,7 +415,7 @@ mod tests {
 
     #[test]
     fn units_of_a_weight_gradient_fill_the_card() {
-        let product = WgmmaProblem::new(Direction::WeightGradient, &params([4, 92, 92, 256], [256, 3], 2, 1));
+        let product = WgmmaProblem::new(Direction::WeightGradient, &problem([4, 92, 92, 256], [256, 3], 2, 1));
         let best = product.heuristic();
         assert_eq!(best.sk_units * best.cluster, MULTIPROCESSORS, "{best:?}");
         // At least two thirds of the time go into products; the rest is the fixup and the prologue.
@@ -426,11 +427,11 @@ mod tests {
     #[test]
     fn what_the_kernels_cannot_do_is_left_to_others() {
         for direction in Direction::ALL {
-            assert!(suits(direction, &params([1, 20, 20, 64], [72, 3], 24, 1)), "{direction:?}");
-            assert!(!suits(direction, &params([1, 20, 20, 64], [68, 3], 1, 1)), "{direction:?}: channels");
-            assert!(!suits(direction, &params([1, 20, 20, 32], [64, 3], 1, 1)), "{direction:?}: few channels");
-            assert!(!suits(direction, &params([1, 20, 20, 64], [64, 3], 130, 1)), "{direction:?}: dilation");
-            let strided = suits(direction, &params([1, 20, 20, 64], [64, 3], 1, 2));
+            assert!(suits(direction, &problem([1, 20, 20, 64], [72, 3], 24, 1)), "{direction:?}");
+            assert!(!suits(direction, &problem([1, 20, 20, 64], [68, 3], 1, 1)), "{direction:?}: channels");
+            assert!(!suits(direction, &problem([1, 20, 20, 32], [64, 3], 1, 1)), "{direction:?}: few channels");
+            assert!(!suits(direction, &problem([1, 20, 20, 64], [64, 3], 130, 1)), "{direction:?}: dilation");
+            let strided = suits(direction, &problem([1, 20, 20, 64], [64, 3], 1, 2));
             assert_eq!(strided, direction != Direction::DataGradient);
         }
     }

@@ -3,7 +3,7 @@
 use super::{
     BatchNormMode, BatchNormOutput, BatchNormSpec, Conv2dSpec,
     batch_norm::{Affine, Saved, Statistics, Wanted, batch_norm_with, check, normalise},
-    conv2d::{Kept, Problem, conv2d, conv2d_with_moments, forward_normalized},
+    conv2d::{CheckedConv, SavedConv, conv2d, conv2d_with_moments, forward_normalized},
     epilogue::{BatchNormEpilogue, NormParams},
 };
 use crate::{
@@ -37,18 +37,18 @@ pub fn conv2d_batch_norm(
         let z = conv2d(x, w, bias, spec)?;
         return batch_norm_with(&z, scale, shift, &BatchNormSpec { moments: None, ..*norm });
     }
-    let problem = Problem::new(x, w, bias, spec)?;
-    check(x.value(), &problem.output(), scale.value(), shift.value(), norm)?;
+    let conv = CheckedConv::new(x, w, bias, spec)?;
+    check(x.value(), &conv.output(), scale.value(), shift.value(), norm)?;
     let statistics =
         Statistics { mean: mean.clone(), variance: variance.clone(), epsilon, groups: 1, from_batch: false };
     let affine = Affine { statistics, scale: scale.value().clone(), shift: shift.value().clone() };
     let residual = norm.residual.map(Var::value);
     let params = NormParams::forward(norm.relu, epsilon);
     let after = BatchNormEpilogue { residual, vectors: affine.vectors().map(Some), params };
-    let (z, normalized) = forward_normalized(&problem, x.value(), w.value(), bias.map(Var::value), &after)?;
+    let (z, normalized) = forward_normalized(&conv, x.value(), w.value(), bias.map(Var::value), &after)?;
     let y = if normalized { z } else { normalise(&z, residual, &affine, norm.relu)? };
 
-    let kept = Kept::new(problem, x, w);
+    let saved_conv = SavedConv::new(conv, x, w);
     let has_residual = norm.residual.is_some();
     // The convolution's output is gone: y tells the ReLU's mask.
     let mut saved = Saved { x: None, y: norm.relu.then(|| y.clone()), affine, relu: norm.relu, has_residual };
@@ -57,7 +57,7 @@ pub fn conv2d_batch_norm(
     let epilogue = saved.mask_epilogue(&y);
     let y = Var::record_fusing(OP, y, &parents, epilogue, move |dy, fused, requests| {
         if fused.is_some() && !has_residual {
-            return kept.gradients(&dy, requests);
+            return saved_conv.gradients(&dy, requests);
         }
         if fused.is_some() {
             (saved.relu, saved.y) = (false, None);
@@ -69,7 +69,7 @@ pub fn conv2d_batch_norm(
         };
         let (dz, dresidual) = saved.images_by_given(dy, wanted)?;
         let mut gradients = match dz {
-            Some(dz) => kept.gradients(&dz, conv)?,
+            Some(dz) => saved_conv.gradients(&dz, conv)?,
             None => conv.iter().map(|_| None).collect(),
         };
         if has_residual {

@@ -2,16 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::Problem;
+use super::Pooling;
 use crate::{DType, Result, Tensor, tensor::Real};
 
 /// The maxima, and each one's place in its window (row * kernel width + column).
-pub(super) fn forward<T: Real>(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
+pub(super) fn forward<T: Real>(x: &Tensor, problem: &Pooling) -> Result<(Tensor, Tensor)> {
     let shape = problem.output_shape();
     let mut y = Tensor::empty(&shape, T::DTYPE, x.device())?;
     let mut places = Tensor::empty(&shape, DType::U8, x.device())?;
     let x = x.as_slice::<T>()?;
-    let Problem { height, width, channels, out_height, out_width, .. } = *problem;
+    let Pooling { height, width, channels, out_height, out_width, .. } = *problem;
     let row_len = (out_width * channels).max(1);
     let rows = y.as_mut_slice::<T>()?.par_chunks_mut(row_len).zip(places.as_mut_slice::<u8>()?.par_chunks_mut(row_len));
     rows.enumerate().for_each(|(row, (y, places))| {
@@ -44,10 +44,10 @@ pub(super) fn forward<T: Real>(x: &Tensor, problem: &Problem) -> Result<(Tensor,
 }
 
 /// Each input pixel adds up the gradients of the windows whose maximum it is, in the windows' order.
-pub(super) fn backward<T: Real>(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
+pub(super) fn backward<T: Real>(dy: &Tensor, places: &Tensor, problem: &Pooling) -> Result<Tensor> {
     let mut dx = Tensor::empty(&problem.input_shape(), T::DTYPE, dy.device())?;
     let (dy, places) = (dy.as_slice::<T>()?, places.as_slice::<u8>()?);
-    let Problem { height, width, channels, out_height, out_width, .. } = *problem;
+    let Pooling { height, width, channels, out_height, out_width, .. } = *problem;
     let row_len = (width * channels).max(1);
     dx.as_mut_slice::<T>()?.par_chunks_mut(row_len).enumerate().for_each(|(row, dx)| {
         let (image, i) = (row / height, row % height);

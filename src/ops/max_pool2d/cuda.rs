@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{OP, Problem};
+use super::{OP, Pooling};
 use crate::{
     DType, Error, Result, Tensor,
     device::{Launch, PACK_BYTES},
@@ -30,7 +30,7 @@ kernels! { "max_pool2d";
         dy: In<T>, places: In<u8>, dx: Out<T>, pool: Val<Pool>, count: Val<i32>);
 }
 
-impl Problem {
+impl Pooling {
     /// For a kernel on elements of `size` bytes, whose indices have 31 bits; and how many channels each of its threads has.
     fn for_device(&self, size: usize) -> Result<(Pool, usize)> {
         for shape in [self.input_shape(), self.output_shape()] {
@@ -50,7 +50,7 @@ impl Problem {
     }
 }
 
-pub(super) fn forward<T: Element>(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
+pub(super) fn forward<T: Element>(x: &Tensor, problem: &Pooling) -> Result<(Tensor, Tensor)> {
     let shape = problem.output_shape();
     let mut y = Tensor::empty(&shape, T::DTYPE, x.device())?;
     let mut places = Tensor::empty(&shape, DType::U8, x.device())?;
@@ -62,7 +62,7 @@ pub(super) fn forward<T: Element>(x: &Tensor, problem: &Problem) -> Result<(Tens
     Ok((y, places))
 }
 
-pub(super) fn backward<T: Element>(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
+pub(super) fn backward<T: Element>(dy: &Tensor, places: &Tensor, problem: &Pooling) -> Result<Tensor> {
     let mut dx = Tensor::empty(&problem.input_shape(), T::DTYPE, dy.device())?;
     let (pool, width) = problem.for_device(size_of::<T>())?;
     let threads = dx.len() / width;

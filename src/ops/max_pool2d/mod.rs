@@ -27,7 +27,7 @@ pub struct MaxPool2dSpec {
 
 /// A pooling of a given input.
 #[derive(Clone, Copy, Debug)]
-struct Problem {
+struct Pooling {
     images: usize,
     height: usize,
     width: usize,
@@ -54,12 +54,12 @@ struct Problem {
 /// # Ok::<(), bicl::Error>(())
 /// ```
 pub fn max_pool2d(x: &Var, spec: &MaxPool2dSpec) -> Result<Var> {
-    let problem = Problem::new(x.value(), spec)?;
+    let problem = Pooling::new(x.value(), spec)?;
     let (y, places) = forward(x.value(), &problem)?;
     Var::record(OP, y, [x], move |dy, _| Ok([Some(backward(&dy, &places, &problem)?)]))
 }
 
-impl Problem {
+impl Pooling {
     fn new(x: &Tensor, spec: &MaxPool2dSpec) -> Result<Self> {
         let [images, height, width, channels] = x.dims(OP)?;
         let MaxPool2dSpec { kernel, stride, padding, .. } = *spec;
@@ -118,7 +118,7 @@ impl Problem {
     }
 }
 
-fn forward(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
+fn forward(x: &Tensor, problem: &Pooling) -> Result<(Tensor, Tensor)> {
     dispatch!(x, OP, T => {
         kernels => cuda::forward::<T>(x, problem),
         bf16 => {
@@ -129,7 +129,7 @@ fn forward(x: &Tensor, problem: &Problem) -> Result<(Tensor, Tensor)> {
     })
 }
 
-fn backward(dy: &Tensor, places: &Tensor, problem: &Problem) -> Result<Tensor> {
+fn backward(dy: &Tensor, places: &Tensor, problem: &Pooling) -> Result<Tensor> {
     dispatch!(dy, OP, T => {
         kernels => cuda::backward::<T>(dy, places, problem),
         bf16 => backward(&dy.to_dtype(DType::F32)?, places, problem)?.to_dtype(DType::Bf16),

@@ -24,7 +24,7 @@ const CASES: [Case; 5] = [
 ];
 
 /// The built-in choice, which is no product by warpgroups for images as small as these, and two of those.
-const WAYS: [usize; 3] = [0, 1, 4];
+const CONFIGS: [usize; 3] = [0, 1, 4];
 
 /// Those that run kernels, by warpgroups where they can.
 fn devices() -> Vec<Device> {
@@ -99,10 +99,10 @@ fn small_integers_are_exact() {
         let problem = problem(&case, |shape| rng.integers(shape, DType::Bf16, &Device::cpu()));
         let want: Vec<Tensor> = exact(&case, &problem).iter().map(|want| want.to_dtype(DType::Bf16).unwrap()).collect();
         for device in few_devices() {
-            for way in WAYS {
-                let device = &device.with(|options| options.config = way);
+            for config in CONFIGS {
+                let device = &device.with(|options| options.config = config);
                 for (i, (got, want)) in all(&case, &problem, device).iter().zip(&want).enumerate() {
-                    assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: result {i}"));
+                    assert_close(got, want, Tolerance::EXACT, &format!("{case:?} config {config}: result {i}"));
                 }
             }
         }
@@ -116,16 +116,19 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
         let mut rng = Rng(59);
         let problem = problem(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
         let want = exact(case, &problem);
-        for way in WAYS {
+        for config in CONFIGS {
             let mut first: Option<Vec<Tensor>> = None;
             for device in devices() {
-                let device = &device.with(|options| options.config = way);
+                let device = &device.with(|options| options.config = config);
                 let got = all(case, &problem, device);
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let want = wide(want);
                     let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
                     let distance = (difference / want.iter().map(|want| want * want).sum::<f64>()).sqrt();
-                    assert!((1e-4..=1e-2).contains(&distance), "{case:?} way {way}, {i} on {device}: {distance:e}");
+                    assert!(
+                        (1e-4..=1e-2).contains(&distance),
+                        "{case:?} config {config}, {i} on {device}: {distance:e}"
+                    );
                 }
                 if device.is_emulated() {
                     let first = first.get_or_insert_with(|| got.clone());
@@ -137,7 +140,7 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
 }
 
 /// The products of the taps are what is rounded: 1 + 2^-8 of one tap is 1 and of another's difference nothing is left, where sums in
-/// f32 keep 2^-8. It tells this way from the other, which a plan alone would not say of the emulator.
+/// f32 keep 2^-8. It tells this config from the other, which a plan alone would not say of the emulator.
 #[test]
 fn each_tap_is_rounded() {
     let case: Case = ([1, 1, 2, 64], [19, 1, 3], [1, 1, 1, 1]);
@@ -195,8 +198,8 @@ fn the_input_gradient_is_added_where_it_is_written() {
     let mut rng = Rng(67);
     let (inputs, dy) = problem(&case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
     for device in few_devices() {
-        for way in WAYS {
-            let device = &device.with(|options| options.config = way);
+        for config in CONFIGS {
+            let device = &device.with(|options| options.config = config);
             let tape = Tape::new(device);
             let vars: Vec<Var> = inputs.iter().map(|tensor| tape.variable(tensor.to_device(device).unwrap())).collect();
             let dy = dy.to_device(device).unwrap();
@@ -208,7 +211,7 @@ fn the_input_gradient_is_added_where_it_is_written() {
             let [alone, mut sum] = [gradient(&head(&vars, &case.2)), gradient(&other())];
             sum.accumulate(&alone).unwrap();
             let y = head(&vars, &case.2);
-            assert_same_bits(&gradient(&ops::add(&y, &other()).unwrap()), &sum, &format!("way {way}"));
+            assert_same_bits(&gradient(&ops::add(&y, &other()).unwrap()), &sum, &format!("config {config}"));
         }
     }
 }
@@ -236,15 +239,15 @@ fn through_norm(groups: usize, fused: bool, device: &Device) -> [Tensor; 3] {
 #[test]
 fn sums_of_a_batch_norm_are_those_of_a_pass_over_the_gradient() {
     for groups in [1, 2, 4] {
-        for way in WAYS {
+        for config in CONFIGS {
             let mut first: Option<[Tensor; 3]> = None;
             for device in devices() {
-                let device = &device.with(|options| options.config = way);
+                let device = &device.with(|options| options.config = config);
                 let [got, want] = [true, false].map(|fused| through_norm(groups, fused, device));
                 // Sums of integers are exact in any order; one that differs in its last bit may round a bf16 differently.
                 let close = |i: usize, absolute: f64, relative: f64| {
                     let most = wide(&want[i]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
-                    let what = format!("{groups} groups, way {way}: {i}");
+                    let what = format!("{groups} groups, config {config}: {i}");
                     assert_close(&got[i], &want[i], Tolerance::new(absolute * most, relative), &what);
                 };
                 close(0, 1e-3, 1e-2);

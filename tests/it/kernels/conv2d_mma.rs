@@ -126,31 +126,32 @@ fn small_integers_are_exact_in_large_tiles() {
     large_kinds().iter().for_each(|case| check_exact(case, &devices));
 }
 
-/// As many ways as a GPU would time: other tiles, numbers of ranges, and splits where sums are long. No problem has more.
-const WAYS: usize = 12;
+/// As many configs as a GPU would time: other tiles, numbers of ranges, and splits where sums are long. No problem has more.
+const CONFIGS: usize = 12;
 const WAYS_OF_LONG_SUMS: usize = 24;
 
 #[test]
-fn every_way_is_exact_on_small_integers() {
+fn every_config_is_exact_on_small_integers() {
     let devices = all_devices();
-    for way in 0..=WAYS_OF_LONG_SUMS {
-        let devices: Vec<Device> = devices.iter().map(|device| device.with(|options| options.config = way)).collect();
+    for config in 0..=WAYS_OF_LONG_SUMS {
+        let devices: Vec<Device> =
+            devices.iter().map(|device| device.with(|options| options.config = config)).collect();
         deep_kinds().iter().for_each(|case| check_exact(case, &devices));
-        if way <= WAYS {
+        if config <= CONFIGS {
             kinds().iter().chain(&few_channels()).for_each(|case| check_exact(case, &devices));
         }
     }
 }
 
-/// The ways are those that are meant: each tile, whole and in parts, in both directions.
+/// The configs are those that are meant: each tile, whole and in parts, in both directions.
 #[test]
-fn every_kernel_of_parts_is_among_the_ways() {
+fn every_kernel_of_parts_is_among_the_configs() {
     if common::gpu_alone() {
         return;
     }
     let plan = Device::plan();
-    for way in 0..=WAYS_OF_LONG_SUMS {
-        let plan = &plan.with(|options| options.config = way);
+    for config in 0..=WAYS_OF_LONG_SUMS {
+        let plan = &plan.with(|options| options.config = config);
         for (case, dtype) in deep_kinds().iter().flat_map(|case| DTYPES.map(|dtype| (case, dtype))) {
             Problem::integers(case, dtype).run(plan).unwrap();
         }
@@ -160,7 +161,7 @@ fn every_kernel_of_parts_is_among_the_ways() {
         bicl_emulator::kernels().into_iter().filter(|name| name.starts_with("conv2d_split_")).collect();
     assert_eq!(split.len(), 18);
     for kernel in split {
-        assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the ways");
+        assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the configs");
     }
     let mut depths: Vec<u32> = counts.launches.iter().map(|planned| planned.launch.grid[1]).collect();
     depths.sort_unstable();
@@ -170,7 +171,7 @@ fn every_kernel_of_parts_is_among_the_ways() {
 
 /// Parts are added up in order, whatever the schedule.
 #[test]
-fn every_way_gives_the_same_bits_again() {
+fn every_config_gives_the_same_bits_again() {
     if common::gpu_alone() {
         return;
     }
@@ -180,20 +181,20 @@ fn every_way_gives_the_same_bits_again() {
     for dtype in DTYPES {
         let mut rng = Rng(29);
         let problem = Problem::new(case, dtype, |shape, dtype| rng.reals(shape, dtype, &Device::cpu()));
-        let of_way = |way: usize| {
+        let of_config = |config: usize| {
             let mut first: Option<Vec<Tensor>> = None;
             for device in &devices {
-                let device = &device.with(|options| options.config = way);
+                let device = &device.with(|options| options.config = config);
                 let got = problem.run(device).unwrap();
                 let first = first.get_or_insert_with(|| got.clone());
-                first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, &format!("way {way}")));
+                first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, &format!("config {config}")));
             }
             // y and dx: their sums are those that are cut into parts.
             bytes_of(&first.unwrap()[..2])
         };
-        let heuristic = of_way(0);
-        let differs = (1..=WAYS).filter(|&way| of_way(way) != heuristic).count();
-        assert!(differs > 0, "{dtype}: no way has another order of summation");
+        let heuristic = of_config(0);
+        let differs = (1..=CONFIGS).filter(|&config| of_config(config) != heuristic).count();
+        assert!(differs > 0, "{dtype}: no config has another order of summation");
     }
 }
 
@@ -234,14 +235,14 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
     }
 }
 
-/// Where the input has another use, the kernel adds to that one's gradient: the same bits as a sum afterwards. Its last ways
+/// Where the input has another use, the kernel adds to that one's gradient: the same bits as a sum afterwards. Its last configs
 /// cut the sums into parts.
 #[test]
 fn the_input_gradient_is_added_where_it_is_written() {
     (0..4).for_each(check_added_gradient);
 }
 
-fn check_added_gradient(way: usize) {
+fn check_added_gradient(config: usize) {
     let spec = Conv2dSpec { padding: [1, 1], ..Conv2dSpec::default() };
     for dtype in DTYPES {
         let mut rng = Rng(27);
@@ -251,7 +252,7 @@ fn check_added_gradient(way: usize) {
         let mut devices = kernel_devices();
         devices.push(plan.clone());
         for device in &devices {
-            let device = &device.with(|options| options.config = way);
+            let device = &device.with(|options| options.config = config);
             let tape = Tape::new(device).with_tf32();
             let [x, w] = [&x, &w].map(|tensor| tape.variable(tensor.to_device(device).unwrap()));
             let dy = dy.to_device(device).unwrap();
@@ -308,8 +309,8 @@ fn shared_memory_has_no_bank_conflicts() {
         for case in cases.iter().chain(&large_kinds()).chain(&few_channels()) {
             DTYPES.iter().for_each(|dtype| drop(Problem::integers(case, *dtype).run(&device).unwrap()));
         }
-        for way in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
-            let device = &device.with(|options| options.config = way);
+        for config in (1..=WAYS_OF_LONG_SUMS).step_by(4) {
+            let device = &device.with(|options| options.config = config);
             DTYPES.iter().for_each(|dtype| drop(Problem::integers(&deep, *dtype).run(device).unwrap()));
         }
     });

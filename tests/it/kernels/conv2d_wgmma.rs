@@ -28,8 +28,8 @@ const KINDS: [Case; 11] = [
     ([1, 6, 7, 64], [128, 1], [1, 2, 1]),    // 1 x 1 with padding
 ];
 
-/// As many ways as any of them has that go by warpgroups.
-const WAYS: usize = 15;
+/// As many configs as any of them has that go by warpgroups.
+const CONFIGS: usize = 15;
 
 /// Those that run kernels, by warpgroups where they can.
 fn devices() -> Vec<Device> {
@@ -80,18 +80,18 @@ fn run(case: Case, inputs: &[Tensor; 4], device: &Device) -> Result<Vec<Tensor>>
 }
 
 #[test]
-fn every_way_is_exact_on_small_integers() {
+fn every_config_is_exact_on_small_integers() {
     let devices = few_devices();
     for case in KINDS {
         let mut rng = Rng(17);
         let inputs = draw(case, |shape| rng.integers(shape, DType::Bf16, &Device::cpu()));
         let want = run(case, &inputs, &Device::cpu()).unwrap();
         for device in &devices {
-            for way in 0..=WAYS {
-                let device = &device.with(|options| options.config = way);
+            for config in 0..=CONFIGS {
+                let device = &device.with(|options| options.config = config);
                 let got = run(case, &inputs, device).unwrap();
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
-                    assert_close(got, want, Tolerance::EXACT, &format!("{case:?} way {way}: {what}"));
+                    assert_close(got, want, Tolerance::EXACT, &format!("{case:?} config {config}: {what}"));
                 }
             }
         }
@@ -99,9 +99,9 @@ fn every_way_is_exact_on_small_integers() {
 }
 
 /// So many tiles that each block of a real GPU has several: turns of the warpgroups over rounds of the ring, cut tiles before
-/// whole ones, clusters that go on. Integers, so every way has the bits of the products by warps on the same GPU, each time.
+/// whole ones, clusters that go on. Integers, so every config has the bits of the products by warps on the same GPU, each time.
 #[test]
-fn every_way_is_exact_over_many_tiles_of_a_block() {
+fn every_config_is_exact_over_many_tiles_of_a_block() {
     let Some(device) = common::gpu() else { return };
     if device.as_cuda().unwrap().compute_capability().unwrap() != (9, 0) {
         println!("skipped: {device} has no products by warpgroups");
@@ -121,8 +121,8 @@ fn every_way_is_exact_over_many_tiles_of_a_block() {
         let device = &device.with(|options| options.config = 0);
         let want = bits(run(case, &inputs, device).unwrap());
         let device = &device.with(|options| options.warpgroups = Some(true));
-        for way in 1..=WAYS {
-            let device = &device.with(|options| options.config = way);
+        for config in 1..=CONFIGS {
+            let device = &device.with(|options| options.config = config);
             for repeat in 0..REPEATS {
                 let got = bits(run(case, &inputs, device).unwrap());
                 for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
@@ -130,7 +130,7 @@ fn every_way_is_exact_over_many_tiles_of_a_block() {
                     let first = got.iter().zip(want).position(|(got, want)| got != want);
                     assert_eq!(
                         wrong, 0,
-                        "{case:?} way {way}, repeat {repeat}: {what}, {wrong} differ, first {first:?}"
+                        "{case:?} config {config}, repeat {repeat}: {what}, {wrong} differ, first {first:?}"
                     );
                 }
             }
@@ -138,14 +138,14 @@ fn every_way_is_exact_over_many_tiles_of_a_block() {
     }
 }
 
-/// The ways are those that are meant: each tile in each direction, whole tiles and cut ones.
+/// The configs are those that are meant: each tile in each direction, whole tiles and cut ones.
 #[test]
-fn every_kernel_is_among_the_ways() {
+fn every_kernel_is_among_the_configs() {
     let plan = plan();
     let cases = KINDS.map(|case| (case, draw(case, |shape| Tensor::zeros(shape, DType::Bf16, &plan).unwrap())));
     plan.as_plan().unwrap().start();
-    for way in 0..=WAYS {
-        let plan = &plan.with(|options| options.config = way);
+    for config in 0..=CONFIGS {
+        let plan = &plan.with(|options| options.config = config);
         for (case, inputs) in &cases {
             run(*case, inputs, plan).unwrap();
         }
@@ -163,7 +163,7 @@ fn every_kernel_is_among_the_ways() {
         bicl_emulator::kernels().into_iter().filter(|name| name.starts_with("conv2d_wgmma_")).collect();
     assert_eq!(kernels.len(), 13);
     for kernel in kernels {
-        assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the ways");
+        assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the configs");
         // The narrow tile has too few columns to share.
         let paired = counts.launches.iter().any(|launch| launch.kernel == kernel && launch.launch.cluster == 2);
         let alone = kernel.contains("narrow") || kernel.contains("join");
@@ -178,20 +178,23 @@ fn reals_are_as_close_to_f64_as_their_factors_allow() {
     let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
     let exact = [0, 1, 2, 3].map(|i: usize| inputs[i].to_dtype(DType::F64).unwrap());
     let want = run(case, &exact, &Device::cpu()).unwrap();
-    for way in [0, 1, 4, 6, 9] {
+    for config in [0, 1, 4, 6, 9] {
         let mut first: Option<Vec<Tensor>> = None;
         for device in devices() {
-            let device = &device.with(|options| options.config = way);
+            let device = &device.with(|options| options.config = config);
             let got = run(case, &inputs, device).unwrap();
             for (what, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
                 let want = wide(want);
                 let difference: f64 = wide(got).iter().zip(&want).map(|(got, want)| (got - want).powi(2)).sum();
                 let distance = (difference / want.iter().map(|want| want * want).sum::<f64>()).sqrt();
-                assert!((1e-4..=1e-2).contains(&distance), "way {way}, {what} on {device}: {distance:e}");
+                assert!((1e-4..=1e-2).contains(&distance), "config {config}, {what} on {device}: {distance:e}");
             }
             if device.is_emulated() {
                 let first = first.get_or_insert_with(|| got.clone());
-                first.iter().zip(&got).for_each(|(a, b)| assert_same_bits(a, b, &format!("way {way}: schedules")));
+                first
+                    .iter()
+                    .zip(&got)
+                    .for_each(|(a, b)| assert_same_bits(a, b, &format!("config {config}: schedules")));
             }
         }
     }
@@ -204,8 +207,8 @@ fn the_input_gradient_is_added_where_it_is_written() {
     let mut rng = Rng(27);
     let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
     for device in few_devices() {
-        for way in 1..=WAYS {
-            let device = &device.with(|options| options.config = way);
+        for config in 1..=CONFIGS {
+            let device = &device.with(|options| options.config = config);
             let tape = Tape::new(device);
             let [x, w, _, dy] = [0, 1, 2, 3].map(|i: usize| inputs[i].to_device(device).unwrap());
             let [x, w] = [x, w].map(|tensor| tape.variable(tensor));
@@ -215,7 +218,7 @@ fn the_input_gradient_is_added_where_it_is_written() {
             let [alone, mut sum] = [gradient(&conv()), gradient(&other())];
             sum.accumulate(&alone).unwrap();
             let y = conv();
-            assert_same_bits(&gradient(&ops::add(&y, &other()).unwrap()), &sum, &format!("way {way}"));
+            assert_same_bits(&gradient(&ops::add(&y, &other()).unwrap()), &sum, &format!("config {config}"));
         }
     }
 }
@@ -249,13 +252,13 @@ fn moments_are_those_of_a_pass_over_the_output() {
             let shifted: Vec<f64> = (0..shape.iter().product()).map(|_| 1.0 + 0.25 * rng.symmetric()).collect();
             common::of_dtype(&shifted, shape, DType::Bf16, &Device::cpu())
         });
-        for way in 1..=WAYS {
+        for config in 1..=CONFIGS {
             let mut first: Option<Vec<Tensor>> = None;
-            let devices = if way % 4 == 1 { devices() } else { few_devices() };
+            let devices = if config % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
-                let device = &device.with(|options| options.config = way);
+                let device = &device.with(|options| options.config = config);
                 let [got, want] = [true, false].map(|fused| normalized(case, &inputs, groups, fused, device).unwrap());
-                let what = format!("{case:?} in {groups}, way {way}");
+                let what = format!("{case:?} in {groups}, config {config}");
                 let scale = wide(&want[0]).iter().fold(0.0f64, |most, v| most.max(v.abs()));
                 assert_close(&got[0], &want[0], Tolerance::new(1e-6 * scale, 0.0), &format!("{what}: mean"));
                 assert_close(&got[1], &want[1], Tolerance::new(1e-6 * scale, 1e-4), &format!("{what}: variance"));
@@ -316,11 +319,11 @@ fn by_given(case: Case, residual: bool, fused: bool, device: &Device) -> Result<
 fn a_batch_norm_by_given_statistics_has_the_bits_of_two_passes() {
     for device in few_devices() {
         for (case, residual) in [(KINDS[0], true), (KINDS[2], false), (KINDS[4], true)] {
-            for way in 1..=WAYS {
-                let device = &device.with(|options| options.config = way);
+            for config in 1..=CONFIGS {
+                let device = &device.with(|options| options.config = config);
                 let [got, want] = [true, false].map(|fused| by_given(case, residual, fused, device).unwrap());
                 for (part, (got, want)) in got.iter().zip(&want).enumerate() {
-                    assert_same_bits(got, want, &format!("{case:?} way {way}, part {part}"));
+                    assert_same_bits(got, want, &format!("{case:?} config {config}, part {part}"));
                 }
             }
         }
@@ -350,15 +353,15 @@ fn before(case: Case, groups: usize, residual: bool, fused: bool, device: &Devic
 #[test]
 fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
     for (number, (case, groups)) in GROUPED.into_iter().enumerate() {
-        for way in 1..=WAYS {
+        for config in 1..=CONFIGS {
             let mut first: Option<Vec<Tensor>> = None;
-            let devices = if way % 4 == 1 { devices() } else { few_devices() };
+            let devices = if config % 4 == 1 { devices() } else { few_devices() };
             for device in devices {
-                let device = &device.with(|options| options.config = way);
+                let device = &device.with(|options| options.config = config);
                 let [got, want] =
                     [true, false].map(|fused| before(case, groups, number % 2 == 0, fused, device).unwrap());
                 for (part, (got, want)) in ["x", "scale", "shift", "residual"].iter().zip(got.iter().zip(&want)) {
-                    let what = format!("{case:?} in {groups}, way {way}: d {part}");
+                    let what = format!("{case:?} in {groups}, config {config}: d {part}");
                     let most = wide(want).iter().fold(0.0f64, |most, v| most.max(v.abs()));
                     match *part {
                         "shift" | "residual" => assert_same_bits(got, want, &what),
@@ -375,7 +378,7 @@ fn sums_for_the_batch_norm_before_are_those_of_a_pass_over_the_gradient() {
     }
 }
 
-/// No pass for what the convolution does on the way.
+/// No pass for what the convolution does on the config.
 #[test]
 fn the_passes_are_spared() {
     let plan = plan();
@@ -389,12 +392,12 @@ fn the_passes_are_spared() {
     assert!(launched.keys().any(|kernel| kernel.starts_with("conv2d_wgmma_data_gradient")), "{launched:?}");
 }
 
-/// Every direction of some shapes, by some ways: whole tiles and cut ones, of both warpgroups and of each.
+/// Every direction of some shapes, by some configs: whole tiles and cut ones, of both warpgroups and of each.
 fn everything(device: &Device) -> Result<Vec<u8>> {
     let device = &device.with(|options| options.warpgroups = Some(true));
     let mut bytes = Vec::new();
-    for way in [1, 4, 5, 9, 12] {
-        let device = &device.with(|options| options.config = way);
+    for config in [1, 4, 5, 9, 12] {
+        let device = &device.with(|options| options.config = config);
         for case in [KINDS[0], KINDS[8]] {
             let mut rng = Rng(23);
             let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
@@ -408,8 +411,8 @@ fn everything(device: &Device) -> Result<Vec<u8>> {
 fn every_ending(device: &Device) -> Result<Vec<u8>> {
     let device = &device.with(|options| options.warpgroups = Some(true));
     let mut bytes = everything(device)?;
-    for way in [1, 5, 12] {
-        let device = &device.with(|options| options.config = way);
+    for config in [1, 5, 12] {
+        let device = &device.with(|options| options.config = config);
         let (case, groups) = GROUPED[0];
         let mut rng = Rng(24);
         let inputs = draw(case, |shape| rng.reals(shape, DType::Bf16, &Device::cpu()));
@@ -420,8 +423,8 @@ fn every_ending(device: &Device) -> Result<Vec<u8>> {
         }
     }
     // Two tiles whose sums are long enough for many parts: a block has several, and tells of each which of its blocks it stores.
-    for way in [2, 3, 5, 6, 8, 9, 11] {
-        let device = &device.with(|options| options.config = way);
+    for config in [2, 3, 5, 6, 8, 9, 11] {
+        let device = &device.with(|options| options.config = config);
         bytes.extend(bytes_of(&before(([2, 9, 11, 136], [264, 3], [1, 1, 1]), 1, true, true, device)?));
     }
     Ok(bytes)

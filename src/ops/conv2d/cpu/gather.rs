@@ -57,31 +57,31 @@ impl Gather {
     }
 
     /// Grid of the output over x.
-    pub fn forward(params: &ConvProblem) -> Self {
-        let [_, h, w, c] = params.input();
-        let [n, p, q, _] = params.output();
-        let [_, r, s, _] = params.filter();
+    pub fn forward(problem: &ConvProblem) -> Self {
+        let [_, h, w, c] = problem.input();
+        let [n, p, q, _] = problem.output();
+        let [_, r, s, _] = problem.filter();
         let taps = |axis: usize, count: usize| {
-            let offset = |i: usize| i as isize * params.dilation[axis] as isize - params.padding[axis] as isize;
+            let offset = |i: usize| i as isize * problem.dilation[axis] as isize - problem.padding[axis] as isize;
             (0..count).map(|index| Tap { offset: offset(index), index }).collect()
         };
-        Self::new([n, p, q], params.stride.map(|s| s as usize), [h, w, c], [taps(0, r), taps(1, s)])
+        Self::new([n, p, q], problem.stride.map(|s| s as usize), [h, w, c], [taps(0, r), taps(1, s)])
     }
 
     /// Grid of the input's pixels with row and column `phase` modulo the stride, over dy.
-    pub fn backward(params: &ConvProblem, phase: [usize; 2]) -> Self {
-        let [n, h, w, _] = params.input();
-        let [_, p, q, k] = params.output();
-        let [_, r, s, _] = params.filter();
+    pub fn backward(problem: &ConvProblem, phase: [usize; 2]) -> Self {
+        let [n, h, w, _] = problem.input();
+        let [_, p, q, k] = problem.output();
+        let [_, r, s, _] = problem.filter();
         let taps = |axis: usize, count: usize| {
-            let stride = params.stride[axis] as isize;
-            let first = phase[axis] as isize + params.padding[axis] as isize;
-            let distance = |index: usize| first - index as isize * params.dilation[axis] as isize;
+            let stride = problem.stride[axis] as isize;
+            let first = phase[axis] as isize + problem.padding[axis] as isize;
+            let distance = |index: usize| first - index as isize * problem.dilation[axis] as isize;
             let hits = (0..count).rev().filter(|&index| distance(index).rem_euclid(stride) == 0);
             hits.map(|index| Tap { offset: distance(index).div_euclid(stride), index }).collect::<Vec<_>>()
         };
         let extent =
-            |extent: usize, axis: usize| extent.saturating_sub(phase[axis]).div_ceil(params.stride[axis] as usize);
+            |extent: usize, axis: usize| extent.saturating_sub(phase[axis]).div_ceil(problem.stride[axis] as usize);
         Self::new([n, extent(h, 0), extent(w, 1)], [1, 1], [p, q, k], [taps(0, r), taps(1, s)])
     }
 

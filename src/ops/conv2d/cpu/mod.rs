@@ -17,34 +17,34 @@ use tile::Microkernels;
 
 /// y = x * w + bias.
 pub(super) fn forward<T: Microkernels>(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let mut y = Tensor::empty(&params.output(), T::DTYPE, x.device())?;
-    let panels = Panels::forward::<T>(params, w.as_slice()?)?;
+    let mut y = Tensor::empty(&problem.output(), T::DTYPE, x.device())?;
+    let panels = Panels::forward::<T>(problem, w.as_slice()?)?;
     let bias = bias.map(Tensor::as_slice::<T>).transpose()?;
-    product::gathered_by_panels(&Gather::forward(params), x.as_slice()?, &panels, bias, y.as_mut_slice()?)?;
+    product::gathered_by_panels(&Gather::forward(problem), x.as_slice()?, &panels, bias, y.as_mut_slice()?)?;
     Ok(y)
 }
 
 /// dx from dy and w.
-pub(super) fn data_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, dy.device())?;
+pub(super) fn data_gradient<T: Microkernels>(problem: &ConvProblem, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let mut dx = Tensor::empty(&problem.input(), T::DTYPE, dy.device())?;
     let (dy, w) = (dy.as_slice::<T>()?, w.as_slice::<T>()?);
-    let phases = |axis: usize, extent: i32| 0..(params.stride[axis].min(extent) as usize);
-    for down in phases(0, params.h) {
-        for across in phases(1, params.w) {
-            let gather = Gather::backward(params, [down, across]);
-            let panels = Panels::backward::<T>(params, &gather, w)?;
+    let phases = |axis: usize, extent: i32| 0..(problem.stride[axis].min(extent) as usize);
+    for down in phases(0, problem.h) {
+        for across in phases(1, problem.w) {
+            let gather = Gather::backward(problem, [down, across]);
+            let panels = Panels::backward::<T>(problem, &gather, w)?;
             let dx = dx.as_mut_slice::<T>()?;
-            if params.stride == [1, 1] {
+            if problem.stride == [1, 1] {
                 product::gathered_by_panels(&gather, dy, &panels, None, dx)?;
             } else {
-                let mut part = Tensor::empty(&[gather.rows(), params.c as usize], T::DTYPE, &crate::Device::cpu())?;
+                let mut part = Tensor::empty(&[gather.rows(), problem.c as usize], T::DTYPE, &crate::Device::cpu())?;
                 product::gathered_by_panels(&gather, dy, &panels, None, part.as_mut_slice()?)?;
-                spread(params, [down, across], gather.grid, part.as_slice()?, dx);
+                spread(problem, [down, across], gather.grid, part.as_slice()?, dx);
             }
         }
     }
@@ -52,9 +52,9 @@ pub(super) fn data_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor, 
 }
 
 /// Copies the pixels of one phase to their places among all.
-fn spread<T: Microkernels>(params: &ConvProblem, phase: [usize; 2], grid: [usize; 3], part: &[T], dx: &mut [T]) {
-    let [_, h, w, c] = params.input();
-    let stride = params.stride.map(|stride| stride as usize);
+fn spread<T: Microkernels>(problem: &ConvProblem, phase: [usize; 2], grid: [usize; 3], part: &[T], dx: &mut [T]) {
+    let [_, h, w, c] = problem.input();
+    let stride = problem.stride.map(|stride| stride as usize);
     dx.par_chunks_mut(w * c).enumerate().for_each(|(line, dx)| {
         let (image, row) = (line / h, line % h);
         if row % stride[0] != phase[0] {
@@ -68,11 +68,11 @@ fn spread<T: Microkernels>(params: &ConvProblem, phase: [usize; 2], grid: [usize
 }
 
 /// dw from dy and x.
-pub(super) fn weight_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let mut dw = Tensor::empty(&params.filter(), T::DTYPE, dy.device())?;
-    let filters = params.k as usize;
+pub(super) fn weight_gradient<T: Microkernels>(problem: &ConvProblem, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let mut dw = Tensor::empty(&problem.filter(), T::DTYPE, dy.device())?;
+    let filters = problem.k as usize;
     product::transposed_by_gathered(
-        &Gather::forward(params),
+        &Gather::forward(problem),
         x.as_slice()?,
         dy.as_slice()?,
         filters,
@@ -82,9 +82,9 @@ pub(super) fn weight_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor
 }
 
 /// db from dy: sums over blocks of pixels, added in order.
-pub(super) fn bias_gradient<T: Microkernels>(params: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
+pub(super) fn bias_gradient<T: Microkernels>(problem: &ConvProblem, dy: &Tensor) -> Result<Tensor> {
     const PIXELS: usize = 512;
-    let filters = params.k as usize;
+    let filters = problem.k as usize;
     let add = |mut total: Vec<T>, more: &[T]| {
         total.iter_mut().zip(more).for_each(|(total, &value)| *total += value);
         total

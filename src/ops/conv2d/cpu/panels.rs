@@ -50,8 +50,8 @@ impl Panels {
     }
 
     /// The matrix [(r, s, c), k] of a filter [K, R, S, C].
-    pub fn forward<T: Microkernels>(params: &ConvProblem, filter: &[T]) -> Result<Self> {
-        let [k, r, s, c] = params.filter();
+    pub fn forward<T: Microkernels>(problem: &ConvProblem, filter: &[T]) -> Result<Self> {
+        let [k, r, s, c] = problem.filter();
         let depth = r * s * c;
         let lanes = T::kernels().lanes;
         Self::new(depth, k, |panel, memory: &mut [T]| {
@@ -71,8 +71,8 @@ impl Panels {
     }
 
     /// The matrix [(r, s, k), c] of a filter [K, R, S, C], of the taps of `gather` in its order.
-    pub fn backward<T: Microkernels>(params: &ConvProblem, gather: &Gather, filter: &[T]) -> Result<Self> {
-        let [k, _, s, c] = params.filter();
+    pub fn backward<T: Microkernels>(problem: &ConvProblem, gather: &Gather, filter: &[T]) -> Result<Self> {
+        let [k, _, s, c] = problem.filter();
         let per_filter = filter.len() / k;
         let lanes = T::kernels().lanes;
         Self::new(gather.depth(), c, |panel, memory: &mut [T]| {

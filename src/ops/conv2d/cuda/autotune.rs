@@ -7,8 +7,8 @@ use crate::{
     ops::conv2d::{
         ConvProblem,
         heuristic::{Algorithm, Choice},
-        problem::Direction,
         mma_tiling::{GemmProblem, Tiling},
+        problem::Direction,
         wgmma_tiling::{self, WgmmaProblem, WgmmaTiling},
     },
 };
@@ -42,7 +42,7 @@ impl Config {
 /// A GEMM by all that its time depends on: the key of the tune cache.
 pub(super) struct TuneKey<'a> {
     pub direction: Direction,
-    pub params: &'a ConvProblem,
+    pub problem: &'a ConvProblem,
     pub dtype: DType,
     /// Groups of images whose moments are wanted.
     pub groups: Option<usize>,
@@ -68,12 +68,12 @@ impl TuneKey<'_> {
 
     /// What could be faster than the heuristic, on one card or another.
     fn others(&self, device: &Device, heuristic: Config) -> Vec<Config> {
-        let Self { direction, params, dtype, .. } = *self;
+        let Self { direction, problem, dtype, .. } = *self;
         let mut all: Vec<Config> = Vec::new();
-        if device.has_warpgroup_products() && dtype == DType::Bf16 && wgmma_tiling::suits(direction, params) {
-            all.extend(WgmmaProblem::new(direction, params).all().into_iter().map(Config::Warpgroups));
+        if device.has_warpgroup_products() && dtype == DType::Bf16 && wgmma_tiling::suits(direction, problem) {
+            all.extend(WgmmaProblem::new(direction, problem).all().into_iter().map(Config::Warpgroups));
         }
-        let product = GemmProblem::new(direction, params, dtype);
+        let product = GemmProblem::new(direction, problem, dtype);
         all.push(Config::Warps(product.heuristic()));
         all.extend(product.others().into_iter().map(Config::Warps));
         // Split-K leaves the batch norm a pass of its own.
@@ -84,7 +84,7 @@ impl TuneKey<'_> {
 
     /// As it stands in the tune cache.
     fn name(&self) -> String {
-        let ConvProblem { n, h, w, c, k, r, s, stride, padding, dilation, .. } = self.params;
+        let ConvProblem { n, h, w, c, k, r, s, stride, padding, dilation, .. } = self.problem;
         let direction = match self.direction {
             Direction::Forward => "forward",
             Direction::DataGradient => "data gradient",
@@ -110,14 +110,14 @@ mod tests {
     #[test]
     fn names_tell_problems_apart() {
         let spec = Conv2dSpec { stride: [1, 2], padding: [3, 1], dilation: [2, 1] };
-        let params = ConvProblem::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
+        let problem = ConvProblem::new([2, 30, 20, 8], [16, 3, 5, 8], &spec).unwrap();
         let (direction, dtype) = (Direction::Forward, DType::Bf16);
-        let problem = TuneKey { direction, params: &params, dtype, groups: None, accumulate: false, epilogue: false };
+        let key = TuneKey { direction, problem: &problem, dtype, groups: None, accumulate: false, epilogue: false };
         let whole = "conv2d forward bf16 x 2x30x20x8 w 16x3x5x8 stride 1x2 padding 3x1 dilation 2x1";
-        assert_eq!(problem.name(), whole);
-        let grouped = TuneKey { groups: Some(2), ..problem };
+        assert_eq!(key.name(), whole);
+        let grouped = TuneKey { groups: Some(2), ..key };
         assert_eq!(grouped.name(), format!("{whole} moments of 2"));
-        let stored = TuneKey { accumulate: true, epilogue: true, ..problem };
+        let stored = TuneKey { accumulate: true, epilogue: true, ..key };
         assert_eq!(stored.name(), format!("{whole} added before a batch norm"));
         let names: Vec<String> = Direction::ALL.map(|direction| TuneKey { direction, ..grouped }.name()).to_vec();
         assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");

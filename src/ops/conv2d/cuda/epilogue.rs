@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Device, Result, Tensor,
-    ops::epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, NormParams},
+    ops::epilogue::{BatchNormBackwardEpilogue, BatchNormEpilogue, NormParams},
     tensor::{Element, OptIn, OptOut, Param},
 };
 

@@ -32,10 +32,10 @@ kernels! { "conv2d_few_channels";
 const CHANNELS: i32 = 4;
 
 /// The same convolution of the padded image with the padded filter.
-pub(super) fn padded(params: &ConvProblem) -> ConvProblem {
-    let [down, across] = params.padding;
+pub(super) fn padded(problem: &ConvProblem) -> ConvProblem {
+    let [down, across] = problem.padding;
     let padding = [down, across + across % 2];
-    ConvProblem { w: params.w + params.w % 2, c: CHANNELS, s: ROW_TAPS as i32, padding, ..*params }
+    ConvProblem { w: problem.w + problem.w % 2, c: CHANNELS, s: ROW_TAPS as i32, padding, ..*problem }
 }
 
 /// `tensor`, seen as [.., a, b], moved by `first` along a, in `shape`, whose last extents are a2 and b2.
@@ -50,17 +50,17 @@ fn fit<T: Element>(tensor: &Tensor, shape: &[usize; 4], first: i32) -> Result<Te
 }
 
 /// x [N,H,W,C] as the padded problem wants it.
-pub(super) fn image<T: Element>(params: &ConvProblem, x: &Tensor) -> Result<Tensor> {
-    fit::<T>(x, &padded(params).input(), 0)
+pub(super) fn image<T: Element>(problem: &ConvProblem, x: &Tensor) -> Result<Tensor> {
+    fit::<T>(x, &padded(problem).input(), 0)
 }
 
 /// The gradient of the filter from that of the padded one.
-pub(super) fn filter_gradient<T: Element>(params: &ConvProblem, padded: &Tensor) -> Result<Tensor> {
-    fit::<T>(padded, &params.filter(), -(params.padding[1] % 2))
+pub(super) fn filter_gradient<T: Element>(problem: &ConvProblem, padded: &Tensor) -> Result<Tensor> {
+    fit::<T>(padded, &problem.filter(), -(problem.padding[1] % 2))
 }
 
 pub(super) fn forward<T: Element>(
-    params: &ConvProblem,
+    problem: &ConvProblem,
     tile: MmaTile,
     x: &Tensor,
     w: &Tensor,
@@ -68,9 +68,9 @@ pub(super) fn forward<T: Element>(
     groups: Option<usize>,
     norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
-    let norm = norm.by_chunks(params.k as usize, T::DTYPE);
-    let (device, p) = (x.device(), padded(params));
-    let (x4, v) = (image::<T>(params, x)?, fit::<T>(w, &p.filter(), params.padding[1] % 2)?);
+    let norm = norm.by_chunks(problem.k as usize, T::DTYPE);
+    let (device, p) = (x.device(), padded(problem));
+    let (x4, v) = (image::<T>(problem, x)?, fit::<T>(w, &p.filter(), problem.padding[1] % 2)?);
     let mut y = Tensor::empty(&p.output(), T::DTYPE, device)?;
     let (launch, group, mut moments) = by_groups(&p, tile, groups, device)?;
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), &norm);

@@ -7,11 +7,11 @@ use crate::{
     device::{Launch, PlannedWork},
     ops::conv2d::{
         ConvProblem,
-        problem::Direction,
         mma_tiling::MULTIPROCESSORS,
+        problem::Direction,
         wgmma_tiling::{WgmmaProblem, WgmmaTiling},
     },
-    tensor::{Semaphores, OptOut, Param},
+    tensor::{OptOut, Param, Semaphores},
 };
 
 /// Threads of a block (WGMMA_THREADS).
@@ -83,9 +83,19 @@ impl TileScheduler {
         let k_tiles_per_unit = (sk_tiles * k_tiles).div_ceil(wanted);
         let sk_units = if tail > 0 { (sk_tiles * k_tiles).div_ceil(k_tiles_per_unit) } else { 0 };
         let (dp_tiles, strips) = (tiles - tail, tiling.strips());
-        let [work_tiles, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, group] =
-            [dp_tiles + 2 * sk_units, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, m]
-                .map(|count| count as i32);
+        let [work_tiles, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, group] = [
+            dp_tiles + 2 * sk_units,
+            dp_tiles,
+            sk_tiles,
+            strips,
+            sk_units,
+            k_tiles_per_unit,
+            tiles_m,
+            tiles_n,
+            k_tiles,
+            m,
+        ]
+        .map(|count| count as i32);
         Ok(Self {
             workspace: 0,
             semaphores: 0,
@@ -113,9 +123,9 @@ impl TileScheduler {
     }
 
     /// Tells a plan what the grid does not show.
-    pub fn describe(&self, device: &Device, direction: Direction, params: &ConvProblem, tiling: WgmmaTiling) {
+    pub fn describe(&self, device: &Device, direction: Direction, problem: &ConvProblem, tiling: WgmmaTiling) {
         if let Some(plan) = device.as_plan() {
-            let cycles = WgmmaProblem::new(direction, params).cycles(tiling);
+            let cycles = WgmmaProblem::new(direction, problem).cycles(tiling);
             let items = (self.dp_tiles + self.sk_units) as usize * tiling.cluster;
             plan.describe(PlannedWork { items, cycles });
         }

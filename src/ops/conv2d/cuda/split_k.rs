@@ -9,8 +9,8 @@ use crate::{
     kernels,
     ops::conv2d::{
         ConvProblem, OP,
-        problem::{Direction, extents},
         mma_tiling::{MmaTile, Tiling},
+        problem::{Direction, extents},
     },
     tensor::{Element, In, OptIn, Out, Val},
 };
@@ -32,8 +32,8 @@ kernels! { "conv2d_split_k";
 }
 
 /// A block for each tile of each phase, and for each part.
-fn launch(tiling: Tiling, direction: Direction, params: &ConvProblem, phases: usize) -> Result<Launch> {
-    let (m, n) = extents(direction, params);
+fn launch(tiling: Tiling, direction: Direction, problem: &ConvProblem, phases: usize) -> Result<Launch> {
+    let (m, n) = extents(direction, problem);
     let mut launch = tiled(tiling.tile.count(m, n), phases, [THREADS, 1, 1])?;
     launch.grid[1] = tiling.split_k as u32;
     Ok(Launch { shared_bytes: tiling.tile.shared_bytes(), ..launch })
@@ -41,15 +41,15 @@ fn launch(tiling: Tiling, direction: Direction, params: &ConvProblem, phases: us
 
 pub(super) fn forward<T: Element>(
     tiling: Tiling,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (device, p, shape) = (x.device(), *params, params.output());
-    let launch = launch(tiling, Direction::Forward, params, 1)?;
+    let (device, p, shape) = (x.device(), *problem, problem.output());
+    let launch = launch(tiling, Direction::Forward, problem, 1)?;
     let mut sums = partial(tiling.split_k, &shape, x)?;
-    // SAFETY: the tensors have the extents of `params`, which the caller checked; the grid covers y in tiles, for each layer of
+    // SAFETY: the tensors have the extents of `problem`, which the caller checked; the grid covers y in tiles, for each layer of
     // `sums`; the shared memory is the tile's, and so are the channels that it takes.
     unsafe { conv2d_split_k_forward::<T>(device, launch, tiling.tile, x, w, &mut sums, p)? };
     sum::<T>(&sums, bias, None, &shape)
@@ -57,16 +57,16 @@ pub(super) fn forward<T: Element>(
 
 pub(super) fn data_gradient<T: Element>(
     tiling: Tiling,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     accumulate: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (device, p, shape) = (dy.device(), *params, params.input());
-    let phases = params.stride[0] as usize * params.stride[1] as usize;
-    let launch = launch(tiling, Direction::DataGradient, params, phases)?;
+    let (device, p, shape) = (dy.device(), *problem, problem.input());
+    let phases = problem.stride[0] as usize * problem.stride[1] as usize;
+    let launch = launch(tiling, Direction::DataGradient, problem, phases)?;
     let mut sums = partial(tiling.split_k, &shape, dy)?;
-    // SAFETY: the tensors have the extents of `params`; the grid covers the largest phase in tiles, and every phase, for each
+    // SAFETY: the tensors have the extents of `problem`; the grid covers the largest phase in tiles, and every phase, for each
     // layer of `sums`; the shared memory is the tile's, and so are the channels that it takes.
     unsafe { conv2d_split_k_data_gradient::<T>(device, launch, tiling.tile, dy, w, &mut sums, p)? };
     sum::<T>(&sums, None, accumulate, &shape)
@@ -85,7 +85,17 @@ fn sum<T: Element>(
     // SAFETY: `partial` holds `parts` layers of `out`, the bias its channels, `accumulate` as much as `out`, whose chunks the
     // launch covers.
     unsafe {
-        conv2d_split_k_reduce::<T>(partial.device(), launch, partial, bias, accumulate, &mut out, count, channels, parts)?;
+        conv2d_split_k_reduce::<T>(
+            partial.device(),
+            launch,
+            partial,
+            bias,
+            accumulate,
+            &mut out,
+            count,
+            channels,
+            parts,
+        )?;
     }
     Ok(out)
 }

@@ -17,9 +17,9 @@ use crate::{
         conv2d::{
             ConvProblem, OP,
             problem::Direction,
-            wgmma_tiling::{STATS_ROWS, K_TILE, WgmmaTile, WgmmaTiling},
+            wgmma_tiling::{K_TILE, STATS_ROWS, WgmmaTile, WgmmaTiling},
         },
-        epilogue::{BatchNormEpilogue, BatchNormBackwardEpilogue, BatchNormPartialStats},
+        epilogue::{BatchNormBackwardEpilogue, BatchNormEpilogue, BatchNormPartialStats},
     },
     tensor::{Element, MapIn, MapOut, OptMapIn, Out, Val},
 };
@@ -110,20 +110,21 @@ fn output_map(channels: i32, group: usize, layers: usize) -> MapSpec {
 
 pub(super) fn forward<T: Element>(
     tiling: WgmmaTiling,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
     groups: Option<usize>,
     norm: &BatchNormEpilogue<'_>,
 ) -> Result<Output> {
-    let (tile, device, p, k) = (tiling.warpgroups, x.device(), *params, params.k as usize);
-    let mut y = Tensor::empty(&params.output(), T::DTYPE, device)?;
+    let (tile, device, p, k) = (tiling.warpgroups, x.device(), *problem, problem.k as usize);
+    let mut y = Tensor::empty(&problem.output(), T::DTYPE, device)?;
     // Tiles end with each group.
     let layers = groups.unwrap_or(1);
-    let group = super::pixels(params) / layers;
-    let mut moments = groups.map(|groups| BatchNormPartialStats::empty(groups, group, STATS_ROWS, k, device)).transpose()?;
-    let k_tiles = params.r as usize * params.s as usize * (params.c as usize).div_ceil(K_TILE);
+    let group = super::pixels(problem) / layers;
+    let mut moments =
+        groups.map(|groups| BatchNormPartialStats::empty(groups, group, STATS_ROWS, k, device)).transpose()?;
+    let k_tiles = problem.r as usize * problem.s as usize * (problem.c as usize).div_ceil(K_TILE);
     let scheduler = TileScheduler::new(tiling, layers, [group, k], k_tiles, device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
     let schedule = (scheduler, workspace.as_mut(), scheduler.semaphores(tiling));
@@ -132,29 +133,29 @@ pub(super) fn forward<T: Element>(
     let residual = norm.residual.map(|residual| (residual, &ys));
     let epilogue = ForwardEpilogue::new(bias, moments.as_mut().map(|moments| &mut moments.partial), norm);
     let (xs, ws, ys) = ((x, &xs), (w, &ws), (&mut y, &ys));
-    // SAFETY: the maps stay within their tensors, which have the extents of `params`, and have the boxes of the tile; the scheduler
+    // SAFETY: the maps stay within their tensors, which have the extents of `problem`, and have the boxes of the tile; the scheduler
     // covers y in tiles, group by group, the moments have room for each group's pieces, and the workspace for the partial sums; the
     // shared memory is the tile's; the residual has y's shape, and the vectors a value for each channel.
     unsafe { conv2d_wgmma_forward::<T>(device, launch, tile, xs, ws, ys, residual, epilogue, p, schedule)? };
-    scheduler.describe(device, Direction::Forward, params, tiling);
+    scheduler.describe(device, Direction::Forward, problem, tiling);
     Ok(Output { y, moments, normalized: norm.is_some() })
 }
 
 pub(super) fn data_gradient<T: Element>(
     tiling: WgmmaTiling,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     w: &Tensor,
     accumulate: Option<&Tensor>,
     request: &GradientRequest,
 ) -> Result<Contribution> {
-    let (tile, device, p, [n, h, width, c]) = (tiling.warpgroups, dy.device(), *params, params.input());
-    let mut dx = Tensor::empty(&params.input(), T::DTYPE, device)?;
+    let (tile, device, p, [n, h, width, c]) = (tiling.warpgroups, dy.device(), *problem, problem.input());
+    let mut dx = Tensor::empty(&problem.input(), T::DTYPE, device)?;
     let norm = BatchNormBackwardEpilogue::of(request, &dx).with_mask_from_y();
     // Tiles end with each group of images that has statistics of its own.
     let (layers, group) = (norm.groups, n / norm.groups * h * width);
     let mut norm = norm.with_room(group.div_ceil(STATS_ROWS))?;
-    let k_tiles = params.r as usize * params.s as usize * (params.k as usize).div_ceil(K_TILE);
+    let k_tiles = problem.r as usize * problem.s as usize * (problem.k as usize).div_ceil(K_TILE);
     let scheduler = TileScheduler::new(tiling, layers, [group, c], k_tiles, device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
     let schedule = (scheduler, workspace.as_mut(), scheduler.semaphores(tiling));
@@ -168,19 +169,19 @@ pub(super) fn data_gradient<T: Element>(
     unsafe {
         conv2d_wgmma_data_gradient::<T>(device, launch, tile, dys, ws, dxs, more, x, y, epilogue, p, schedule)?;
     }
-    scheduler.describe(device, Direction::DataGradient, params, tiling);
+    scheduler.describe(device, Direction::DataGradient, problem, tiling);
     Ok(Contribution { gradient: dx, fused: norm.fused() })
 }
 
 pub(super) fn weight_gradient<T: Element>(
     tiling: WgmmaTiling,
-    params: &ConvProblem,
+    problem: &ConvProblem,
     dy: &Tensor,
     x: &Tensor,
 ) -> Result<Tensor> {
-    let (tile, device, p, shape) = (tiling.warpgroups, dy.device(), *params, params.filter());
+    let (tile, device, p, shape) = (tiling.warpgroups, dy.device(), *problem, problem.filter());
     let mut dw = Tensor::empty(&shape, T::DTYPE, device)?;
-    let (pixels, n) = (super::pixels(params), shape[1] * shape[2] * shape[3].next_multiple_of(K_TILE));
+    let (pixels, n) = (super::pixels(problem), shape[1] * shape[2] * shape[3].next_multiple_of(K_TILE));
     let scheduler = TileScheduler::new(tiling, 1, [shape[0], n], pixels.div_ceil(K_TILE), device)?;
     let (mut workspace, launch) = (scheduler.workspace(tiling, device)?, scheduler.launch(tiling, device)?);
     let (dys, xs, dws) = (map(&[p.k, pixels as i32], &[64, K_TILE]), pixels_map(&p, false, K_TILE), filter_map(&p));
@@ -190,7 +191,7 @@ pub(super) fn weight_gradient<T: Element>(
         let schedule = (scheduler, workspace.as_mut(), 0);
         conv2d_wgmma_weight_gradient::<T>(device, launch, tile, dys, xs, dws, p, schedule)?;
     }
-    scheduler.describe(device, Direction::WeightGradient, params, tiling);
+    scheduler.describe(device, Direction::WeightGradient, problem, tiling);
     if let Some(mut workspace) = workspace {
         let ((bm, bn), pingpong) = (tile.extent(), i32::from(tile.is_pingpong()));
         let [bm, bn, cluster] = [bm, bn, tiling.cluster].map(|extent| extent as i32);
@@ -200,7 +201,7 @@ pub(super) fn weight_gradient<T: Element>(
         launch.grid[1] = scheduler.sk_tiles() as u32;
         let schedule = (scheduler, Some(&mut workspace), 0);
         // SAFETY: the workspace has the partial sums of all units of the scheduler, and dw the extents of
-        // `params`.
+        // `problem`.
         unsafe {
             let shape = FixupTile { bm, bn, pingpong, cluster };
             conv2d_wgmma_weight_gradient_fixup::<T>(device, launch, &mut dw, p, schedule, shape)?;

@@ -1,4 +1,4 @@
-//! Every way that a GPU may take for a convolution: by warps on small shapes against the CPU, then in bf16 on one that gives each block
+//! Every config that a GPU may take for a convolution: by warps on small shapes against the CPU, then in bf16 on one that gives each block
 //! many tiles, against products by warps on the same GPU, since the CPU would take too long.
 
 use std::{cell::OnceCell, rc::Rc};
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{DType, Device, Result, Tensor};
 
-/// As many ways as any direction of [`ON_A_GPU`] has, by warpgroups and by warps.
-const WAYS: usize = 24;
+/// As many configs as any direction of [`ON_A_GPU`] has, by warpgroups and by warps.
+const CONFIGS: usize = 24;
 /// As many as any of [`DEEP`] has by warps.
-const WAYS_OF_WARPS: usize = 24;
+const CONFIGS_OF_WARPS: usize = 24;
 
 /// Sums of many slices and few tiles, which may be cut into parts: parts that begin inside a tap; rows and columns for the large tile;
 /// 19 filters; phases of 1, 2, 2 and 4 taps; few channels in the data gradient; few in the weight gradient.
@@ -31,7 +31,7 @@ const ON_A_GPU: Shape = ([4, 92, 92, 256], [256, 3], [1, 2, 2]);
 /// Several tiles for the emulator's few multiprocessors, and pixels enough to cut those of the weight gradient.
 const EMULATED: Shape = ([1, 22, 25, 136], [136, 2], [1, 1, 2]);
 
-/// The problem, and y, dx and dw by warps in the built-in way.
+/// The problem, and y, dx and dw by warps by the heuristic.
 struct Reference {
     problem: Problem,
     results: Vec<Tensor>,
@@ -47,7 +47,7 @@ impl Reference {
     }
 }
 
-fn check(way: usize, reference: &OnceCell<Reference>, device: &Device) -> Result<String, Trouble> {
+fn check(config: usize, reference: &OnceCell<Reference>, device: &Device) -> Result<String, Trouble> {
     // By warps: `Check::run` has switched warpgroups off.
     if reference.get().is_none() {
         let _ = reference.set(Reference::new(device)?);
@@ -55,7 +55,7 @@ fn check(way: usize, reference: &OnceCell<Reference>, device: &Device) -> Result
     let Some(Reference { problem, results }) = reference.get() else {
         return Err(Trouble::Wrong("there is nothing to compare with".into()));
     };
-    let device = device.with(|options| (options.warpgroups, options.config) = (Some(true), way));
+    let device = device.with(|options| (options.warpgroups, options.config) = (Some(true), config));
     let problem = problem.to_device(&device)?;
     for (direction, want) in Direction::ALL.into_iter().zip(results) {
         expect(direction.name(), &problem.run(direction)?, want, Bound::Exact)?;
@@ -68,12 +68,12 @@ fn check_warps(dtype: DType, direction: Direction, device: &Device) -> Result<St
         let mut draw = Inputs::new(43);
         let problem = Problem::new(shape, true, |shape| draw.integers(shape, dtype))?;
         let (there, want) = (problem.to_device(device)?, problem.run(direction)?);
-        for way in 0..=WAYS_OF_WARPS {
-            let there = there.to_device(&device.with(|options| options.config = way))?;
-            expect(&format!("{shape:?}, way {way}"), &there.run(direction)?, &want, Bound::Exact)?;
+        for config in 0..=CONFIGS_OF_WARPS {
+            let there = there.to_device(&device.with(|options| options.config = config))?;
+            expect(&format!("{shape:?}, config {config}"), &there.run(direction)?, &want, Bound::Exact)?;
         }
     }
-    Ok(format!("{} ways on {} shapes, exact", WAYS_OF_WARPS + 1, DEEP.len()))
+    Ok(format!("{} configs on {} shapes, exact", CONFIGS_OF_WARPS + 1, DEEP.len()))
 }
 
 pub(super) fn checks() -> Vec<Check> {
@@ -82,16 +82,16 @@ pub(super) fn checks() -> Vec<Check> {
         for direction in Direction::ALL {
             let name = format!("{name}, {}", direction.name());
             let check = move |device: &Device| check_warps(dtype, direction, device);
-            checks.push(Check::new("ways", name, super::REPORT, check));
+            checks.push(Check::new("configs", name, super::REPORT, check));
         }
     }
     let reference: Rc<OnceCell<Reference>> = Rc::default();
-    let way = |way: usize| {
+    let config = |config: usize| {
         let reference = reference.clone();
-        let name = if way == 0 { "conv, built-in way".to_owned() } else { format!("conv, way {way}") };
-        Check::new("ways", name, super::NO_WARPGROUPS, move |device| check(way, &reference, device))
+        let name = if config == 0 { "conv, heuristic".to_owned() } else { format!("conv, config {config}") };
+        Check::new("configs", name, super::NO_WARPGROUPS, move |device| check(config, &reference, device))
     };
-    checks.extend((0..=WAYS).map(way));
+    checks.extend((0..=CONFIGS).map(config));
     checks
 }
 
@@ -101,15 +101,15 @@ mod tests {
 
     use super::*;
 
-    /// What a direction launches on an H100 in these ways.
-    fn launched(direction: Direction, ways: impl Iterator<Item = usize>) -> BTreeSet<String> {
+    /// What a direction launches on an H100 in these configs.
+    fn launched(direction: Direction, configs: impl Iterator<Item = usize>) -> BTreeSet<String> {
         let device = Device::plan().with(|options| options.warpgroups = Some(true));
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::Bf16, &device);
         let problem = Problem::new(ON_A_GPU, false, zeros).unwrap();
         let plan = device.as_plan().unwrap();
         plan.start();
-        for way in ways {
-            let device = device.with(|options| options.config = way);
+        for config in configs {
+            let device = device.with(|options| options.config = config);
             problem.to_device(&device).unwrap().run(direction).unwrap();
         }
         plan.counts()
@@ -120,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_ways() {
+    fn there_are_no_more_configs() {
         for direction in Direction::ALL {
-            let known = launched(direction, 0..=WAYS);
-            assert!(known.len() > WAYS / 2, "{known:?}");
-            let more = launched(direction, 0..=3 * WAYS);
+            let known = launched(direction, 0..=CONFIGS);
+            assert!(known.len() > CONFIGS / 2, "{known:?}");
+            let more = launched(direction, 0..=3 * CONFIGS);
             assert_eq!(more.len(), known.len(), "{}", direction.name());
         }
     }
