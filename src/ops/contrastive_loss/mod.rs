@@ -54,7 +54,7 @@ pub struct Contrast {
     pub forward: Option<Tensor>,
     /// The backward term, unweighted; `None` where its weight is 0.
     pub backward: Option<Tensor>,
-    /// The labels by transfer, u8 [N,h,w].
+    /// The labels by transfer, u8 `[N,h,w]`.
     pub dynamic_labels: Option<Tensor>,
     /// What moves the calibration.
     pub prototypes: DomainPrototypes,
