@@ -16,7 +16,7 @@ use crate::Tensor;
 ///
 ///   y = relu( (x - mean_c) / sqrt(variance_c + epsilon) * scale_c + shift_c + residual )
 ///
-/// over images [N,H,W,C], as the epilogue of a kernel that writes the whole gradient dy: with g = dy where the ReLU passed,
+/// over images `[N,H,W,C]`, as the epilogue of a kernel that writes the whole gradient dy: with g = dy where the ReLU passed,
 /// and 0 elsewhere, it stores g in place of dy; where there is `x` it also takes the sums of g and g (x - mean).
 #[derive(Clone)]
 pub struct GradientEpilogue {

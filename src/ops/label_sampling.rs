@@ -12,7 +12,7 @@ pub enum LabelSampling {
     /// By PyTorch's nearest-neighbour rule, as the published code: docs/method.md, "Prototypes".
     #[default]
     Nearest,
-    /// Where the upsampling of the logits puts it: [`align_labels`](super::align_labels). For small images, on which the other
+    /// Where the upsampling of the logits puts it: [`align_labels`](fn@super::align_labels). For small images, on which the other
     /// rule is off by the size of the objects.
     Aligned,
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::probe::{BOX_LINES, Gather, LINE, OP, PIXELS};
+use super::{BOX_LINES, Gather, LINE, OP, PIXELS};
 use crate::{
     DType, Device, Error, Result, Tensor,
     device::{Launch, MapAccess, MapSpec},

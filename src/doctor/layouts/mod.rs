@@ -5,13 +5,36 @@ mod cuda;
 pub mod probe;
 
 use half::bf16;
-use probe::Gather;
 
 use super::{
     check::{Check, Trouble, need_warpgroups},
     compare::{Bound, Inputs, expect_values, wide},
 };
 use crate::{DType, Device, Result, Tensor, tensor::Declaration};
+
+const OP: &str = "layouts";
+
+/// Elements of a line of 128 bytes.
+const LINE: usize = 64;
+/// Lines of the box that [`probe::tma_swizzle`] and [`probe::tma_zero_outside`] load.
+pub const BOX_LINES: usize = 16;
+/// Pixels that [`probe::tma_im2col`] gathers.
+pub const PIXELS: usize = 32;
+
+/// What [`probe::tma_im2col`] gathers. Pairs are (x, y).
+#[derive(Clone, Copy, Debug)]
+pub struct Gather {
+    /// The bounding box begins so far from the image's first pixel,
+    pub lower: [i32; 2],
+    /// and ends so far from its last.
+    pub upper: [i32; 2],
+    /// From one pixel to the next.
+    pub step: [u32; 2],
+    /// First channel, and x, y and image of the first pixel before the offset.
+    pub at: [i32; 4],
+    /// Each pixel is read so far to the right and down.
+    pub offset: [i32; 2],
+}
 
 /// A layout, and how to see it.
 pub struct Probe {

@@ -4,17 +4,8 @@
 //! Every function errors unless its device has warpgroup products (`DeviceOptions::warpgroups`) and the shapes are as
 //! stated. Tensors are bf16, sums f32.
 
-use super::cuda;
+use super::{Gather, LINE, OP, cuda};
 use crate::{Device, Error, Result, Tensor};
-
-pub(super) const OP: &str = "layouts";
-
-/// Elements of a line of 128 bytes.
-pub(super) const LINE: usize = 64;
-/// Lines of the box that [`tma_swizzle`] and [`tma_zero_outside`] load.
-pub const BOX_LINES: usize = 16;
-/// Pixels that [`tma_im2col`] gathers.
-pub const PIXELS: usize = 32;
 
 /// The first 16 lines of `x` `[lines,columns]`, 64 columns of each, as a swizzled box leaves them in shared memory: `[16,64]`.
 pub fn tma_swizzle(x: &Tensor) -> Result<Tensor> {
@@ -27,21 +18,6 @@ pub fn tma_swizzle(x: &Tensor) -> Result<Tensor> {
 pub fn tma_zero_outside(x: &Tensor, at: [i32; 2]) -> Result<Tensor> {
     expect_support(x.device())?;
     cuda::tma_zero_outside(x, at)
-}
-
-/// What [`tma_im2col`] gathers. Pairs are (x, y).
-#[derive(Clone, Copy, Debug)]
-pub struct Gather {
-    /// The bounding box begins so far from the image's first pixel,
-    pub lower: [i32; 2],
-    /// and ends so far from its last.
-    pub upper: [i32; 2],
-    /// From one pixel to the next.
-    pub step: [u32; 2],
-    /// First channel, and x, y and image of the first pixel before the offset.
-    pub at: [i32; 4],
-    /// Each pixel is read so far to the right and down.
-    pub offset: [i32; 2],
 }
 
 /// 32 pixels of 64 channels of `x` `[N,H,W,C]`, as a swizzled box leaves them in shared memory: `[32,64]`.

@@ -16,7 +16,11 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::{DomainPair, LabelSampling, PrototypeScope, Prototypes, calibration::DomainPrototypes, cosine::Extents};
+use super::{
+    DomainPair, LabelSampling, PrototypeScope, Prototypes,
+    calibration::DomainPrototypes,
+    cosine::{Extents, check_temperature},
+};
 use crate::{DType, Error, Result, Tensor, autograd::Var, with_float};
 
 /// The name of one term, and of both, in errors.
@@ -50,7 +54,7 @@ pub struct Contrast {
     pub forward: Option<Tensor>,
     /// The backward term, unweighted; `None` where its weight is 0.
     pub backward: Option<Tensor>,
-    /// The labels by transfer, u8 [N,h,w].
+    /// The labels by transfer, u8 `[N,h,w]`.
     pub dynamic_labels: Option<Tensor>,
     /// What moves the calibration.
     pub prototypes: DomainPrototypes,
@@ -221,14 +225,6 @@ struct Term {
     temperature: f64,
     /// Whether a backward pass may follow.
     tracked: bool,
-}
-
-/// An error unless the temperature is a positive number.
-pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Config(format!("{op}: temperature {temperature} must be a positive number, such as 0.1")))
 }
 
 /// Of `[features, vectors, counts, labels, overlap]`.

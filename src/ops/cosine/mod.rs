@@ -24,6 +24,14 @@ use crate::{Error, Result, Tensor, autograd::Var};
 /// Norms are clamped below at this value.
 pub(super) const EPSILON: f64 = 1e-12;
 
+/// An error unless the temperature is a positive number.
+pub(super) fn check_temperature(op: &'static str, temperature: f64) -> Result<()> {
+    if temperature > 0.0 && temperature.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config(format!("{op}: temperature {temperature} must be a positive number, such as 0.1")))
+}
+
 /// The extents of features [N,h,w,d] against prototypes [N,C,d].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extents {

@@ -110,7 +110,7 @@ pub struct SegmentationLosses {
 
 /// [`segmentation_loss`] of source and target, each with its labels and weights, and the sum of both totals and of the scalar
 /// `plus`, as one operation. Kernels take both domains in the same launches; the CPU composes it of [`segmentation_loss`] and
-/// [`weighted_sum`].
+/// [`weighted_sum`](fn@super::weighted_sum).
 ///
 /// Errors: as [`segmentation_loss`]; domains that differ in shape or dtype; a `plus` of another dtype or shape than [].
 pub fn segmentation_losses(

@@ -10,10 +10,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use super::{
-    contrastive_loss::check_temperature,
-    cosine::{Extents, cuda::row_norms},
-};
+use super::cosine::{Extents, check_temperature, cuda::row_norms};
 use crate::{DType, Error, Result, Tensor, tensor::Element};
 
 const OP: &str = "transfer_labels";

@@ -142,7 +142,7 @@ impl Stepper {
         self.step(Kind::Adaptation, network, config, Batches::new(vec![source, target], together), rate)
     }
 
-    /// The calibration xi [C,d]; `None` before the first step of adaptation.
+    /// The calibration xi `[C,d]`; `None` before the first step of adaptation.
     pub fn calibration(&self) -> Option<&Tensor> {
         self.calibration.as_ref()
     }
