@@ -1,5 +1,5 @@
-// The first largest class of each pixel; NaN counts as the largest.        labels[p] = argmax_c x[p][c]        writes (=)
-// Layout: x [pixels, classes]; labels u8 [pixels].
+// The first largest class of each pixel; NaN counts as the largest.        labels[p] = argmax_c x[p][c]        writes
+// (=) Layout: x [pixels, classes]; labels u8 [pixels].
 // Launch: one thread a pixel, x dimension only; pixel < count is checked here.
 #include "dev.cuh"
 
@@ -14,11 +14,11 @@ __device__ __forceinline__ int first_largest(const T* x, int classes) {
   return best;
 }
 
-#define ARGMAX(T, suffix)                                                                                       \
+#define ARGMAX(T, suffix)                                                                                        \
   extern "C" __global__ void argmax_##suffix(const T* __restrict__ x, uint8_t* __restrict__ labels, int classes, \
-                                             int count) {                                                       \
-    int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                          \
-    if (pixel < count) labels[pixel] = first_largest(x + static_cast<size_t>(pixel) * classes, classes);        \
-  }                                                                                                             \
+                                             int count) {                                                        \
+    int pixel = blockIdx.x * blockDim.x + threadIdx.x;                                                           \
+    if (pixel < count) labels[pixel] = first_largest(x + static_cast<size_t>(pixel) * classes, classes);         \
+  }                                                                                                              \
   KERNEL_EXPORT(argmax_##suffix)
 FOR_FLOATS(ARGMAX)

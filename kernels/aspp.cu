@@ -1,20 +1,22 @@
-// Atrous spatial pyramid pooling (DeepLab-V2's head) on tensor cores: four convolutions of one input, which differ in their
-// dilation, side by side. With b = 0..3, R x S taps, stride 1 and a padding that keeps the extent:
-//   y[n,p,q,b K + k]  = bias_b[k] + sum_{r,s,c} x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c] w_b[k,r,s,c]
-//   dx[n,p,q,c]       = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k] w_b[k,r,s,c]
-//   dw_b[k,r,s,c]     = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
-// As one problem: the input's gradient is summed over the branches where it is made, instead of in three more passes over
-// its 2048 channels. (aspp_taps.cu has another way, for bf16 on Hopper.)
+// Atrous spatial pyramid pooling (DeepLab-V2's head) on tensor cores: four convolutions of one input, which differ in
+// their dilation, side by side. With b = 0..3, R x S taps, stride 1 and a padding that keeps the extent:
+//   y[n,p,q,b K + k]  = bias_b[k] + sum_{r,s,c} x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
+//   w_b[k,r,s,c] dx[n,p,q,c]       = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k]
+//   w_b[k,r,s,c] dw_b[k,r,s,c]     = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2)
+//   dilation_b, c]
+// As one problem: the input's gradient is summed over the branches where it is made, instead of in three more passes
+// over its 2048 channels. (aspp_taps.cu has another way, for bf16 on Hopper.)
 //
-// Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], all outputs written (=). K is at most 32 and need not fill chunks
-// of 16 bytes: the gradients read `packed`, [n,h,w,4,KP] with KP the whole chunks that hold K, zeros beyond K. C comes in
-// whole chunks. Factors bf16, or f32 rounded to tf32; sums in f32. The tile is that of conv2d_mma.cu.
+// Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], all outputs written (=). K is at most 32 and need not fill
+// chunks of 16 bytes: the gradients read `packed`, [n,h,w,4,KP] with KP the whole chunks that hold K, zeros beyond K. C
+// comes in whole chunks. Factors bf16, or f32 rounded to tf32; sums in f32. The tile is that of conv2d_mma.cu.
 // Launch, 128 threads a block and 4 (BM + BN) 64 bytes of dynamic shared memory:
 //   forward:         `slim`; grid.x = ceil(n h w / 128), grid.z = 4 branches
 //   pack:            one thread an element of `packed`
-//   data gradient:   `large` or `small`; grid.x = ceil(pixels of a group / BM) ceil(c / BN), columns fastest; grid.z = groups;
-//                    `sums` and the batch norm as in conv2d_mma.cu
-//   weight gradient: `slim`, transposed: rows are taps and channels; grid.x = ceil(r s c / 128), grid.y = 4 branches, grid.z
+//   data gradient:   `large` or `small`; grid.x = ceil(pixels of a group / BM) ceil(c / BN), columns fastest; grid.z =
+//                    groups; `sums` and the batch norm as in conv2d_mma.cu
+//   weight gradient: `slim`, transposed: rows are taps and channels; grid.x = ceil(r s c / 128), grid.y = 4 branches,
+//   grid.z
 //                    splits the pixels into ranges of `range`: each writes its sums to partial_b[z][k, r s c]
 #include "aspp_params.cuh"
 #include "conv_mma_loaders.cuh"
@@ -114,8 +116,8 @@ struct BranchLines : FlatLoader<T, EXTENT> {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void data_gradient(const T* packed, const T* w0, const T* w1, const T* w2, const T* w3, T* dx,
-                                              const DataGradientEpilogue<T>& epilogue, const AsppParams& p) {
+__device__ __forceinline__ void data_gradient(const T* packed, const T* w0, const T* w1, const T* w2, const T* w3,
+                                              T* dx, const DataGradientEpilogue<T>& epilogue, const AsppParams& p) {
   DYN_SMEM(char, shared);
   int tiles = (p.c + Tile::BN - 1) / Tile::BN, tile = blockIdx.x / tiles, start_n = blockIdx.x % tiles * Tile::BN;
   int group = blockIdx.z, pixels = p.pixels() / epilogue.norm.groups;
@@ -184,29 +186,29 @@ __device__ __forceinline__ void weight_gradient(const T* packed, const T* x, flo
     data_gradient<T, MmaTile<__VA_ARGS__>>(packed, w0, w1, w2, w3, dx, epilogue, p);                               \
   }                                                                                                                \
   KERNEL_EXPORT(aspp_data_gradient_##name##_##suffix)
-#define ASPP(T, suffix)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_forward_##suffix(                                 \
-      const T* __restrict__ x, const T* __restrict__ w0, const T* __restrict__ w1, const T* __restrict__ w2,       \
-      const T* __restrict__ w3, const T* __restrict__ b0, const T* __restrict__ b1, const T* __restrict__ b2,      \
-      const T* __restrict__ b3, T* __restrict__ y, AsppParams p) {                                                 \
-    int b = blockIdx.z;                                                                                            \
-    forward<T, MmaTile<128, 32, 4>>(x, choose(b, w0, w1, w2, w3), choose(b, b0, b1, b2, b3), y, p.branch(b), b);   \
-  }                                                                                                                \
-  KERNEL_EXPORT(aspp_forward_##suffix)                                                                             \
+#define ASPP(T, suffix)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_forward_##suffix(                                    \
+      const T* __restrict__ x, const T* __restrict__ w0, const T* __restrict__ w1, const T* __restrict__ w2,          \
+      const T* __restrict__ w3, const T* __restrict__ b0, const T* __restrict__ b1, const T* __restrict__ b2,         \
+      const T* __restrict__ b3, T* __restrict__ y, AsppParams p) {                                                    \
+    int b = blockIdx.z;                                                                                               \
+    forward<T, MmaTile<128, 32, 4>>(x, choose(b, w0, w1, w2, w3), choose(b, b0, b1, b2, b3), y, p.branch(b), b);      \
+  }                                                                                                                   \
+  KERNEL_EXPORT(aspp_forward_##suffix)                                                                                \
   extern "C" __global__ void aspp_pack_##suffix(const T* __restrict__ dy, T* __restrict__ packed, int k, int count) { \
-    int i = blockIdx.x * blockDim.x + threadIdx.x, channels = packed_channels<T>(k);                               \
-    int channel = i % channels;                                                                                    \
-    if (i < count) packed[i] = channel < k ? dy[i / channels * k + channel] : from_acc<T>(0);                      \
-  }                                                                                                                \
-  KERNEL_EXPORT(aspp_pack_##suffix)                                                                                \
-  DATA(T, suffix, large, 128, 128, 2)                                                                              \
-  DATA(T, suffix, small, 64, 64, 2)                                                                                \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_weight_gradient_##suffix(                         \
-      const T* __restrict__ packed, const T* __restrict__ x, float* __restrict__ p0, float* __restrict__ p1,       \
-      float* __restrict__ p2, float* __restrict__ p3, AsppParams p, int range) {                                   \
-    int b = blockIdx.y;                                                                                            \
-    weight_gradient<T, MmaTile<128, 32, 4>>(packed, x, choose(b, p0, p1, p2, p3), p.branch(b), b, range);          \
-  }                                                                                                                \
+    int i = blockIdx.x * blockDim.x + threadIdx.x, channels = packed_channels<T>(k);                                  \
+    int channel = i % channels;                                                                                       \
+    if (i < count) packed[i] = channel < k ? dy[i / channels * k + channel] : from_acc<T>(0);                         \
+  }                                                                                                                   \
+  KERNEL_EXPORT(aspp_pack_##suffix)                                                                                   \
+  DATA(T, suffix, large, 128, 128, 2)                                                                                 \
+  DATA(T, suffix, small, 64, 64, 2)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) aspp_weight_gradient_##suffix(                            \
+      const T* __restrict__ packed, const T* __restrict__ x, float* __restrict__ p0, float* __restrict__ p1,          \
+      float* __restrict__ p2, float* __restrict__ p3, AsppParams p, int range) {                                      \
+    int b = blockIdx.y;                                                                                               \
+    weight_gradient<T, MmaTile<128, 32, 4>>(packed, x, choose(b, p0, p1, p2, p3), p.branch(b), b, range);             \
+  }                                                                                                                   \
   KERNEL_EXPORT(aspp_weight_gradient_##suffix)
 ASPP(bf16, bf16)
 ASPP(float, f32)

@@ -1,19 +1,21 @@
-// Atrous spatial pyramid pooling (aspp.cu has the equations) around one plain product of matrices: every tap of every branch at
-// every pixel, whatever its offset,
+// Atrous spatial pyramid pooling (aspp.cu has the equations) around one plain product of matrices: every tap of every
+// branch at every pixel, whatever its offset,
 //   t[n,p,q, j] = sum_c x[n,p,q,c] w_b[k,r,s,c]   for each column j = ((b R + r) S + s) K + k
-// so that a tile reads x as it lies, once for all taps, and 19 classes fill its columns. What remains is to move pixels:
+// so that a tile reads x as it lies, once for all taps, and 19 classes fill its columns. What remains is to move
+// pixels:
 //   gather: y[n,p,q, b K + k] = bias_b[k] + sum_{r,s} t[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, j]
 //   spread: dt[n,p,q, j] = dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k]
 // with zeros outside the image, and dx = dt W, dW = dt^T x by the product's own gradients, where
 //   stack:   W[j, c] = w_b[k,r,s,c]
 //   unstack: dw_b[k,r,s,c] = dW[j, c]
-// Columns run by branch, tap, k, where the filters run by branch, k, tap: the K values of one tap, which both kernels read from
-// one pixel, are then neighbours (38 bytes, two or three sectors of memory, for 19 classes). In the filters' order each of them
-// would lie in a sector of its own, nine times as much to fetch. The filters pass through a copy either way.
+// Columns run by branch, tap, k, where the filters run by branch, k, tap: the K values of one tap, which both kernels
+// read from one pixel, are then neighbours (38 bytes, two or three sectors of memory, for 19 classes). In the filters'
+// order each of them would lie in a sector of its own, nine times as much to fetch. The filters pass through a copy
+// either way.
 //
-// Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], t and dt [n,h,w,columns], W [columns,c], with columns = 4 r s k
-// rounded up to a multiple of 8; beyond 4 r s k, W and dt are zero and t is not read. C is a multiple of 8. All bf16, all
-// outputs written (=); `gather` adds in f32, the bias first, then the taps in order, and rounds once.
+// Layouts: x [n,h,w,c], w_b [k,r,s,c], y and dy [n,h,w,4 k], t and dt [n,h,w,columns], W [columns,c], with columns = 4
+// r s k rounded up to a multiple of 8; beyond 4 r s k, W and dt are zero and t is not read. C is a multiple of 8. All
+// bf16, all outputs written (=); `gather` adds in f32, the bias first, then the taps in order, and rounds once.
 // Launch: x dimension only; the bound `count` is checked here.
 //   gather:         a thread for an output channel of GATHERED pixels along a row
 //   spread:         a thread for two columns of SPREAD pixels along a row
@@ -23,9 +25,9 @@
 #include "conv_gather.cuh"
 #include "pack.cuh"
 
-// Pixels of a thread: one place is worked out for all of them. A warp takes neighbouring channels of each pixel together, so that
-// it reads few runs of memory at a time and writes one. (With 16 bytes of one pixel a thread, a warp would span 14 taps, and read
-// from 14 pixels at once.)
+// Pixels of a thread: one place is worked out for all of them. A warp takes neighbouring channels of each pixel
+// together, so that it reads few runs of memory at a time and writes one. (With 16 bytes of one pixel a thread, a warp
+// would span 14 taps, and read from 14 pixels at once.)
 constexpr int GATHERED = 4, SPREAD = 16;
 
 // Where a column of the product belongs.
@@ -62,7 +64,8 @@ struct Beside {
   int line, x, channels, width;
 
   template <int N>
-  __device__ __forceinline__ Beside(const AsppParams& p, const Run<N>& run, int down, int across, int channels, int channel)
+  __device__ __forceinline__ Beside(const AsppParams& p, const Run<N>& run, int down, int across, int channels,
+                                    int channel)
       : channels(channels), width(p.w) {
     bool inside = static_cast<unsigned>(run.y + down) < static_cast<unsigned>(p.h);
     line = inside ? (run.row + down) * p.w * channels + channel : 0;
@@ -77,8 +80,8 @@ struct Beside {
 
 extern "C" __global__ void aspp_gather_bf16(const bf16* __restrict__ t, const bf16* __restrict__ b0,
                                             const bf16* __restrict__ b1, const bf16* __restrict__ b2,
-                                            const bf16* __restrict__ b3, bf16* __restrict__ y, AsppParams p, int columns,
-                                            int count) {
+                                            const bf16* __restrict__ b3, bf16* __restrict__ y, AsppParams p,
+                                            int columns, int count) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, wide = BRANCHES * p.k;
   if (i >= count) return;
   int index = i / wide, channel = i - index * wide, branch = channel / p.k, k = channel - branch * p.k;
@@ -101,8 +104,8 @@ extern "C" __global__ void aspp_gather_bf16(const bf16* __restrict__ t, const bf
 }
 KERNEL_EXPORT(aspp_gather_bf16)
 
-extern "C" __global__ void aspp_spread_bf16(const bf16* __restrict__ dy, bf16* __restrict__ dt, AsppParams p, int columns,
-                                            int count) {
+extern "C" __global__ void aspp_spread_bf16(const bf16* __restrict__ dy, bf16* __restrict__ dt, AsppParams p,
+                                            int columns, int count) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, pairs = columns / 2;
   if (i >= count) return;
   int index = i / pairs, j = (i - index * pairs) * 2;
@@ -133,8 +136,7 @@ extern "C" __global__ void aspp_stack_bf16(const bf16* __restrict__ w0, const bf
   int j = i / chunks, c = (i - j * chunks) * PACK<bf16>;
   Column column(p, j);
   Pack<bf16, PACK<bf16>> values = {};
-  if (column.is_some())
-    values = load_pack<PACK<bf16>>(choose(column.branch, w0, w1, w2, w3) + column.in_filter(p) + c);
+  if (column.is_some()) values = load_pack<PACK<bf16>>(choose(column.branch, w0, w1, w2, w3) + column.in_filter(p) + c);
   store_pack(stacked + j * p.c + c, values);
 }
 KERNEL_EXPORT(aspp_stack_bf16)

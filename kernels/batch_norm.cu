@@ -5,23 +5,25 @@
 //   batch_norm_moments         partial[chunk][2][channels] = mean of a chunk of rows, and squared deviations from it
 //   batch_norm_moments_finish  mean, biased and unbiased variance from the chunks
 //   batch_norm_forward         y
-//   batch_norm_sums            partial[chunk][2][channels] = sum g, sum g (x - mean), where g = dy where the ReLU passed
+//   batch_norm_sums            partial[chunk][2][channels] = sum g, sum g (x - mean), where g = dy where the ReLU
+//                              passed
 //   batch_norm_sums_finish     d shift = sum g, d scale = sum g (x - mean) / sqrt(variance + epsilon)
 //   batch_norm_backward        dx and dresidual = g; either may be null
 // The ReLU's mask comes from y, or where y is null from x by the expression of the forward pass. x may be null in
 // batch_norm_sums (the second sum is then 0) and in batch_norm_backward without dscale and dshift.
-// The images come in `groups` of `rows` pixels each, with statistics of their own: x [groups * rows, channels], mean and
-// variance [groups, channels], partial [groups][chunk][2][channels]; blockIdx.z is the group. d shift and d scale are
-// written for each group, and added up over the groups where the totals are not null.
+// The images come in `groups` of `rows` pixels each, with statistics of their own: x [groups * rows, channels], mean
+// and variance [groups, channels], partial [groups][chunk][2][channels]; blockIdx.z is the group. d shift and d scale
+// are written for each group, and added up over the groups where the totals are not null.
 //
 // Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
-// groups, y the chunks of `span` rows. W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else 1.
-// finish: grid x covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, in whole warps. sums_finish has one
-// block for all groups, and in y as many slots as take a group each at the same time; the threads in x fix the order of the sums,
-// the slots do not.
-// forward, backward: blocks of 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, .., so its
-// parameters stay in registers and a warp's accesses are contiguous; `span * groups` threads are needed. W: 16 bytes of Acc<T>
-// with VECTOR. rows * channels of all groups fit an int.
+// groups, y the chunks of `span` rows. W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else
+// 1. finish: grid x covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, in whole warps.
+//    sums_finish has one
+// block for all groups, and in y as many slots as take a group each at the same time; the threads in x fix the order of
+// the sums, the slots do not.
+// forward, backward: blocks of 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, ..,
+// so its parameters stay in registers and a warp's accesses are contiguous; `span * groups` threads are needed. W: 16
+// bytes of Acc<T> with VECTOR. rows * channels of all groups fit an int.
 #include "batch_norm_images.cuh"
 
 constexpr int THREADS = 256;
@@ -48,7 +50,8 @@ __device__ __forceinline__ int rows_of(int thread_row, int step, int rows) {
 }
 
 template <class T, int W>
-__device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restrict__ partial, const BatchNormParams& p) {
+__device__ __forceinline__ void moments(const T* __restrict__ x, Acc<T>* __restrict__ partial,
+                                        const BatchNormParams& p) {
   using A = Acc<T>;
   SHARED(A, shared, [2 * W][THREADS]);
   int thread = block_thread(), step = blockDim.y;
@@ -158,10 +161,12 @@ struct Finish {
   }
 };
 
-// Differences from a chunk's mean are added up, not the means: a constant channel has just that mean, and no deviations.
+// Differences from a chunk's mean are added up, not the means: a constant channel has just that mean, and no
+// deviations.
 template <class A, int W>
-__device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A* __restrict__ mean, A* __restrict__ biased,
-                                               A* __restrict__ unbiased, const BatchNormParams& p) {
+__device__ __forceinline__ void moments_finish(const A* __restrict__ partial, A* __restrict__ mean,
+                                               A* __restrict__ biased, A* __restrict__ unbiased,
+                                               const BatchNormParams& p) {
   SHARED(A, distances, [MOST_WARPS][TILE]);
   SHARED(A, deviations, [MOST_WARPS][TILE]);
   Finish<W> at;
@@ -325,31 +330,31 @@ __device__ __forceinline__ void sums_finish(const A* __restrict__ partial, const
     call<T, 1>(__VA_ARGS__);                               \
   }
 
-#define BATCH_NORM(T, suffix)                                                                                         \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
-      batch_norm_moments_##suffix(const T* x, Acc<T>* partial, BatchNormParams p) {                                   \
-    DISPATCH(T, moments, x, partial, p)                                                                               \
-  }                                                                                                                   \
-  KERNEL_EXPORT(batch_norm_moments_##suffix)                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                            \
-      batch_norm_forward_##suffix(const T* x, const T* residual, const Acc<T>* mean, const Acc<T>* variance,          \
-                                  const Acc<T>* scale, const Acc<T>* shift, T* y, BatchNormParams p) {                \
-    DISPATCH_IMAGES(T, forward, x, residual, mean, variance, scale, shift, y, p)                                             \
-  }                                                                                                                   \
-  KERNEL_EXPORT(batch_norm_forward_##suffix)                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
-      batch_norm_sums_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,       \
-                               const Acc<T>* scale, const Acc<T>* shift, Acc<T>* partial, BatchNormParams p) {        \
-    DISPATCH(T, sums, x, y, dy, mean, variance, scale, shift, partial, p)                                             \
-  }                                                                                                                   \
-  KERNEL_EXPORT(batch_norm_sums_##suffix)                                                                             \
-  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                            \
-      batch_norm_backward_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,   \
-                                   const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* dscale,                    \
-                                   const Acc<T>* dshift, T* dx, T* dresidual, BatchNormParams p) {                    \
-    Gradients<T> of = {x, y, dy, mean, variance, scale, shift, dscale, dshift, dx, dresidual};                        \
-    DISPATCH_IMAGES(T, backward, of, p)                                                                                      \
-  }                                                                                                                   \
+#define BATCH_NORM(T, suffix)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+      batch_norm_moments_##suffix(const T* x, Acc<T>* partial, BatchNormParams p) {                                 \
+    DISPATCH(T, moments, x, partial, p)                                                                             \
+  }                                                                                                                 \
+  KERNEL_EXPORT(batch_norm_moments_##suffix)                                                                        \
+  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                          \
+      batch_norm_forward_##suffix(const T* x, const T* residual, const Acc<T>* mean, const Acc<T>* variance,        \
+                                  const Acc<T>* scale, const Acc<T>* shift, T* y, BatchNormParams p) {              \
+    DISPATCH_IMAGES(T, forward, x, residual, mean, variance, scale, shift, y, p)                                    \
+  }                                                                                                                 \
+  KERNEL_EXPORT(batch_norm_forward_##suffix)                                                                        \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+      batch_norm_sums_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance,     \
+                               const Acc<T>* scale, const Acc<T>* shift, Acc<T>* partial, BatchNormParams p) {      \
+    DISPATCH(T, sums, x, y, dy, mean, variance, scale, shift, partial, p)                                           \
+  }                                                                                                                 \
+  KERNEL_EXPORT(batch_norm_sums_##suffix)                                                                           \
+  extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                          \
+      batch_norm_backward_##suffix(const T* x, const T* y, const T* dy, const Acc<T>* mean, const Acc<T>* variance, \
+                                   const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* dscale,                  \
+                                   const Acc<T>* dshift, T* dx, T* dresidual, BatchNormParams p) {                  \
+    Gradients<T> of = {x, y, dy, mean, variance, scale, shift, dscale, dshift, dx, dresidual};                      \
+    DISPATCH_IMAGES(T, backward, of, p)                                                                             \
+  }                                                                                                                 \
   KERNEL_EXPORT(batch_norm_backward_##suffix)
 FOR_FLOATS(BATCH_NORM)
 

@@ -2,8 +2,8 @@
 //   calibrate            out[n][i] = rho[n][i] + xi[i]                                                    writes (=)
 //   update_calibration   xi[c][k] = m xi + (1 - m) mean of (rho_t - rho_s) over the pairs with both       in place
 //                        Nothing happens where one of `loss_count` losses is NaN or infinite (found_inf).
-// Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d. In update_calibration the target's follow the source's
-// in one tensor where the second pointer is null.
+// Layout: rho [N, C, d], xi [C, d], counts u32 [N, C]; `block` = C * d. In update_calibration the target's follow the
+// source's in one tensor where the second pointer is null.
 // Launch: a thread an element of out, or of xi, blocks of 256 in x.
 #include "domains.cuh"
 #include "found_inf.cuh"

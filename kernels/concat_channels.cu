@@ -1,4 +1,5 @@
-// Copies between the channels offset .. offset + channels of wide images [rows, total] and narrow images [rows, channels].
+// Copies between the channels offset .. offset + channels of wide images [rows, total] and narrow images [rows,
+// channels].
 //   concat_channels_put:   wide[row][offset + c] = narrow[row][c]        writes (=) that run of channels only
 //   concat_channels_take:  narrow[row][c] = wide[row][offset + c]        writes (=)
 // Launch: one thread an element of the narrow image, x dimension only; i < count = rows * channels is checked here.

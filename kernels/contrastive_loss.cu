@@ -1,18 +1,20 @@
 // The contrastive loss (docs/method.md, "The two contrastive terms"; the equations in n(p,c):
-// src/ops/contrastive_loss/mod.rs), in one direction, or in both: the pixels of each domain against the prototypes of the other.
+// src/ops/contrastive_loss/mod.rs), in one direction, or in both: the pixels of each domain against the prototypes of
+// the other.
 //
-//   contrastive_tiles    for a tile of 64 feature pixels: u, s, then z = s / tau, n[p][c] from the labels of the pixel's
-//                        cell, g = m softmax(z) - w n, a = sum_c g s; the tile's sums of loss and m         writes (=)
+//   contrastive_tiles    for a tile of 64 feature pixels: u, s, then z = s / tau, n[p][c] from the labels of the
+//                        pixel's cell, g = m softmax(z) - w n, a = sum_c g s; the tile's sums of loss and m
+//                        writes (=)
 //   contrastive_finish   loss = mean_n sum_tiles loss / M_n of each direction and their sum by weight,
 //                        scale[n] = weight / (tau M_n N)                                                    writes (=)
 //
-// Where M_n = 0: no contribution, scale 0. The counts n live in shared memory; s stands in g's memory until g replaces it.
-// Neither depends on the labels' resolution.
-// Layout: D directions, by the domain of their pixels: features [D, N, cells, d] and labels u8 [D, N, rows, columns], each
-// one tensor or (where the second pointer is not null) two; dynamic labels u8 [N, cells], of the second domain, or null;
-// vectors [D, N, C, d], counts u32 [D, N, C] and inverse norms v [D, N, C], by the domain that they come from; overlap u8 [N, C];
-// u, a [D, N, cells]; g [D, N, cells, C]; tile sums [D, N, tiles]; scale [D, N]. Where a label counts:
-// kernels/include/label_sampling.cuh.
+// Where M_n = 0: no contribution, scale 0. The counts n live in shared memory; s stands in g's memory until g replaces
+// it. Neither depends on the labels' resolution.
+// Layout: D directions, by the domain of their pixels: features [D, N, cells, d] and labels u8 [D, N, rows, columns],
+// each one tensor or (where the second pointer is not null) two; dynamic labels u8 [N, cells], of the second domain, or
+// null; vectors [D, N, C, d], counts u32 [D, N, C] and inverse norms v [D, N, C], by the domain that they come from;
+// overlap u8 [N, C]; u, a [D, N, cells]; g [D, N, cells, C]; tile sums [D, N, tiles]; scale [D, N]. Where a label
+// counts: kernels/include/label_sampling.cuh.
 // Launch: contrastive_tiles: 128 threads, N * tiles blocks in x, D in y; contrastive_finish: one block of 256 threads.
 #include "cosine.cuh"
 #include "domains.cuh"
@@ -30,7 +32,9 @@ static_assert(sizeof(LossProblem) == 64, "as in src/ops/contrastive_loss/cuda.rs
 __device__ __forceinline__ float temperature_of(const LossProblem& p, float) { return p.temperature; }
 __device__ __forceinline__ double temperature_of(const LossProblem& p, double) { return p.temperature_f64; }
 __device__ __forceinline__ int cells_of(const LossProblem& p) { return p.sampling.height * p.sampling.width; }
-__device__ __forceinline__ int tiles_of(const LossProblem& p) { return (cells_of(p) + COSINE_CELLS - 1) / COSINE_CELLS; }
+__device__ __forceinline__ int tiles_of(const LossProblem& p) {
+  return (cells_of(p) + COSINE_CELLS - 1) / COSINE_CELLS;
+}
 
 // Labels that a lane reads before it counts them: the reads wait for memory together.
 constexpr int HELD_LABELS = 8;
@@ -61,8 +65,9 @@ __device__ __forceinline__ void loss_tile(const T* features, const T* other_feat
 
   inverse_norms_of_tile(features, inverse, first, last, depth);
   __syncthreads();
-  similarity_tile(features, vectors, inverse, vector_inverse, [&](int c) { return counts[c] > 0; }, g, first, cells, depth,
-                  classes);
+  similarity_tile(
+      features, vectors, inverse, vector_inverse, [&](int c) { return counts[c] > 0; }, g, first, cells, depth,
+      classes);
   A over_tau = A(1) / temperature_of(problem, A(0)), loss = 0;
   uint32_t mass = 0;
   CellGroups groups(classes);
@@ -154,26 +159,26 @@ __device__ __forceinline__ void loss_finish(const A* tile_loss, const uint32_t* 
   if (of_second) *of_second = A(second);
 }
 
-#define TILES(T, suffix)                                                                                                \
-  extern "C" __global__ void __launch_bounds__(128, 5) contrastive_tiles_##suffix(                                      \
-      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ vectors,         \
-      const Acc<T>* __restrict__ vector_inverse, const uint32_t* __restrict__ counts,                                   \
-      const uint8_t* __restrict__ labels, const uint8_t* __restrict__ other_labels,                                     \
-      const uint8_t* __restrict__ dynamic, const uint8_t* __restrict__ overlap, Acc<T>* inverse, Acc<T>* g,             \
-      Acc<T>* __restrict__ along, Acc<T>* __restrict__ tile_loss, uint32_t* __restrict__ tile_mass,                     \
-      LossProblem problem) {                                                                                            \
-    loss_tile(features, other_features, vectors, vector_inverse, counts, labels, other_labels, dynamic, overlap,        \
-              inverse, g, along, tile_loss, tile_mass, problem);                                                        \
-  }                                                                                                                     \
+#define TILES(T, suffix)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(128, 5) contrastive_tiles_##suffix(                               \
+      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ vectors,  \
+      const Acc<T>* __restrict__ vector_inverse, const uint32_t* __restrict__ counts,                            \
+      const uint8_t* __restrict__ labels, const uint8_t* __restrict__ other_labels,                              \
+      const uint8_t* __restrict__ dynamic, const uint8_t* __restrict__ overlap, Acc<T>* inverse, Acc<T>* g,      \
+      Acc<T>* __restrict__ along, Acc<T>* __restrict__ tile_loss, uint32_t* __restrict__ tile_mass,              \
+      LossProblem problem) {                                                                                     \
+    loss_tile(features, other_features, vectors, vector_inverse, counts, labels, other_labels, dynamic, overlap, \
+              inverse, g, along, tile_loss, tile_mass, problem);                                                 \
+  }                                                                                                              \
   KERNEL_EXPORT(contrastive_tiles_##suffix)
 FOR_FLOATS(TILES)
 
-#define LOSS_FINISH(A, suffix)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(32 * FINISH_WARPS, 2) contrastive_finish_##suffix(                          \
-      const A* __restrict__ tile_loss, const uint32_t* __restrict__ tile_mass, A* __restrict__ total,                   \
-      A* __restrict__ of_first, A* __restrict__ of_second, A* __restrict__ scale, LossProblem problem) {                \
-    loss_finish(tile_loss, tile_mass, total, of_first, of_second, scale, problem);                                      \
-  }                                                                                                                     \
+#define LOSS_FINISH(A, suffix)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(32 * FINISH_WARPS, 2) contrastive_finish_##suffix(              \
+      const A* __restrict__ tile_loss, const uint32_t* __restrict__ tile_mass, A* __restrict__ total,          \
+      A* __restrict__ of_first, A* __restrict__ of_second, A* __restrict__ scale, LossProblem problem) {       \
+    loss_finish(tile_loss, tile_mass, total, of_first, of_second, scale, problem);                             \
+  }                                                                                                            \
   KERNEL_EXPORT(contrastive_finish_##suffix)
 LOSS_FINISH(float, f32)
 LOSS_FINISH(double, f64)

@@ -1,24 +1,25 @@
-// The convolutions of conv2d_mma.cu in bf16 by warpgroups (conv_wgmma.cuh): the same equations, layouts and epilogues, all outputs
-// written (=). Channels c and k come in whole chunks of 8; the data gradient is for stride 1.
+// The convolutions of conv2d_mma.cu in bf16 by warpgroups (conv_wgmma.cuh): the same equations, layouts and epilogues,
+// all outputs written (=). Channels c and k come in whole chunks of 8; the data gradient is for stride 1.
 //
-// Tiles: `wide` 128 x 256 and `tall` 256 x 128 are cooperative, `square` 128 x 128 and `narrow` 128 x 64 pingpong. Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
+// Tiles: `wide` 128 x 256 and `tall` 256 x 128 are cooperative, `square` 128 x 128 and `narrow` 128 x 64 pingpong.
+// Launch: WGMMA_THREADS threads, SHARED_BYTES of dynamic shared memory (conv_wgmma.cuh), at most one block for each
 // multiprocessor. `scheduler` covers the product in tiles (tile_scheduler.cuh):
 //   forward:         layers are groups of `group` pixels each; rows are pixels of a group, columns filters. `moments`
 //                    [layers][ceil(group / 64)][2][k] may be null, and so may the batch norm after: one of them is null
-//   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group / 64)]
-//                    [2][c] may be null, and then all of the batch norm is
+//   data gradient:   layers are groups of `group` pixels of the input; columns are channels. `sums` [layers][ceil(group
+//                    / 64)] [2][c] may be null, and then all of the batch norm is
 //   weight gradient: one layer; rows are filters, columns blocks of 64 channels of a tap, four to a tile of 256
-// Stream-K: `workspace` [sk_units + sk_tiles][cluster][tile or strip] takes partial sums, `semaphores` one counter for each 64 x 64 of
-// them, zero before and after. A weight gradient has so many partial sums that the fences of a fixup take longer than the products;
-// conv2d_wgmma_weight_gradient_fixup adds them in a launch of its own, in the order of the pixels: a block of WARPGROUP threads for
-// each 64 x 8 results in x, tiles of the tail in y.
-// Maps, all swizzled (conv_wgmma_mainloop_loads.cuh): of the pixels that are read, of the filter, and of what is written: in
-// [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
+// Stream-K: `workspace` [sk_units + sk_tiles][cluster][tile or strip] takes partial sums, `semaphores` one counter for
+// each 64 x 64 of them, zero before and after. A weight gradient has so many partial sums that the fences of a fixup
+// take longer than the products; conv2d_wgmma_weight_gradient_fixup adds them in a launch of its own, in the order of
+// the pixels: a block of WARPGROUP threads for each 64 x 8 results in x, tiles of the tail in y.
+// Maps, all swizzled (conv_wgmma_mainloop_loads.cuh): of the pixels that are read, of the filter, and of what is
+// written: in [layers, group, channels] by 64 pixels x 64 channels, or the filter's.
 #include "conv_wgmma_epilogue.cuh"
 #include "conv_wgmma_mainloop_loads.cuh"
 
-// A tile's shared memory: more stages, or (Ahead) fewer stages and more slots, for epilogues that load several images and for short
-// main loops.
+// A tile's shared memory: more stages, or (Ahead) fewer stages and more slots, for epilogues that load several images
+// and for short main loops.
 struct Wide {
   using Plain = WgmmaTile<128, 256, false, 4, 2>;
   using Ahead = WgmmaTile<128, 256, false, 3, 5>;
@@ -36,8 +37,8 @@ struct Narrow {
   using Ahead = WgmmaTile<128, 64, true, 5, 6>;
 };
 
-// The kernel for one block: store(slots, place, words, values, before) is called for each 64 x 64 results with the images `in` (none if
-// BARE), and finish(place, values) for their column statistics.
+// The kernel for one block: store(slots, place, words, values, before) is called for each 64 x 64 results with the
+// images `in` (none if BARE), and finish(place, values) for their column statistics.
 template <class Tile, int A_MN, int B_MN, bool LATER, bool BARE, class Loads, class Prepare, class Store, class Finish>
 __device__ __forceinline__ void run(char* shared, const TileScheduler& scheduler, const Loads& loads, int count,
                                     const BlockInputs& in, bool prepares, Prepare prepare, Store store, Finish finish) {
@@ -219,7 +220,8 @@ struct FixupTile {
 static_assert(sizeof(FixupTile) == 16, "src/ops/conv2d/cuda/wgmma.rs declares the same");
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
-    conv2d_wgmma_weight_gradient_fixup_bf16(bf16* __restrict__ dw, ConvProblem p, TileScheduler scheduler, FixupTile tile) {
+    conv2d_wgmma_weight_gradient_fixup_bf16(bf16* __restrict__ dw, ConvProblem p, TileScheduler scheduler,
+                                            FixupTile tile) {
   int groups = tile.pingpong ? 1 : CONSUMERS, rows = tile.bm / groups, across = scheduler.strips > 1 ? 1 : tile.bn / 64;
   int count = rows / 64 * across, j = blockIdx.x % 8, at = blockIdx.x / 8, sk_tile = blockIdx.y, thread = threadIdx.x;
   PartialBlock place = {at / count / groups, at / count % groups, at % count, count};
@@ -243,7 +245,8 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
     float4 more = partial_sums(scheduler.workspace, place(first + peer, tile.cluster, groups), thread)[j * WARPGROUP];
     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
   }
-  uint32_t* to = reinterpret_cast<uint32_t*>(dw + (size_t(row) * p.taps() + tap.row * p.s + tap.column) * p.c + channel);
+  uint32_t* to =
+      reinterpret_cast<uint32_t*>(dw + (size_t(row) * p.taps() + tap.row * p.s + tap.column) * p.c + channel);
   *to = pair_of(sum.x, sum.y);
   // The lower pair lies eight rows on.
   if (row + 8 < p.k) to[size_t(8) * p.taps() * p.c / 2] = pair_of(sum.z, sum.w);
@@ -254,41 +257,41 @@ KERNEL_EXPORT(conv2d_wgmma_weight_gradient_fixup_bf16)
 constexpr int SHORT = 16;
 
 // clang-format off
-#define CONV(name, Tiles)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(               \
-      const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap y,     \
-      const GRID_CONSTANT CUtensorMap residual, ForwardEpilogue<bf16> epilogue, ConvProblem p,                     \
-      TileScheduler scheduler) {                                                                                   \
-    if (epilogue.vectors.mean)                                                                                     \
+#define CONV(name, Tiles)                                                                                            \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_forward_##name##_bf16(                 \
+      const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap y,       \
+      const GRID_CONSTANT CUtensorMap residual, ForwardEpilogue<bf16> epilogue, ConvProblem p,                       \
+      TileScheduler scheduler) {                                                                                     \
+    if (epilogue.vectors.mean)                                                                                       \
       forward_normalized<Tiles::Plain>(&x, &w, &y, epilogue.residual ? &residual : nullptr, epilogue, p, scheduler); \
-    else if (scheduler.k_tiles <= SHORT)                                                                            \
-      forward<Tiles::Ahead>(&x, &w, &y, epilogue, p, scheduler);                                                   \
-    else                                                                                                           \
-      forward<Tiles::Plain>(&x, &w, &y, epilogue, p, scheduler);                                                   \
-  }                                                                                                                \
-  KERNEL_EXPORT(conv2d_wgmma_forward_##name##_bf16)                                                                \
-  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_data_gradient_##name##_bf16(         \
-      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap dx,   \
-      const GRID_CONSTANT CUtensorMap accumulate, const GRID_CONSTANT CUtensorMap x,                               \
-      const GRID_CONSTANT CUtensorMap y, DataGradientEpilogue<bf16> epilogue, ConvProblem p,                       \
-      TileScheduler scheduler) {                                                                                   \
-    BlockInputs in = {epilogue.accumulate ? &accumulate : nullptr, epilogue.y ? &y : nullptr,                      \
-                      epilogue.x ? &x : nullptr};                                                                  \
-    if (in.x)                                                                                                      \
-      data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, epilogue, p, scheduler);                             \
-    else if (epilogue.vectors.mean || in.in_place())                                                               \
-      data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, epilogue, p, scheduler);                               \
-    else if (scheduler.k_tiles <= SHORT)                                                                            \
-      data_gradient<Tiles::Ahead>(&dy, &w, &dx, p, scheduler);                                                     \
-    else                                                                                                           \
-      data_gradient<Tiles::Plain>(&dy, &w, &dx, p, scheduler);                                                     \
-  }                                                                                                                \
-  KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                          \
-  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(       \
-      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,   \
-      ConvProblem p, TileScheduler scheduler) {                                                                    \
-    weight_gradient<Tiles::Plain>(&dy, &x, &dw, p, scheduler);                                                     \
-  }                                                                                                                \
+    else if (scheduler.k_tiles <= SHORT)                                                                             \
+      forward<Tiles::Ahead>(&x, &w, &y, epilogue, p, scheduler);                                                     \
+    else                                                                                                             \
+      forward<Tiles::Plain>(&x, &w, &y, epilogue, p, scheduler);                                                     \
+  }                                                                                                                  \
+  KERNEL_EXPORT(conv2d_wgmma_forward_##name##_bf16)                                                                  \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_data_gradient_##name##_bf16(           \
+      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap w, const GRID_CONSTANT CUtensorMap dx,     \
+      const GRID_CONSTANT CUtensorMap accumulate, const GRID_CONSTANT CUtensorMap x,                                 \
+      const GRID_CONSTANT CUtensorMap y, DataGradientEpilogue<bf16> epilogue, ConvProblem p,                         \
+      TileScheduler scheduler) {                                                                                     \
+    BlockInputs in = {epilogue.accumulate ? &accumulate : nullptr, epilogue.y ? &y : nullptr,                        \
+                      epilogue.x ? &x : nullptr};                                                                    \
+    if (in.x)                                                                                                        \
+      data_gradient_with_sums<Tiles::Ahead>(&dy, &w, &dx, in, epilogue, p, scheduler);                               \
+    else if (epilogue.vectors.mean || in.in_place())                                                                 \
+      data_gradient_changed<Tiles::Plain>(&dy, &w, &dx, in, epilogue, p, scheduler);                                 \
+    else if (scheduler.k_tiles <= SHORT)                                                                             \
+      data_gradient<Tiles::Ahead>(&dy, &w, &dx, p, scheduler);                                                       \
+    else                                                                                                             \
+      data_gradient<Tiles::Plain>(&dy, &w, &dx, p, scheduler);                                                       \
+  }                                                                                                                  \
+  KERNEL_EXPORT(conv2d_wgmma_data_gradient_##name##_bf16)                                                            \
+  extern "C" __global__ void __launch_bounds__(WGMMA_THREADS, 1) conv2d_wgmma_weight_gradient_##name##_bf16(         \
+      const GRID_CONSTANT CUtensorMap dy, const GRID_CONSTANT CUtensorMap x, const GRID_CONSTANT CUtensorMap dw,     \
+      ConvProblem p, TileScheduler scheduler) {                                                                      \
+    weight_gradient<Tiles::Plain>(&dy, &x, &dw, p, scheduler);                                                       \
+  }                                                                                                                  \
   KERNEL_EXPORT(conv2d_wgmma_weight_gradient_##name##_bf16)
 CONV(wide, Wide)
 CONV(tall, Tall)

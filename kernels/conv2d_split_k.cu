@@ -1,14 +1,16 @@
-// Forward pass and data gradient of conv2d_mma.cu where the tiles would not fill a card: the K tiles of each sum are cut into
-// `splits` splits, each added up by a block of its own, in f32; a second kernel adds the splits up in order. Part i of n has the
-// K tiles floor(K tiles i / n) to floor(K tiles (i + 1) / n); a split without K tiles, as of a phase that few taps hit, is zeros.
+// Forward pass and data gradient of conv2d_mma.cu where the tiles would not fill a card: the K tiles of each sum are
+// cut into `splits` splits, each added up by a block of its own, in f32; a second kernel adds the splits up in order.
+// Part i of n has the K tiles floor(K tiles i / n) to floor(K tiles (i + 1) / n); a split without K tiles, as of a
+// phase that few taps hit, is zeros.
 //
 // Tiles, channels, threads and shared memory as in conv2d_mma.cu. Launch:
 //   forward:       grid.x = ceil(n p q / BM) ceil(k / BN); grid.y splits, each to partial[y][n p q][k]
-//   data gradient: grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.y splits, each to partial[y][n h w][c];
+//   data gradient: grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.y splits, each to partial[y][n h
+//   w][c];
 //                  grid.z = stride[0] stride[1] phases
-//   sum:           one thread for each 16 bytes of out: out[i] = sum over y of partial[y][i] in order, plus bias[i % channels]
-//                  where that is not null; rounded, and then plus accumulate[i] where that is not null, to the bit as if that
-//                  were added afterwards
+//   sum:           one thread for each 16 bytes of out: out[i] = sum over y of partial[y][i] in order, plus bias[i %
+//                  channels] where that is not null; rounded, and then plus accumulate[i] where that is not null, to
+//                  the bit as if that were added afterwards
 #include "conv_mma_loaders.cuh"
 
 // The K tiles of one split of a sum.
@@ -67,8 +69,8 @@ __device__ __forceinline__ void data_gradient_part(const T* dy, const T* w, floa
 
 // WIDTH elements of out from `first` on.
 template <class T, int WIDTH>
-__device__ __forceinline__ void reduce_splits(const float* partial, const T* bias, const T* accumulate, T* out, int first,
-                                          int count, int channels, int splits) {
+__device__ __forceinline__ void reduce_splits(const float* partial, const T* bias, const T* accumulate, T* out,
+                                              int first, int count, int channels, int splits) {
   // 16 bytes of the partial sums at once.
   constexpr int QUAD = WIDTH < 4 ? WIDTH : 4;
   float sums[WIDTH] = {};
@@ -97,33 +99,33 @@ __device__ __forceinline__ void reduce_splits(const float* partial, const T* bia
 }
 
 // clang-format off
-#define SPLIT(T, suffix, name, ...)                                                                                \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_k_forward_##name##_##suffix(                \
-      const T* __restrict__ x, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {               \
-    forward_part<T, MmaTile<__VA_ARGS__>>(x, w, partial, p);                                                       \
-  }                                                                                                                \
-  KERNEL_EXPORT(conv2d_split_k_forward_##name##_##suffix)                                                            \
-  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_k_data_gradient_##name##_##suffix(          \
-      const T* __restrict__ dy, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {              \
-    data_gradient_part<T, MmaTile<__VA_ARGS__>>(dy, w, partial, p);                                                \
-  }                                                                                                                \
+#define SPLIT(T, suffix, name, ...)                                                                            \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_k_forward_##name##_##suffix(          \
+      const T* __restrict__ x, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {          \
+    forward_part<T, MmaTile<__VA_ARGS__>>(x, w, partial, p);                                                   \
+  }                                                                                                            \
+  KERNEL_EXPORT(conv2d_split_k_forward_##name##_##suffix)                                                      \
+  extern "C" __global__ void __launch_bounds__(MMA_THREADS) conv2d_split_k_data_gradient_##name##_##suffix(    \
+      const T* __restrict__ dy, const T* __restrict__ w, float* __restrict__ partial, ConvProblem p) {         \
+    data_gradient_part<T, MmaTile<__VA_ARGS__>>(dy, w, partial, p);                                            \
+  }                                                                                                            \
   KERNEL_EXPORT(conv2d_split_k_data_gradient_##name##_##suffix)
-#define ALL(T, suffix)                                                                                             \
-  SPLIT(T, suffix, large, 128, 128, 2)                                                                             \
-  SPLIT(T, suffix, medium, 128, 64, 2)                                                                             \
-  SPLIT(T, suffix, small, 64, 64, 2)                                                                               \
-  SPLIT(T, suffix, slim, 128, 32, 4)                                                                               \
-  extern "C" __global__ void conv2d_split_k_reduce_##suffix(                                                            \
-      const float* __restrict__ partial, const T* __restrict__ bias, const T* __restrict__ accumulate,                 \
-      T* __restrict__ out, int count, int channels, int splits) {                                                   \
-    int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK<T>;                                                \
-    if (first >= count) return;                                                                                    \
-    if (count % CHUNK<T> == 0)                                                                                     \
-      reduce_splits<T, CHUNK<T>>(partial, bias, accumulate, out, first, count, channels, splits);                           \
-    else                                                                                                           \
-      for (int i = first; i < min(first + CHUNK<T>, count); i++)                                                   \
-        reduce_splits<T, 1>(partial, bias, accumulate, out, i, count, channels, splits);                                    \
-  }                                                                                                                \
+#define ALL(T, suffix)                                                                                         \
+  SPLIT(T, suffix, large, 128, 128, 2)                                                                         \
+  SPLIT(T, suffix, medium, 128, 64, 2)                                                                         \
+  SPLIT(T, suffix, small, 64, 64, 2)                                                                           \
+  SPLIT(T, suffix, slim, 128, 32, 4)                                                                           \
+  extern "C" __global__ void conv2d_split_k_reduce_##suffix(                                                   \
+      const float* __restrict__ partial, const T* __restrict__ bias, const T* __restrict__ accumulate,         \
+      T* __restrict__ out, int count, int channels, int splits) {                                              \
+    int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK<T>;                                            \
+    if (first >= count) return;                                                                                \
+    if (count % CHUNK<T> == 0)                                                                                 \
+      reduce_splits<T, CHUNK<T>>(partial, bias, accumulate, out, first, count, channels, splits);              \
+    else                                                                                                       \
+      for (int i = first; i < min(first + CHUNK<T>, count); i++)                                               \
+        reduce_splits<T, 1>(partial, bias, accumulate, out, i, count, channels, splits);                       \
+  }                                                                                                            \
   KERNEL_EXPORT(conv2d_split_k_reduce_##suffix)
 ALL(bf16, bf16)
 ALL(float, f32)

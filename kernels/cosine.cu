@@ -10,8 +10,8 @@
 //
 // q = scale[pair] * dloss[0], each 1 where its pointer is null; the outer u and v are 0 where the norm was clamped.
 // Layout: x [rows, d]. D directions, by the domain of their pixels (with one direction, of the one domain): f, df
-// [D, N, cells, d], each one tensor or (where the second pointer is not null) two; a, u [D, N, cells]; g [D, N, cells, C];
-// scale [D, N]; part [D, N, chunks, C, d] with `chunk` pixels each, added in their order. By the domain that
+// [D, N, cells, d], each one tensor or (where the second pointer is not null) two; a, u [D, N, cells]; g [D, N, cells,
+// C]; scale [D, N]; part [D, N, chunks, C, d] with `chunk` pixels each, added in their order. By the domain that
 // they come from: rho, drho [D, N, C, d]; v, n [D, N, C]. Labels y u8, dynamic labels and n as in
 // kernels/masked_average_pool.cu; `copies` rows of rho are of one pool.
 // Launch: blocks in x; D in y for those that run over pixels.
@@ -49,13 +49,14 @@ __device__ __forceinline__ void features_gradient(const T* features, const T* ot
                                                   const Acc<T>* inverse, const Acc<T>* vector_inverse, const Acc<T>* g,
                                                   const Acc<T>* along, const Acc<T>* scale, const Acc<T>* dloss,
                                                   const Acc<T>* drho, const uint32_t* counts, const uint8_t* labels,
-                                                  const uint8_t* other_labels, const uint8_t* dynamic, T* df, T* other_df,
-                                                  const CosineProblem& p) {
+                                                  const uint8_t* other_labels, const uint8_t* dynamic, T* df,
+                                                  T* other_df, const CosineProblem& p) {
   using A = Acc<T>;
   using Product = TileProduct<A, true, false>;
   SHARED(int, label_of, [Product::ROWS]);
   int cells = p.cells, depth = p.depth, classes = p.classes, domain = blockIdx.y;
-  int tiles_k = (depth + Product::COLUMNS - 1) / Product::COLUMNS, tiles_p = (cells + Product::ROWS - 1) / Product::ROWS;
+  int tiles_k = (depth + Product::COLUMNS - 1) / Product::COLUMNS,
+      tiles_p = (cells + Product::ROWS - 1) / Product::ROWS;
   int k0 = blockIdx.x % tiles_k * Product::COLUMNS, first = blockIdx.x / tiles_k % tiles_p * Product::ROWS;
   int pair = blockIdx.x / tiles_k / tiles_p, image = domain * p.pairs + pair;
   size_t of_image = static_cast<size_t>(cells) * depth;
@@ -75,9 +76,7 @@ __device__ __forceinline__ void features_gradient(const T* features, const T* ot
   }
   A sum[4][4] = {};
   auto weight = [&](int i, int c) { return first + i < cells ? g[(first + i) * classes + c] : A(0); };
-  auto rho = [&](int c, int j) {
-    return k0 + j < depth ? vectors[c * depth + k0 + j] * vector_inverse[c] : A(0);
-  };
+  auto rho = [&](int c, int j) { return k0 + j < depth ? vectors[c * depth + k0 + j] * vector_inverse[c] : A(0); };
   // Its barriers also stand between the labels' writers and readers.
   Product::run(classes, weight, rho, sum);
   A q = factor(scale, dloss, image);
@@ -107,12 +106,14 @@ __device__ __forceinline__ void vectors_gradient(const T* features, const T* oth
   using A = Acc<T>;
   using Product = TileProduct<A, false, false>;
   int depth = p.depth, classes = p.classes, domain = blockIdx.y;
-  int tiles_k = (depth + Product::ROWS - 1) / Product::ROWS, tiles_c = (classes + Product::COLUMNS - 1) / Product::COLUMNS;
+  int tiles_k = (depth + Product::ROWS - 1) / Product::ROWS,
+      tiles_c = (classes + Product::COLUMNS - 1) / Product::COLUMNS;
   int k0 = blockIdx.x % tiles_k * Product::ROWS, rest = blockIdx.x / tiles_k;
   int c0 = rest % tiles_c * Product::COLUMNS, which = rest / tiles_c % p.chunks, pair = rest / tiles_c / p.chunks;
   int first = which * p.chunk, count = min(p.chunk, p.cells - first), image = domain * p.pairs + pair;
   size_t of_image = static_cast<size_t>(p.cells) * depth;
-  features = of_domain(features, other_features, domain, p.pairs * of_image) + pair * of_image + static_cast<size_t>(first) * depth;
+  features = of_domain(features, other_features, domain, p.pairs * of_image) + pair * of_image +
+             static_cast<size_t>(first) * depth;
   inverse += image * p.cells + first, g += static_cast<size_t>(image * p.cells + first) * classes;
   part += (static_cast<size_t>(image) * p.chunks + which) * classes * depth;
   A sum[4][4] = {};
@@ -164,37 +165,37 @@ __device__ __forceinline__ void vectors_finish(const A* part, const A* vectors, 
   for (int k = x; y == 0 && k < depth; k += FINISH_CHANNELS) drho[k] = outer * (drho[k] - along * (v * vectors[k]));
 }
 
-#define COSINE(T, suffix)                                                                                               \
-  extern "C" __global__ void inverse_norms_##suffix(const T* __restrict__ x, Acc<T>* __restrict__ inverse, int rows,    \
-                                                    int depth) {                                                        \
-    norms(x, inverse, rows, depth);                                                                                     \
-  }                                                                                                                     \
-  KERNEL_EXPORT(inverse_norms_##suffix)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(128, 6) cosine_features_##suffix(                                           \
-      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ vectors,         \
-      const Acc<T>* __restrict__ inverse, const Acc<T>* __restrict__ vector_inverse, const Acc<T>* __restrict__ g,      \
-      const Acc<T>* __restrict__ along, const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ dloss,             \
-      const Acc<T>* __restrict__ drho, const uint32_t* __restrict__ counts, const uint8_t* __restrict__ labels,         \
-      const uint8_t* __restrict__ other_labels, const uint8_t* __restrict__ dynamic, T* __restrict__ df,                \
-      T* __restrict__ other_df, CosineProblem problem) {                                                                \
-    features_gradient(features, other_features, vectors, inverse, vector_inverse, g, along, scale, dloss, drho, counts, \
-                      labels, other_labels, dynamic, df, other_df, problem);                                            \
-  }                                                                                                                     \
-  KERNEL_EXPORT(cosine_features_##suffix)                                                                               \
-  extern "C" __global__ void __launch_bounds__(128) cosine_vectors_##suffix(                                            \
-      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ inverse,         \
-      const Acc<T>* __restrict__ g, Acc<T>* __restrict__ part, CosineProblem problem) {                                 \
-    vectors_gradient(features, other_features, inverse, g, part, problem);                                              \
-  }                                                                                                                     \
+#define COSINE(T, suffix)                                                                                            \
+  extern "C" __global__ void inverse_norms_##suffix(const T* __restrict__ x, Acc<T>* __restrict__ inverse, int rows, \
+                                                    int depth) {                                                     \
+    norms(x, inverse, rows, depth);                                                                                  \
+  }                                                                                                                  \
+  KERNEL_EXPORT(inverse_norms_##suffix)                                                                              \
+  extern "C" __global__ void __launch_bounds__(128, 6) cosine_features_##suffix(                                     \
+      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ vectors,      \
+      const Acc<T>* __restrict__ inverse, const Acc<T>* __restrict__ vector_inverse, const Acc<T>* __restrict__ g,   \
+      const Acc<T>* __restrict__ along, const Acc<T>* __restrict__ scale, const Acc<T>* __restrict__ dloss,          \
+      const Acc<T>* __restrict__ drho, const uint32_t* __restrict__ counts, const uint8_t* __restrict__ labels,      \
+      const uint8_t* __restrict__ other_labels, const uint8_t* __restrict__ dynamic, T* __restrict__ df,             \
+      T* __restrict__ other_df, CosineProblem problem) {                                                             \
+    features_gradient(features, other_features, vectors, inverse, vector_inverse, g, along, scale, dloss, drho,      \
+                      counts, labels, other_labels, dynamic, df, other_df, problem);                                 \
+  }                                                                                                                  \
+  KERNEL_EXPORT(cosine_features_##suffix)                                                                            \
+  extern "C" __global__ void __launch_bounds__(128) cosine_vectors_##suffix(                                         \
+      const T* __restrict__ features, const T* __restrict__ other_features, const Acc<T>* __restrict__ inverse,      \
+      const Acc<T>* __restrict__ g, Acc<T>* __restrict__ part, CosineProblem problem) {                              \
+    vectors_gradient(features, other_features, inverse, g, part, problem);                                           \
+  }                                                                                                                  \
   KERNEL_EXPORT(cosine_vectors_##suffix)
 FOR_FLOATS(COSINE)
 
-#define FINISH(A, suffix)                                                                                               \
-  extern "C" __global__ void __launch_bounds__(FINISH_CHANNELS * FINISH_ROWS) cosine_vectors_finish_##suffix(           \
-      const A* __restrict__ part, const A* __restrict__ vectors, const A* __restrict__ vector_inverse,                  \
-      const A* __restrict__ scale, const A* __restrict__ dloss, A* __restrict__ drho, CosineProblem problem) {          \
-    vectors_finish(part, vectors, vector_inverse, scale, dloss, drho, problem);                                         \
-  }                                                                                                                     \
+#define FINISH(A, suffix)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(FINISH_CHANNELS * FINISH_ROWS) cosine_vectors_finish_##suffix(  \
+      const A* __restrict__ part, const A* __restrict__ vectors, const A* __restrict__ vector_inverse,         \
+      const A* __restrict__ scale, const A* __restrict__ dloss, A* __restrict__ drho, CosineProblem problem) { \
+    vectors_finish(part, vectors, vector_inverse, scale, dloss, drho, problem);                                \
+  }                                                                                                            \
   KERNEL_EXPORT(cosine_vectors_finish_##suffix)
 FINISH(float, f32)
 FINISH(double, f64)

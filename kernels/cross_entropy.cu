@@ -1,7 +1,8 @@
 // Softmax cross entropy over the pixels whose label is a class (src/ops/cross_entropy/mod.rs).
 //   cross_entropy_sums:      a block's sum over its pixels of ln(sum_c exp(x_c - m)) - (x_label - m), and their number
 //   cross_entropy_finish:    loss = sum / labelled, 0 where labelled = 0; labelled
-//   cross_entropy_backward:  dx_c = (p_c - [c = label]) seed / labelled; 0 where the label is no class     all write (=)
+//   cross_entropy_backward:  dx_c = (p_c - [c = label]) seed / labelled; 0 where the label is no class     all write
+//                            (=)
 // Layout: x, dx [pixels, C]; labels u8 [pixels]; sums f64, numbers u32 [blocks]; loss, labelled and seed [1].
 // Every sum has a fixed order: a thread's pixels rising, then the block, then the blocks.
 // Launch: sums: any number of blocks of 256; finish: one block of 256; backward: one thread a pixel.
@@ -50,16 +51,16 @@ __device__ __forceinline__ void gradient_of_pixel(const T* x, const uint8_t* lab
   }
 }
 
-#define FINISH(A, suffix)                                                                                             \
-  extern "C" __global__ void cross_entropy_finish_##suffix(const double* __restrict__ sums,                           \
+#define FINISH(A, suffix)                                                                                              \
+  extern "C" __global__ void cross_entropy_finish_##suffix(const double* __restrict__ sums,                            \
                                                            const uint32_t* __restrict__ numbers, A* __restrict__ loss, \
-                                                           uint32_t* __restrict__ labelled, int blocks) {             \
-    double sum = 0;                                                                                                   \
-    int number = 0;                                                                                                   \
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += sums[i], number += numbers[i];                      \
-    sum = block_sum(sum), number = block_sum(number);                                                                 \
-    if (threadIdx.x == 0) *loss = number ? A(sum / number) : A(0), *labelled = number;                                \
-  }                                                                                                                   \
+                                                           uint32_t* __restrict__ labelled, int blocks) {              \
+    double sum = 0;                                                                                                    \
+    int number = 0;                                                                                                    \
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += sums[i], number += numbers[i];                       \
+    sum = block_sum(sum), number = block_sum(number);                                                                  \
+    if (threadIdx.x == 0) *loss = number ? A(sum / number) : A(0), *labelled = number;                                 \
+  }                                                                                                                    \
   KERNEL_EXPORT(cross_entropy_finish_##suffix)
 FINISH(float, f32)
 FINISH(double, f64)

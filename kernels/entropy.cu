@@ -36,7 +36,8 @@ __device__ __forceinline__ void sum_of_block(const T* x, double* sums, int class
 }
 
 template <class T>
-__device__ __forceinline__ void gradient_of_pixel(const T* x, const Acc<T>* seed, T* dx, int classes, int pixel, int count) {
+__device__ __forceinline__ void gradient_of_pixel(const T* x, const Acc<T>* seed, T* dx, int classes, int pixel,
+                                                  int count) {
   using A = Acc<T>;
   x += static_cast<size_t>(pixel) * classes, dx += static_cast<size_t>(pixel) * classes;
   Moments<A> m = moments_of(x, classes);

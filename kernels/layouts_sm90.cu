@@ -1,18 +1,20 @@
-// Tiny kernels that show on a card where hopper.cuh's copies and products put each element: one for each assumption on which
-// the emulator and the kernels for whole warpgroups rest. tests/it/kernels/layouts.rs knows the answers. Nothing else calls them.
+// Tiny kernels that show on a card where hopper.cuh's copies and products put each element: one for each assumption on
+// which the emulator and the kernels for whole warpgroups rest. tests/it/kernels/layouts.rs knows the answers. Nothing
+// else calls them.
 //   layout_tma_swizzle       `lines` = a swizzled box of 16 lines of 64 bf16 as it lies in shared memory
 //   layout_tma_zero_outside  the same for a box from element x, line y on, which may hang over every edge
 //   layout_tma_im2col        32 pixels of 64 channels, as they lie
-//   layout_tma_share         the same for two boxes of 16 lines below each other, of which each of two blocks copies one for both:
-//                            lines[block][32][64]
-//   layout_cluster_arrive    places[block] = 10 * the cluster's size + the block's rank, once the other one has arrived: of two
+//   layout_tma_share         the same for two boxes of 16 lines below each other, of which each of two blocks copies
+//                            one for both: lines[block][32][64]
+//   layout_cluster_arrive    places[block] = 10 * the cluster's size + the block's rank, once the other one has
+//                            arrived: of two
 //   layout_cluster_of_one    the same in a launch that says nothing of clusters
 //   layout_tma_store_clips   stores `source`, 64 lines of 64 bf16, from line y of layer 0 on
 //   layout_wgmma_*           sums = A B, row-major f32 of 64 rows, by the warpgroup's fragments
-// Maps: boxes of 64 bf16 by as many lines as the factor has, swizzled. `KEPT` factors have a line for each row of A (column of
-// B), 64 of the depth long; `TURNED` ones a line for each of 64 of the depth, 64 rows (columns) long.
-// Launch: one block (two in a cluster where it says so) of 128 threads, LAYOUT_SHARED bytes (src/doctor/layouts/cuda.rs).
-// All write (=).
+// Maps: boxes of 64 bf16 by as many lines as the factor has, swizzled. `KEPT` factors have a line for each row of A
+// (column of B), 64 of the depth long; `TURNED` ones a line for each of 64 of the depth, 64 rows (columns) long.
+// Launch: one block (two in a cluster where it says so) of 128 threads, LAYOUT_SHARED bytes
+// (src/doctor/layouts/cuda.rs). All write (=).
 #include "hopper.cuh"
 
 constexpr int KEPT = 0, TURNED = 1;
@@ -60,8 +62,8 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
 KERNEL_EXPORT(layout_tma_zero_outside)
 
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
-    layout_tma_im2col(const GRID_CONSTANT CUtensorMap map, bf16* __restrict__ lines, int channel, int x, int y, int image,
-                      int right, int down) {
+    layout_tma_im2col(const GRID_CONSTANT CUtensorMap map, bf16* __restrict__ lines, int channel, int x, int y,
+                      int image, int right, int down) {
   HOPPER_SMEM(unsigned char, shared);
   uint64_t* bar = layout_barrier(shared);
   if (threadIdx.x == 0) {

@@ -4,19 +4,19 @@
 //   pool_partial    part[chunk][c][k] = sum of f[p][k] over the chunk's pixels with y[p] = c,
 //                   part_count[chunk][c] = their number                                              writes (=)
 //   pool_finish     rho[c][k] = sum_chunk part / max(n[c], 1), n[c] = sum_chunk part_count           writes (=)
-//                   to `copies` rows of equal content, and of these where the pointers are not null: v = 1 / max(|rho|, 1e-12),
-//                   the calibrated prototypes rho + xi and their v, and shared = n > 0 (and n > 0 in the source's, too, for
-//                   the target's)
+//                   to `copies` rows of equal content, and of these where the pointers are not null: v = 1 / max(|rho|,
+//                   1e-12), the calibrated prototypes rho + xi and their v, and shared = n > 0 (and n > 0 in the
+//                   source's, too, for the target's)
 //   pool_backward   df[p][k] = sum_copies drho[copy][y[p]][k] / n[y[p]], 0 where y[p] >= C           writes (=)
 //   class_overlap   both[i] = s[i] > 0 and t[i] > 0                                                  writes (=)
 //
-// Layout: f, df [pools, cells, d]; y u8: the label of each feature pixel, as kernels/include/label_sampling.cuh reads it;
-// part [pools, chunks, C, d]; rho, drho [pools * copies, C, d]; n u32, v, shared u8 [pools * copies, C]; xi [C, d].
-// Chunks have `chunk` pixels. Of the target, rho, n and v are the second half of tensors whose first half are the source's,
-// and the images of f begin after `skip` others. A pool is one image, or all of them.
-// Launch: blocks in x. pool_partial: `blockDim.x` channels a block, pools * chunks * ceil(d / blockDim.x) blocks, the last
-// index fastest; dynamic shared memory C * blockDim.x accumulators. pool_finish: pools * C blocks of 128 x 8. The others: a
-// thread an element, blocks of 256.
+// Layout: f, df [pools, cells, d]; y u8: the label of each feature pixel, as kernels/include/label_sampling.cuh reads
+// it; part [pools, chunks, C, d]; rho, drho [pools * copies, C, d]; n u32, v, shared u8 [pools * copies, C]; xi [C, d].
+// Chunks have `chunk` pixels. Of the target, rho, n and v are the second half of tensors whose first half are the
+// source's, and the images of f begin after `skip` others. A pool is one image, or all of them.
+// Launch: blocks in x. pool_partial: `blockDim.x` channels a block, pools * chunks * ceil(d / blockDim.x) blocks, the
+// last index fastest; dynamic shared memory C * blockDim.x accumulators. pool_finish: pools * C blocks of 128 x 8. The
+// others: a thread an element, blocks of 256.
 #include "cosine.cuh"
 #include "label_sampling.cuh"
 
@@ -82,11 +82,13 @@ __device__ __forceinline__ void finish(const A* part, const uint32_t* part_count
                                        A* inverse, uint8_t* shared, A* calibrated, A* calibrated_inverse,
                                        const PoolProblem& p) {
   SHARED(A, sums, [FINISH_ROWS][FINISH_CHANNELS]);
-  int pool = blockIdx.x / p.classes, c = blockIdx.x % p.classes, x = threadIdx.x, y = threadIdx.y, thread = block_thread();
+  int pool = blockIdx.x / p.classes, c = blockIdx.x % p.classes, x = threadIdx.x, y = threadIdx.y,
+      thread = block_thread();
   int rows = p.pools * p.copies * p.classes, domain = p.domain * rows;
   // The first copy's row among all prototypes; those of the other copies follow `classes` rows apart.
   int row = pool * p.copies * p.classes + c;
-  part += (static_cast<size_t>(pool) * p.chunks * p.classes + c) * p.depth, part_count += pool * p.chunks * p.classes + c;
+  part += (static_cast<size_t>(pool) * p.chunks * p.classes + c) * p.depth,
+      part_count += pool * p.chunks * p.classes + c;
   rho += static_cast<size_t>(domain) * p.depth;
   uint32_t n = 0;
   for (int chunk = thread; chunk < p.chunks; chunk += FINISH_CHANNELS * FINISH_ROWS) n += part_count[chunk * p.classes];
@@ -96,7 +98,8 @@ __device__ __forceinline__ void finish(const A* part, const uint32_t* part_count
     A sum = 0;
     if (k < p.depth) {
 #pragma unroll 8
-      for (int chunk = y; chunk < p.chunks; chunk += FINISH_ROWS) sum += part[static_cast<size_t>(chunk) * p.classes * p.depth + k];
+      for (int chunk = y; chunk < p.chunks; chunk += FINISH_ROWS)
+        sum += part[static_cast<size_t>(chunk) * p.classes * p.depth + k];
     }
     sums[y][x] = sum;
     __syncthreads();
@@ -141,28 +144,28 @@ __device__ __forceinline__ void backward(const Acc<T>* drho, const uint8_t* labe
   df[i] = from_acc<T>(sum);
 }
 
-#define POOL(T, suffix)                                                                                                 \
-  extern "C" __global__ void pool_partial_##suffix(const T* __restrict__ x, const uint8_t* __restrict__ labels,         \
-                                                   const uint8_t* __restrict__ dynamic, Acc<T>* __restrict__ part,      \
-                                                   uint32_t* __restrict__ part_count, PoolProblem problem) {            \
-    partial_sums(x, labels, dynamic, part, part_count, problem);                                                        \
-  }                                                                                                                     \
-  KERNEL_EXPORT(pool_partial_##suffix)                                                                                  \
-  extern "C" __global__ void pool_backward_##suffix(                                                                    \
-      const Acc<T>* __restrict__ drho, const uint8_t* __restrict__ labels, const uint32_t* __restrict__ counts,         \
-      T* __restrict__ df, int cells, int depth, int classes, int copies, int count) {                                   \
-    backward(drho, labels, counts, df, cells, depth, classes, copies, count);                                           \
-  }                                                                                                                     \
+#define POOL(T, suffix)                                                                                            \
+  extern "C" __global__ void pool_partial_##suffix(const T* __restrict__ x, const uint8_t* __restrict__ labels,    \
+                                                   const uint8_t* __restrict__ dynamic, Acc<T>* __restrict__ part, \
+                                                   uint32_t* __restrict__ part_count, PoolProblem problem) {       \
+    partial_sums(x, labels, dynamic, part, part_count, problem);                                                   \
+  }                                                                                                                \
+  KERNEL_EXPORT(pool_partial_##suffix)                                                                             \
+  extern "C" __global__ void pool_backward_##suffix(                                                               \
+      const Acc<T>* __restrict__ drho, const uint8_t* __restrict__ labels, const uint32_t* __restrict__ counts,    \
+      T* __restrict__ df, int cells, int depth, int classes, int copies, int count) {                              \
+    backward(drho, labels, counts, df, cells, depth, classes, copies, count);                                      \
+  }                                                                                                                \
   KERNEL_EXPORT(pool_backward_##suffix)
 FOR_FLOATS(POOL)
 
-#define POOL_FINISH(A, suffix)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(FINISH_CHANNELS * FINISH_ROWS) pool_finish_##suffix(                     \
-      const A* __restrict__ part, const uint32_t* __restrict__ part_count, const A* __restrict__ xi, A* rho,            \
-      uint32_t* counts, A* __restrict__ inverse, uint8_t* __restrict__ shared, A* calibrated,                           \
-      A* __restrict__ calibrated_inverse, PoolProblem problem) {                                                        \
-    finish(part, part_count, xi, rho, counts, inverse, shared, calibrated, calibrated_inverse, problem);                \
-  }                                                                                                                     \
+#define POOL_FINISH(A, suffix)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(FINISH_CHANNELS * FINISH_ROWS) pool_finish_##suffix(            \
+      const A* __restrict__ part, const uint32_t* __restrict__ part_count, const A* __restrict__ xi, A* rho,   \
+      uint32_t* counts, A* __restrict__ inverse, uint8_t* __restrict__ shared, A* calibrated,                  \
+      A* __restrict__ calibrated_inverse, PoolProblem problem) {                                               \
+    finish(part, part_count, xi, rho, counts, inverse, shared, calibrated, calibrated_inverse, problem);       \
+  }                                                                                                            \
   KERNEL_EXPORT(pool_finish_##suffix)
 POOL_FINISH(float, f32)
 POOL_FINISH(double, f64)

@@ -3,8 +3,8 @@
 //   pixel_similarity   s[p][c] = u v <f[p], rho[c]>, -1 where counts[c] = 0                          writes (=)
 //   similarity_sums    g[p][c] = counts[c] ? ds[p][c] : 0,  a[p] = sum_c g s                         writes (=)
 //
-// Layout: f [N, cells, d]; rho [N, C, d]; s, ds, g [N, cells, C]; a, u [N, cells]; v, counts [N, C]; tiles of 64 pixels.
-// Launch: pixel_similarity, similarity_sums: 128 threads, N * ceil(cells/64) blocks.
+// Layout: f [N, cells, d]; rho [N, C, d]; s, ds, g [N, cells, C]; a, u [N, cells]; v, counts [N, C]; tiles of 64
+// pixels. Launch: pixel_similarity, similarity_sums: 128 threads, N * ceil(cells/64) blocks.
 #include "cosine.cuh"
 
 template <class T>
@@ -13,13 +13,15 @@ __device__ __forceinline__ void similarity(const T* features, const Acc<T>* vect
                                            int depth, int classes) {
   int tiles = (cells + COSINE_CELLS - 1) / COSINE_CELLS, pair = blockIdx.x / tiles;
   counts += pair * classes;
-  similarity_tile(features + static_cast<size_t>(pair) * cells * depth, vectors + pair * classes * depth,
-                  inverse + pair * cells, vector_inverse + pair * classes, [&](int c) { return counts[c] > 0; },
-                  s + pair * cells * classes, blockIdx.x % tiles * COSINE_CELLS, cells, depth, classes);
+  similarity_tile(
+      features + static_cast<size_t>(pair) * cells * depth, vectors + pair * classes * depth, inverse + pair * cells,
+      vector_inverse + pair * classes, [&](int c) { return counts[c] > 0; }, s + pair * cells * classes,
+      blockIdx.x % tiles * COSINE_CELLS, cells, depth, classes);
 }
 
 template <class A>
-__device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* counts, A* g, A* along, int cells, int classes) {
+__device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* counts, A* g, A* along, int cells,
+                                     int classes) {
   int tiles = (cells + COSINE_CELLS - 1) / COSINE_CELLS, pair = blockIdx.x / tiles;
   int first = blockIdx.x % tiles * COSINE_CELLS, last = min(first + COSINE_CELLS, cells);
   s += pair * cells * classes, ds += pair * cells * classes, g += pair * cells * classes, along += pair * cells;
@@ -36,22 +38,22 @@ __device__ __forceinline__ void sums(const A* s, const A* ds, const uint32_t* co
   }
 }
 
-#define SIMILARITY(T, suffix)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(128, 4) pixel_similarity_##suffix(                                          \
-      const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ inverse,           \
-      const Acc<T>* __restrict__ vector_inverse, const uint32_t* __restrict__ counts, Acc<T>* __restrict__ s,           \
-      int cells, int depth, int classes) {                                                                              \
-    similarity(features, vectors, inverse, vector_inverse, counts, s, cells, depth, classes);                           \
-  }                                                                                                                     \
+#define SIMILARITY(T, suffix)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 4) pixel_similarity_##suffix(                              \
+      const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ inverse,  \
+      const Acc<T>* __restrict__ vector_inverse, const uint32_t* __restrict__ counts, Acc<T>* __restrict__ s,  \
+      int cells, int depth, int classes) {                                                                     \
+    similarity(features, vectors, inverse, vector_inverse, counts, s, cells, depth, classes);                  \
+  }                                                                                                            \
   KERNEL_EXPORT(pixel_similarity_##suffix)
 FOR_FLOATS(SIMILARITY)
 
-#define SUMS(A, suffix)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(128) similarity_sums_##suffix(                                           \
-      const A* __restrict__ s, const A* __restrict__ ds, const uint32_t* __restrict__ counts, A* __restrict__ g,        \
-      A* __restrict__ along, int cells, int classes) {                                                                  \
-    sums(s, ds, counts, g, along, cells, classes);                                                                      \
-  }                                                                                                                     \
+#define SUMS(A, suffix)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(128) similarity_sums_##suffix(                                    \
+      const A* __restrict__ s, const A* __restrict__ ds, const uint32_t* __restrict__ counts, A* __restrict__ g, \
+      A* __restrict__ along, int cells, int classes) {                                                           \
+    sums(s, ds, counts, g, along, cells, classes);                                                               \
+  }                                                                                                              \
   KERNEL_EXPORT(similarity_sums_##suffix)
 SUMS(float, f32)
 SUMS(double, f64)

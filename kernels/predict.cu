@@ -1,6 +1,6 @@
 // Upsampling (bilinear, align_corners = true), softmax maximum and argmax in one pass (src/ops/predict/mod.rs).
-//   labels[q] = first argmax_c z_c, confidence[q] = max_c p_c, reaches[q] = 1 if p_c >= thresholds[c] for some c, else 0,
-//   with z the logits interpolated at q and p = softmax(z)                                        writes (=)
+//   labels[q] = first argmax_c z_c, confidence[q] = max_c p_c, reaches[q] = 1 if p_c >= thresholds[c] for some c, else
+//   0, with z the logits interpolated at q and p = softmax(z)                                        writes (=)
 // Layout: x [N,h,w,C]; labels u8, confidence f32, reaches u8 [N,H,W]; confidence, thresholds and reaches may be null
 // (thresholds and reaches together). Neighbouring threads share the logits around them through the cache.
 // Launch: one thread a pixel of the result, x dimension only; index < count is checked here.

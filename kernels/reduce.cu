@@ -2,8 +2,8 @@
 //   reduce_pieces:     partial[block] = sum of the 4096 elements of a piece        writes (=)
 //   reduce_finish:     y[0] = factor * sum of `count` partials                     writes (=)
 //   reduce_broadcast:  dx[i] = factor * dy[0]                                      writes (=)
-// Launch: blocks of 256 threads. reduce_pieces: one block a piece; reduce_finish: one block; reduce_broadcast: one thread
-// an element. Scalars and partials are of type Acc<T>.
+// Launch: blocks of 256 threads. reduce_pieces: one block a piece; reduce_finish: one block; reduce_broadcast: one
+// thread an element. Scalars and partials are of type Acc<T>.
 #include "dev.cuh"
 
 constexpr int PIECE = 4096;
@@ -15,18 +15,19 @@ __device__ __forceinline__ Acc<T> strided_sum(const T* __restrict__ x, int first
   return block_sum(sum);
 }
 
-#define REDUCE(T, suffix)                                                                                              \
-  extern "C" __global__ void reduce_pieces_##suffix(const T* __restrict__ x, Acc<T>* __restrict__ partial, int count) { \
-    int first = blockIdx.x * PIECE;                                                                                    \
-    Acc<T> sum = strided_sum(x, first, count - first < PIECE ? count : first + PIECE);                                 \
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;                                                                   \
-  }                                                                                                                    \
-  KERNEL_EXPORT(reduce_pieces_##suffix)                                                                                \
-  extern "C" __global__ void reduce_broadcast_##suffix(const Acc<T>* __restrict__ dy, T* __restrict__ dx,              \
-                                                       double factor, int count) {                                     \
-    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                                     \
-    if (i < count) dx[i] = from_acc<T>(Acc<T>(factor) * dy[0]);                                                        \
-  }                                                                                                                    \
+#define REDUCE(T, suffix)                                                                                      \
+  extern "C" __global__ void reduce_pieces_##suffix(const T* __restrict__ x, Acc<T>* __restrict__ partial,     \
+                                                    int count) {                                               \
+    int first = blockIdx.x * PIECE;                                                                            \
+    Acc<T> sum = strided_sum(x, first, count - first < PIECE ? count : first + PIECE);                         \
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;                                                           \
+  }                                                                                                            \
+  KERNEL_EXPORT(reduce_pieces_##suffix)                                                                        \
+  extern "C" __global__ void reduce_broadcast_##suffix(const Acc<T>* __restrict__ dy, T* __restrict__ dx,      \
+                                                       double factor, int count) {                             \
+    int i = blockIdx.x * blockDim.x + threadIdx.x;                                                             \
+    if (i < count) dx[i] = from_acc<T>(Acc<T>(factor) * dy[0]);                                                \
+  }                                                                                                            \
   KERNEL_EXPORT(reduce_broadcast_##suffix)
 FOR_FLOATS(REDUCE)
 

@@ -4,8 +4,8 @@
 // Launch: a thread an element of out, blocks of 256 in x.
 #include "dev.cuh"
 
-extern "C" __global__ void resize_labels(const uint8_t* __restrict__ in, uint8_t* __restrict__ out, int rows, int columns,
-                                         int height, int width, int count) {
+extern "C" __global__ void resize_labels(const uint8_t* __restrict__ in, uint8_t* __restrict__ out, int rows,
+                                         int columns, int height, int width, int count) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
   int x = i % width, y = i / width % height, n = i / width / height;

@@ -1,21 +1,24 @@
 // Cross entropy and entropy of bilinearly upsampled logits, fused (the equations: src/ops/segmentation_loss/mod.rs).
 //
 //   segmentation_count     numbers[block] = labels that are a class
-//   segmentation_small     for the output pixels of a tile: sums of both losses, and the tile's part of the gradient of the
+//   segmentation_small     for the output pixels of a tile: sums of both losses, and the tile's part of the gradient of
+//                          the
 //   segmentation_large     logits around it. small: C <= 24, everything in registers; large: C <= 255
-//   segmentation_finish    the scalars from the tiles' sums, in the tiles' order, and the weighted sum of all, to which `plus`
-//                          is added where it is not null
-//   segmentation_gradient  dx = seed * sum of the (at most four) parts of the tiles that touch a logit        all write (=)
+//   segmentation_finish    the scalars from the tiles' sums, in the tiles' order, and the weighted sum of all, to which
+//                          `plus` is added where it is not null
+//   segmentation_gradient  dx = seed * sum of the (at most four) parts of the tiles that touch a logit        all write
+//                          (=)
 //
-// A *band* is the output rows between two rows of logits, a *cell* the output columns between two columns of logits; a tile is
-// `cells` cells of one band. A thread owns a column: it interpolates its two rows of logits along x once, walks down the
-// band, and keeps the gradients of its two rows of logits. The block then adds those up by cell, with the weights of the
-// interpolation. No tensor of full resolution exists, and every sum has a fixed order.
-// Layout: D domains of N images, each with weights of its own: x, dx [D,N,h,w,C] and labels u8 [D,N,H,W], each one tensor or
-// (where the second pointer is not null) two; numbers [D,count_blocks]; parts [D,N,h,tiles,2,cells+1,C] (rows below and above);
-// sums f64 [D,N,h,tiles,2]; cross entropies and entropies [D], a scalar each.
-// Launch: D in y but for finish: one block of 256. count: `count_blocks` blocks of 256 in x; small, large: N * h * tiles
-// blocks of 128; gradient: one thread an element of a domain's dx. Parts may be null: then no gradient is computed.
+// A *band* is the output rows between two rows of logits, a *cell* the output columns between two columns of logits; a
+// tile is `cells` cells of one band. A thread owns a column: it interpolates its two rows of logits along x once, walks
+// down the band, and keeps the gradients of its two rows of logits. The block then adds those up by cell, with the
+// weights of the interpolation. No tensor of full resolution exists, and every sum has a fixed order.
+// Layout: D domains of N images, each with weights of its own: x, dx [D,N,h,w,C] and labels u8 [D,N,H,W], each one
+// tensor or (where the second pointer is not null) two; numbers [D,count_blocks]; parts [D,N,h,tiles,2,cells+1,C] (rows
+// below and above); sums f64 [D,N,h,tiles,2]; cross entropies and entropies [D], a scalar each.
+// Launch: D in y but for finish: one block of 256. count: `count_blocks` blocks of 256 in x; small, large: N * h *
+// tiles blocks of 128; gradient: one thread an element of a domain's dx. Parts may be null: then no gradient is
+// computed.
 #include "bilinear.cuh"
 #include "domains.cuh"
 
@@ -73,7 +76,8 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, 
   int labelled = 0;
   for (int i = thread; i < p.count_blocks; i += COLUMNS) labelled += numbers[i];
   labelled = block_sum(labelled);
-  A on_label = labelled ? A(p.cross_entropy[domain] / labelled) : A(0), on_entropy = A(p.entropy[domain] / pixels_of(r));
+  A on_label = labelled ? A(p.cross_entropy[domain] / labelled) : A(0),
+    on_entropy = A(p.entropy[domain] / pixels_of(r));
   for (int i = thread; i <= cells; i += COLUMNS) boundary[i] = first_at(first_cell + i, r.width, r.out_width);
 
   double cross_entropy = 0, entropy = 0;
@@ -121,7 +125,7 @@ __device__ __forceinline__ void segmentation_tile(const T* x, const T* other_x, 
 
     fraction[thread] = at.t;
     int end = min(start + COLUMNS, right);
-#pragma unroll (CLASSES <= 32 ? CLASSES / GROUP : 1)
+#pragma unroll(CLASSES <= 32 ? CLASSES / GROUP : 1)
     for (int group = 0; group < CLASSES; group += GROUP) {
       if (group >= classes) break;
 #pragma unroll
@@ -173,11 +177,13 @@ __device__ __forceinline__ void gradient_element(const Acc<T>* parts, const Acc<
   dx[index] = from_acc<T>(sum * *seed);
 }
 
-extern "C" __global__ void segmentation_count(const uint8_t* __restrict__ labels, const uint8_t* __restrict__ other_labels,
-                                              uint32_t* __restrict__ numbers, int classes, int count) {
+extern "C" __global__ void segmentation_count(const uint8_t* __restrict__ labels,
+                                              const uint8_t* __restrict__ other_labels, uint32_t* __restrict__ numbers,
+                                              int classes, int count) {
   labels = of_domain(labels, other_labels, blockIdx.y, count);
   int number = 0;
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) number += labels[i] < classes;
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    number += labels[i] < classes;
   number = block_sum(number);
   if (threadIdx.x == 0) numbers[blockIdx.y * gridDim.x + blockIdx.x] = number;
 }
@@ -229,12 +235,12 @@ TILES(large, float, f32, 256)
 TILES(large, double, f64, 256)
 TILES(large, bf16, bf16, 256)
 
-#define GRADIENT(T, suffix)                                                                                           \
-  extern "C" __global__ void segmentation_gradient_##suffix(                                                          \
+#define GRADIENT(T, suffix)                                                                                            \
+  extern "C" __global__ void segmentation_gradient_##suffix(                                                           \
       const Acc<T>* __restrict__ parts, const Acc<T>* __restrict__ seed, T* __restrict__ dx, T* __restrict__ other_dx, \
-      SegmentationProblem p, int count) {                                                                             \
-    int index = blockIdx.x * blockDim.x + threadIdx.x;                                                                \
-    if (index < count) gradient_element(parts, seed, dx, other_dx, p, index);                                         \
-  }                                                                                                                   \
+      SegmentationProblem p, int count) {                                                                              \
+    int index = blockIdx.x * blockDim.x + threadIdx.x;                                                                 \
+    if (index < count) gradient_element(parts, seed, dx, other_dx, p, index);                                          \
+  }                                                                                                                    \
   KERNEL_EXPORT(segmentation_gradient_##suffix)
 FOR_FLOATS(GRADIENT)

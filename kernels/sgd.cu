@@ -3,9 +3,10 @@
 //                m[i] = momentum * m[i] + (g[i] + decay * p[i]);  p[i] -= rate * m[i]                   updates p and m
 //                copy[i] = bf16 of the new p[i], where copy is not null                                 writes (=)
 //                Nothing happens where one of `loss_count` losses is NaN or infinite (found_inf).
-// The table is a parameter by value: all parameters of a network are one launch, and nothing is uploaded. A gradient is of
-// p's type, or bf16 where the entry says so. The rate is read from memory: a captured launch can be replayed with another.
-// Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the table's order.
+// The table is a parameter by value: all parameters of a network are one launch, and nothing is uploaded. A gradient is
+// of p's type, or bf16 where the entry says so. The rate is read from memory: a captured launch can be replayed with
+// another. Launch: sgd_steps: blocks of 256 threads; entry e has blocks first .. first + ceil(count / 2048) - 1, in the
+// table's order.
 #include "found_inf.cuh"
 
 struct SgdEntry {

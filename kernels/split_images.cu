@@ -1,7 +1,8 @@
 // Copies between runs of whole images: `part` is the `count` elements of `whole` from `offset` on.
 //   split_images_take:  part[i] = whole[offset + i]                                      writes (=)
 //   split_images_give:  whole[i] = part[i - offset], and 0 outside the part              writes (=)
-//   split_images_add:   whole[offset + i] += part[i]                                     accumulates (+=); bf16 adds in f32
+//   split_images_add:   whole[offset + i] += part[i]                                     accumulates (+=); bf16 adds in
+//                       f32
 // Launch: one thread for each element of the part (of the whole in split_images_give); bounds are checked here.
 #include "dev.cuh"
 

@@ -1,9 +1,10 @@
 // Sum over groups of channels of an image [rows, groups channels]:
-//   sum_channel_groups_forward:   y[row][k] = sum over g, in order, of x[row][g channels + k]     writes (=); bf16 sums in f32
+//   sum_channel_groups_forward:   y[row][k] = sum over g, in order, of x[row][g channels + k]     writes (=); bf16 sums
+//                                 in f32
 //   sum_channel_groups_backward:  dx[row][g channels + k] = dy[row][k]                            writes (=)
 //   sum_channel_groups_add:       dx[row][g channels + k] += dy[row][k]                           accumulates (+=)
-// Launch: x dimension only; the bound is checked here. forward: a thread an element of y, whose groups lie anywhere in x. The
-// others: a thread for 16 bytes of dx, which is the wide side.
+// Launch: x dimension only; the bound is checked here. forward: a thread an element of y, whose groups lie anywhere in
+// x. The others: a thread for 16 bytes of dx, which is the wide side.
 #include "pack.cuh"
 
 template <bool ADD, class T>

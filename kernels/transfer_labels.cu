@@ -1,11 +1,12 @@
 // Label transfer and hybrid labels (docs/method.md, "Dynamic pseudo labels" and "Hybrid pseudo labels").
 //
-//   transfer_tiles   label[p] = argmax over present c of s[p][c] where 1 / sum_c exp((s[p][c] - best) / tau) > threshold,
-//                    else 255; the lowest class wins a tie. Leaves s and u in scratch memory.      writes (=)
+//   transfer_tiles   label[p] = argmax over present c of s[p][c] where 1 / sum_c exp((s[p][c] - best) / tau) >
+//                    threshold, else 255; the lowest class wins a tie. Leaves s and u in scratch memory.      writes
+//                    (=)
 //   hybrid           out[q] = fixed[q] where that is not 255, else dynamic[cell of q]              writes (=)
 //
-// Layout: features [skip + N, cells, d], whose first `skip` images are left out; vectors [N, C, d], v [N, C]; present u8 [N, C]; s [N, cells, C]; u, label [N, cells];
-// fixed, out u8 [N, rows, columns]; dynamic u8 [N, height, width].
+// Layout: features [skip + N, cells, d], whose first `skip` images are left out; vectors [N, C, d], v [N, C]; present
+// u8 [N, C]; s [N, cells, C]; u, label [N, cells]; fixed, out u8 [N, rows, columns]; dynamic u8 [N, height, width].
 // Launch: transfer_tiles: 128 threads, N * ceil(cells/64) blocks; hybrid: a thread an element, blocks of 256.
 #include "cosine.cuh"
 
@@ -22,8 +23,9 @@ __device__ __forceinline__ void transfer(const T* features, const Acc<T>* vector
   inverse += pair * cells, s += pair * cells * classes, labels += pair * cells;
   inverse_norms_of_tile(features, inverse, first, last, depth);
   __syncthreads();
-  similarity_tile(features, vectors, inverse, vector_inverse, [&](int c) { return present[c] > 0; }, s, first, cells,
-                  depth, classes);
+  similarity_tile(
+      features, vectors, inverse, vector_inverse, [&](int c) { return present[c] > 0; }, s, first, cells, depth,
+      classes);
   CellGroups groups(classes);
   for (int held = first; held < last; held += groups.cells) {
     int count = min(groups.cells, last - held);
@@ -51,14 +53,14 @@ __device__ __forceinline__ void transfer(const T* features, const Acc<T>* vector
   }
 }
 
-#define TRANSFER(T, suffix)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(128) transfer_tiles_##suffix(                                            \
-      const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ vector_inverse,    \
-      const uint8_t* __restrict__ present, Acc<T>* inverse, Acc<T>* s, uint8_t* __restrict__ labels, int skip,          \
-      int cells, int depth, int classes, Acc<T> over_tau, Acc<T> threshold) {                                           \
-    transfer(features, vectors, vector_inverse, present, inverse, s, labels, skip, cells, depth, classes, over_tau,     \
-             threshold);                                                                                                \
-  }                                                                                                                     \
+#define TRANSFER(T, suffix)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(128) transfer_tiles_##suffix(                                         \
+      const T* __restrict__ features, const Acc<T>* __restrict__ vectors, const Acc<T>* __restrict__ vector_inverse, \
+      const uint8_t* __restrict__ present, Acc<T>* inverse, Acc<T>* s, uint8_t* __restrict__ labels, int skip,       \
+      int cells, int depth, int classes, Acc<T> over_tau, Acc<T> threshold) {                                        \
+    transfer(features, vectors, vector_inverse, present, inverse, s, labels, skip, cells, depth, classes, over_tau,  \
+             threshold);                                                                                             \
+  }                                                                                                                  \
   KERNEL_EXPORT(transfer_tiles_##suffix)
 FOR_FLOATS(TRANSFER)
 

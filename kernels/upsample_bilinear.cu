@@ -1,7 +1,8 @@
 // Bilinear resizing, align_corners = true (src/ops/upsample_bilinear/mod.rs).
 //   upsample_forward:   y[n][i][j][c] = lerp over rows of the lerp over columns of x               writes (=)
-//   upsample_backward:  dx[n][i][j][c] = sum of dy over the output pixels around, with the same weights, rows outermost,
-//                       rising: a gather in a fixed order                                          writes (=)
+//   upsample_backward:  dx[n][i][j][c] = sum of dy over the output pixels around, with the same weights, rows
+//                       outermost, rising: a gather in a fixed order                                          writes
+//                       (=)
 // Layout: x, dx [N,h,w,C]; y, dy [N,H,W,C]; bf16 computes in f32.
 // Launch: one thread an element of y (forward) or dx (backward), x dimension only; index < count is checked here.
 #include "bilinear.cuh"

@@ -1,7 +1,7 @@
-// The passes of a batch norm that write images: y, and the gradients of x and of the residual. A thread serves the same W
-// channels in rows first, first + span, .. of a group, ROWS of them at a time, whose loads are under way together. Its first rows
-// are on their way before it works out its channels' parameters. W is 16 bytes of parameters, not of T: with more channels of bf16
-// a thread, their parameters would leave registers for half as many threads.
+// The passes of a batch norm that write images: y, and the gradients of x and of the residual. A thread serves the same
+// W channels in rows first, first + span, .. of a group, ROWS of them at a time, whose loads are under way together.
+// Its first rows are on their way before it works out its channels' parameters. W is 16 bytes of parameters, not of T:
+// with more channels of bf16 a thread, their parameters would leave registers for half as many threads.
 #pragma once
 #include "normalize.cuh"
 #include "pack.cuh"
@@ -63,8 +63,8 @@ struct Work {
   __device__ __forceinline__ void advance() { row += N * span, at += N * step; }
 };
 
-// Packs of N rows of an image; beyond the last row the first of them again: loads under a condition would each wait for the one
-// before.
+// Packs of N rows of an image; beyond the last row the first of them again: loads under a condition would each wait for
+// the one before.
 template <class T, int W, int N>
 struct Rows {
   Pack<T, W> row[N];
@@ -128,7 +128,7 @@ enum class Mask { NONE, BY_Y, BY_X };
 template <class T>
 struct Gradients {
   const T *x, *y, *dy;
-  const Acc<T> *mean, *variance, *scale, *shift, *dscale, *dshift;
+  const Acc<T>*mean, *variance, *scale, *shift, *dscale, *dshift;
   T *dx, *dresidual;
 };
 
@@ -156,7 +156,8 @@ __device__ __forceinline__ void backward_rows(const Gradients<T>& of, const Batc
   Pack<A, W> dscale = {}, dshift = {};
   if (of.dscale) dscale = load_pack<W>(channels_of(of.dscale, p) + c);
   if (of.dshift) dshift = load_pack<W>(channels_of(of.dshift, p) + c);
-  Channels<A, W> at(channels_of(of.mean, p) + c, channels_of(of.variance, p) + c, of.scale + c, of.shift + c, A(p.epsilon));
+  Channels<A, W> at(channels_of(of.mean, p) + c, channels_of(of.variance, p) + c, of.scale + c, of.shift + c,
+                    A(p.epsilon));
   A constant[W], linear[W];
 #pragma unroll
   for (int w = 0; w < W; w++) {

@@ -1,5 +1,6 @@
 // Bilinear resizing with align_corners = true: positions in integers, as in src/ops/upsample_bilinear/axis.rs.
-// Output pixel i of an axis lies at i (input - 1) / (output - 1) of the input. input * output < 2^31 (checked by the host).
+// Output pixel i of an axis lies at i (input - 1) / (output - 1) of the input. input * output < 2^31 (checked by the
+// host).
 #pragma once
 #include "dev.cuh"
 
@@ -43,8 +44,8 @@ struct Corners {
   __device__ __forceinline__ Corners(const T* x, const Resize& r, int image, int row, int column) {
     Position<Acc<T>> y = position_of<Acc<T>>(row, r.height, r.out_height);
     Position<Acc<T>> z = position_of<Acc<T>>(column, r.width, r.out_width);
-    const T *low = x + static_cast<size_t>(image * r.height + y.below) * r.width * r.channels;
-    const T *high = x + static_cast<size_t>(image * r.height + y.above) * r.width * r.channels;
+    const T* low = x + static_cast<size_t>(image * r.height + y.below) * r.width * r.channels;
+    const T* high = x + static_cast<size_t>(image * r.height + y.above) * r.width * r.channels;
     a = low + z.below * r.channels, b = low + z.above * r.channels;
     c = high + z.below * r.channels, d = high + z.above * r.channels;
     s = y.t, t = z.t;

@@ -1,8 +1,8 @@
 // What a convolution does with its results before it stores them, by value: mirrors src/ops/conv2d/cuda/epilogue.rs.
 #pragma once
 
-// A batch norm beside a convolution. The images come in `groups` with statistics of their own. `scaled` is for gradients by given
-// statistics alone.
+// A batch norm beside a convolution. The images come in `groups` with statistics of their own. `scaled` is for
+// gradients by given statistics alone.
 struct NormParams {
   int groups, relu, scaled;
   float epsilon;
@@ -28,8 +28,8 @@ static_assert(sizeof(ForwardEpilogue<float>) == 72, "src/ops/conv2d/cuda/epilogu
 
 // Of a data gradient: dx = products + accumulate, and of the batch norm whose output the convolution read
 //   g = dx where the ReLU passed     sums[piece][2][c] = sum g, sum g (x - mean)
-// with x, that batch norm's input, and y, its output, or null where x tells the mask. By given statistics there are no sums, and
-// g, or g scale / sqrt(variance + epsilon) where nothing else wants it, is all. What is null is left out.
+// with x, that batch norm's input, and y, its output, or null where x tells the mask. By given statistics there are no
+// sums, and g, or g scale / sqrt(variance + epsilon) where nothing else wants it, is all. What is null is left out.
 template <class T>
 struct DataGradientEpilogue {
   const T *accumulate, *x, *y;  // all [n, h, w, c]

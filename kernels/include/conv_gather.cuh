@@ -80,12 +80,16 @@ __device__ __forceinline__ Phase phase_of(const ConvProblem& p, int index) {
   Hits down = hits_of(row, p.padding[0], p.stride[0], p.dilation[0], p.r);
   Hits across = hits_of(column, p.padding[1], p.stride[1], p.dilation[1], p.s);
   // The first tap hits dy at (i + origin, ..), the others before it.
-  Gather gather = {p.n, (p.h - row + p.stride[0] - 1) / p.stride[0], (p.w - column + p.stride[1] - 1) / p.stride[1],
+  Gather gather = {p.n,
+                   (p.h - row + p.stride[0] - 1) / p.stride[0],
+                   (p.w - column + p.stride[1] - 1) / p.stride[1],
                    {1, 1},
                    {(row + p.padding[0] - down.first * p.dilation[0]) / p.stride[0],
                     (column + p.padding[1] - across.first * p.dilation[1]) / p.stride[1]},
                    {down.count, across.count},
                    {-(down.every * p.dilation[0] / p.stride[0]), -(across.every * p.dilation[1] / p.stride[1])},
-                   p.p, p.q, p.k};
+                   p.p,
+                   p.q,
+                   p.k};
   return {row, column, down, across, gather};
 }

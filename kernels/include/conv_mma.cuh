@@ -2,18 +2,18 @@
 //
 //   C[i, j] = sum over d of A[i, d] B[d, j]     factors bf16, or f32 rounded to tf32; sums in f32
 //
-// The plain version of the same products is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its four
-// warps a part in registers. What is done beyond that, one step at a time:
+// The plain version of the same products is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its
+// four warps a part in registers. What is done beyond that, one step at a time:
 //   1. mma: a warp multiplies 16 x 8 tiles of C at once, in two steps of 32 bytes along d for each K tile.
-//   2. cp.async: K tiles travel to shared memory without passing through registers, STAGES - 1 of them on the way while one
-//      is multiplied. What lies outside an image or beyond an edge is not read: the copy writes zeros.
-//   3. One barrier a K tile: it says that the K tile has come for all threads, and that all have read the K tile before, whose
-//      place the next copy takes.
+//   2. cp.async: K tiles travel to shared memory without passing through registers, STAGES - 1 of them on the way while
+//      one is multiplied. What lies outside an image or beyond an edge is not read: the copy writes zeros.
+//   3. One barrier a K tile: it says that the K tile has come for all threads, and that all have read the K tile
+//      before, whose place the next copy takes.
 //   4. ldmatrix: a warp's factors come from shared memory in the fragments that mma wants, 16 bytes a row.
-//   5. A swizzle instead of padding: the 16-byte chunks of a line are permuted by its number, so that the eight rows of an
-//      ldmatrix, and the threads of a copy, meet all 32 banks once.
-//   6. No K tile straddles two taps: tap and first channel of a K tile are the same for all threads, and addresses take two
-//      additions. Channels that do not fill a K tile are zeros.
+//   5. A swizzle instead of padding: the 16-byte chunks of a line are permuted by its number, so that the eight rows of
+//      an ldmatrix, and the threads of a copy, meet all 32 banks once.
+//   6. No K tile straddles two taps: tap and first channel of a K tile are the same for all threads, and addresses take
+//      two additions. Channels that do not fill a K tile are zeros.
 //   7. Results leave through shared memory, so that every store to global memory has 16 bytes (conv_store.cuh).
 //
 // An operand lies in shared memory as it lies in global memory:
@@ -149,8 +149,7 @@ __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, ty
 #pragma unroll
       for (int i = 0; i < Tile::DOWN_16; i++) A::Tile::left(left[i], from, Tile::row() + i * 16, step);
 #pragma unroll
-      for (int j = 0; j < Tile::ACROSS_8; j += 2)
-        B::Tile::right(right + j, from + B_AT, Tile::column() + j * 8, step);
+      for (int j = 0; j < Tile::ACROSS_8; j += 2) B::Tile::right(right + j, from + B_AT, Tile::column() + j * 8, step);
 #pragma unroll
       for (int i = 0; i < Tile::DOWN_16; i++) mma<T, Tile::ACROSS_8>(sums[i], left[i], right);
     }

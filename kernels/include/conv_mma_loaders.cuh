@@ -149,7 +149,8 @@ struct GradientLines : FlatLoader<T, EXTENT> {
   }
 };
 
-// The input's pixels under a tap, a line for each output pixel: the weight gradient. A thread keeps its tap and channels.
+// The input's pixels under a tap, a line for each output pixel: the weight gradient. A thread keeps its tap and
+// channels.
 template <class T, int EXTENT>
 struct GatheredLines : FlatLoader<T, EXTENT> {
   using Base = FlatLoader<T, EXTENT>;

@@ -1,8 +1,8 @@
 // Batch norm's statistics where a convolution writes its output: no pass over the image for them.
 //
-// The rows of a warp's part of a tile are one piece. Mean and squared deviations of its columns come from registers, in two
-// steps, as the values that are stored: first the sum, then the deviations from the mean. They leave in the layout of
-// batch_norm_moments' chunks of Tile::WM rows, which batch_norm_moments_finish joins:
+// The rows of a warp's part of a tile are one piece. Mean and squared deviations of its columns come from registers, in
+// two steps, as the values that are stored: first the sum, then the deviations from the mean. They leave in the layout
+// of batch_norm_moments' chunks of Tile::WM rows, which batch_norm_moments_finish joins:
 //   moments[piece][2][count]: mean, then squared deviations
 #pragma once
 #include "conv_mma.cuh"
@@ -56,7 +56,8 @@ __device__ __forceinline__ void store_moments(const typename Tile::Sums& sums, f
   }
 }
 
-// The rows of the product that a block's tile covers: those of group blockIdx.z, each of `group` pixels, from `start` to `end`.
+// The rows of the product that a block's tile covers: those of group blockIdx.z, each of `group` pixels, from `start`
+// to `end`.
 template <class Tile>
 struct TileRows {
   int start, end, piece;

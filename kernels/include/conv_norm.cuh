@@ -18,7 +18,8 @@ struct ColumnNorms {
   float mean[WIDTH], slope[WIDTH], shift[WIDTH];
 
   // Of columns below `count`, in whole chunks, from `start` on.
-  __device__ __forceinline__ ColumnNorms(const NormVectors& v, const NormParams& p, int group, int start, int count, bool all)
+  __device__ __forceinline__ ColumnNorms(const NormVectors& v, const NormParams& p, int group, int start, int count,
+                                         bool all)
       : mean(), slope(), shift() {
     int first = start + Tile::thread() % CHUNKS * WIDTH;
     if (first >= count) first = 0;

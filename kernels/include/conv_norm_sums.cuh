@@ -1,12 +1,13 @@
-// The first half of a batch norm's backward pass, done by the convolution that reads that batch norm's output, where it writes
-// the gradient: no pass over the image for it.
+// The first half of a batch norm's backward pass, done by the convolution that reads that batch norm's output, where it
+// writes the gradient: no pass over the image for it.
 //
 //   g = the gradient where the ReLU passed     sums[piece][2][channels] = sum g, sum g (x - mean)
 //
-// with x, the batch norm's input, and the mask as in batch_norm_sums. g is stored in the gradient's place. A piece is a tile's
-// rows; its sums run in an order fixed by the tile.
+// with x, the batch norm's input, and the mask as in batch_norm_sums. g is stored in the gradient's place. A piece is a
+// tile's rows; its sums run in an order fixed by the tile.
 //
-// By given statistics there are no sums, and g, or where nothing else wants it g scale / sqrt(variance + epsilon), is all.
+// By given statistics there are no sums, and g, or where nothing else wants it g scale / sqrt(variance + epsilon), is
+// all.
 #pragma once
 #include "conv_norm.cuh"
 
@@ -32,7 +33,9 @@ struct NormSums {
   float sum[2][WIDTH] = {};
 
   __device__ __forceinline__ NormSums(const DataGradientEpilogue<T>& e, int group, int start, int count)
-      : relu(e.norm.relu != 0), scaled(e.norm.scaled != 0), by_y(e.y != nullptr),
+      : relu(e.norm.relu != 0),
+        scaled(e.norm.scaled != 0),
+        by_y(e.y != nullptr),
         columns(e.vectors, e.norm, group, start, count, !e.y || e.norm.scaled) {}
 
   // What is left of a chunk of the gradient: where the ReLU passed, and scaled where nothing else wants it as it is.
@@ -51,7 +54,8 @@ struct NormSums {
     sum[1][e] += masked * (x - columns.mean[e]);
   }
 
-  // Where a thread's four lie. Threads whose columns are one chunk read two fours side by side: half a row of banks apart.
+  // Where a thread's four lie. Threads whose columns are one chunk read two fours side by side: half a row of banks
+  // apart.
   __device__ __forceinline__ static int place(int four, int thread) {
     return four * Tile::THREADS + (WIDTH == 8 ? thread ^ (four & 1) << 2 : thread);
   }
@@ -102,7 +106,8 @@ struct NormSumsOfPairs : NormSums<bf16, Tile> {
       if (this->relu && this->by_y)
         passed = above_zero(ys.at[i]);
       else if (this->relu)
-        passed = (this->columns(2 * i, first) > 0 ? 0xffffu : 0) | (this->columns(2 * i + 1, second) > 0 ? 0xffff0000u : 0);
+        passed =
+            (this->columns(2 * i, first) > 0 ? 0xffffu : 0) | (this->columns(2 * i + 1, second) > 0 ? 0xffff0000u : 0);
       g.at[i] &= passed;
       float masked[2] = {first_of(g.at[i]), second_of(g.at[i])};
       this->add(2 * i, masked[0], first), this->add(2 * i + 1, masked[1], second);
@@ -122,12 +127,12 @@ struct NormSumsOf<bf16, Tile> {
   using Type = NormSumsOfPairs<Tile>;
 };
 
-// Writes a tile of a gradient of `count` channels, in whole chunks, from `start` on. offset_of(row) is where a row of the tile
-// begins in dx, or negative for none.
+// Writes a tile of a gradient of `count` channels, in whole chunks, from `start` on. offset_of(row) is where a row of
+// the tile begins in dx, or negative for none.
 template <class T, class Tile, class Offset>
 __device__ __forceinline__ void store_gradient(char* shared, const typename Tile::Sums& sums, T* dx,
-                                               const DataGradientEpilogue<T>& epilogue, int group, size_t piece, int start,
-                                               int count, Offset offset_of) {
+                                               const DataGradientEpilogue<T>& epilogue, int group, size_t piece,
+                                               int start, int count, Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   // What follows comes after the results have left their registers.
   auto each = [&](auto& change) {

@@ -28,11 +28,12 @@ struct Normalized {
   }
 };
 
-// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks. offset_of(row) is
-// where a row of the tile begins in y, or negative for none.
+// Writes a tile of the output, of `count` columns from `start` on; those of a batch norm come in whole chunks.
+// offset_of(row) is where a row of the tile begins in y, or negative for none.
 template <class T, class Tile, class Offset>
 __device__ __forceinline__ void store_output(char* shared, const typename Tile::Sums& sums, T* y,
-                                             const ForwardEpilogue<T>& epilogue, int start, int count, Offset offset_of) {
+                                             const ForwardEpilogue<T>& epilogue, int start, int count,
+                                             Offset offset_of) {
   stage_results<T, Tile>(shared, sums);
   if (epilogue.vectors.mean) {
     // After the sums have left their registers.

@@ -2,9 +2,9 @@
 #pragma once
 
 struct ConvProblem {
-  int n, h, w, c;  // input [n, h, w, c]
-  int k, r, s;     // filter [k, r, s, c]
-  int p, q;        // output [n, p, q, k]
+  int n, h, w, c;                          // input [n, h, w, c]
+  int k, r, s;                             // filter [k, r, s, c]
+  int p, q;                                // output [n, p, q, k]
   int stride[2], padding[2], dilation[2];  // vertical, horizontal
 
   __device__ int taps() const { return r * s; }

@@ -122,8 +122,7 @@ struct PixelRows : RowLoader<T, ROWS, BK> {
 
   __device__ PixelRows(const T* loads, const Gather& g, int start) : loads(loads), g(g), vector(g.c % 4 == 0) {
 #pragma unroll
-    for (int pass = 0; pass < Base::PASSES; pass++)
-      pixels[pass] = pixel_of(g, start + this->row + pass * Base::LINES);
+    for (int pass = 0; pass < Base::PASSES; pass++) pixels[pass] = pixel_of(g, start + this->row + pass * Base::LINES);
   }
 
   __device__ __forceinline__ void fetch(int d) {

@@ -1,5 +1,5 @@
-// How a tile of a matrix product leaves registers: rounded, through shared memory, in accesses of 16 bytes. For the products of
-// conv_mma.cuh and of conv_wgmma.cuh.
+// How a tile of a matrix product leaves registers: rounded, through shared memory, in accesses of 16 bytes. For the
+// products of conv_mma.cuh and of conv_wgmma.cuh.
 //
 // A Tile says
 //   THREADS, thread(), sync<Tile>()        the threads that share it, and their barrier
@@ -20,8 +20,8 @@ __device__ __forceinline__ Vector<T> load_chunk(const char* shared) {
   return load_shared(reinterpret_cast<const Vector<T>*>(shared));
 }
 
-// Byte offset of a chunk in a tile whose lines have LINE bytes. Eight lines of one chunk meet all banks; so do four lines
-// of two chunks, which is how single words of 4 bytes are read and written.
+// Byte offset of a chunk in a tile whose lines have LINE bytes. Eight lines of one chunk meet all banks; so do four
+// lines of two chunks, which is how single words of 4 bytes are read and written.
 template <int LINE, bool WORDS>
 __device__ __forceinline__ int place(int line, int chunk) {
   int swizzle = LINE == 64 ? line >> 1 & 3 : WORDS ? (line & 3) << 1 : line & 7;
@@ -104,8 +104,8 @@ __device__ __forceinline__ void stage_results(char* shared, const typename Tile:
       }
 }
 
-// For each 16 bytes of staged results, use(chunk, row, column), behind the barrier that they need; a thread's column is always the
-// same.
+// For each 16 bytes of staged results, use(chunk, row, column), behind the barrier that they need; a thread's column is
+// always the same.
 template <class T, class Tile, class Use>
 __device__ __forceinline__ void each_result(char* shared, Use use) {
   constexpr int CHUNKS = Tile::BN / CHUNK<T>;

@@ -3,18 +3,18 @@
 //   C[m, n] = sum over k of A[m, k] B[k, n]     bf16 operands, f32 sums
 //
 // conv_mma.cuh computes the same by warps (mma.sync). This one differs step by step:
-//   1. wgmma: four warps multiply 64 rows by up to 256 columns at once, straight from shared memory. No operand passes through
-//      registers, which all belong to the accumulators.
+//   1. wgmma: four warps multiply 64 rows by up to 256 columns at once, straight from shared memory. No operand passes
+//      through registers, which all belong to the accumulators.
 //   2. TMA: one thread loads a whole K tile; the copy engine does addresses, edges, padding, dilation and swizzle
 //      (conv_wgmma_mainloop_loads.cuh).
-//   3. Warp specialization: a producer warpgroup loads, two consumer warpgroups multiply. They share a ring of STAGES K tiles and
-//      no other barrier: a stage is `full` when its bytes have arrived, `empty` when it has been multiplied.
+//   3. Warp specialization: a producer warpgroup loads, two consumer warpgroups multiply. They share a ring of STAGES K
+//      tiles and no other barrier: a stage is `full` when its bytes have arrived, `empty` when it has been multiplied.
 //   4. Registers move from the producer to the consumers.
-//   5. Persistent blocks: one for each multiprocessor, which computes one tile after the other (tile_scheduler.cuh). The K tiles of
-//      the next tile are in flight while this one is stored.
-//   6. Pingpong: each consumer warpgroup has a tile of its own, and stores it while the other one multiplies. Cooperative: both share
-//      a tile. In pingpong an ordered barrier lets them multiply one after the other: a wait knows only the parity of a phase, so
-//      none may wait for a K tile further ahead than the ring.
+//   5. Persistent blocks: one for each multiprocessor, which computes one tile after the other (tile_scheduler.cuh).
+//      The K tiles of the next tile are in flight while this one is stored.
+//   6. Pingpong: each consumer warpgroup has a tile of its own, and stores it while the other one multiplies.
+//      Cooperative: both share a tile. In pingpong an ordered barrier lets them multiply one after the other: a wait
+//      knows only the parity of a phase, so none may wait for a K tile further ahead than the ring.
 //   7. Clusters: two blocks with the same columns of B multicast half of each K tile of them to each other.
 //   8. The epilogue loads and stores by TMA too (conv_wgmma_epilogue_loads.cuh, conv_wgmma_epilogue.cuh).
 #pragma once
@@ -27,13 +27,14 @@ constexpr int WGMMA_THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr int WGMMA_K_TILE = 64, WGMMA_DEPTH = 16;
 // Registers of a thread: one producer and two consumer warpgroups share a multiprocessor's 65,536.
 constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
-static_assert(WARPGROUP * (PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS) <= 65536, "registers of a multiprocessor");
+static_assert(WARPGROUP * (PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS) <= 65536,
+              "registers of a multiprocessor");
 
 // Scratch of a consumer warpgroup: vectors over 64 columns, votes of warps, a message to the producer.
 constexpr int SCRATCH_BYTES = ATOM_BYTES;
 
-// A tile of BM x BN: of each warpgroup (PINGPONG), or of both together, one below the other (cooperative). A ring of STAGES K tiles with
-// room for SPAN columns, and for each warpgroup's epilogue SLOTS of 64 x 64.
+// A tile of BM x BN: of each warpgroup (PINGPONG), or of both together, one below the other (cooperative). A ring of
+// STAGES K tiles with room for SPAN columns, and for each warpgroup's epilogue SLOTS of 64 x 64.
 template <int BM_, int BN_, bool PINGPONG_, int STAGES_, int SLOTS_, int SPAN_ = BN_>
 struct WgmmaTile {
   static constexpr int BM = BM_, BN = BN_, SPAN = SPAN_, STAGES = STAGES_, SLOTS = SLOTS_;
@@ -42,7 +43,8 @@ struct WgmmaTile {
   static constexpr int ROWS = PINGPONG ? BM : BM / CONSUMERS, BLOCKS = ROWS / 64, CHUNKS = BN / 64;
   static constexpr int A_BYTES = BM * LINE_BYTES, B_BYTES = BN * LINE_BYTES, STAGE_BYTES = A_BYTES + SPAN * LINE_BYTES;
   static constexpr int SLOTS_AT = STAGES * STAGE_BYTES, SCRATCH_AT = SLOTS_AT + CONSUMERS * SLOTS * BLOCK_BYTES;
-  static constexpr int BARRIERS_AT = SCRATCH_AT + CONSUMERS * SCRATCH_BYTES, SLOT_BARRIERS_AT = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
+  static constexpr int BARRIERS_AT = SCRATCH_AT + CONSUMERS * SCRATCH_BYTES,
+                       SLOT_BARRIERS_AT = BARRIERS_AT + (2 * STAGES + CONSUMERS) * 8;
   static constexpr int SHARED_BYTES = SLOT_BARRIERS_AT + CONSUMERS * (2 * SLOTS + 2) * 8;
   static_assert(ROWS % 64 == 0 && BN % 64 == 0 && SHARED_BYTES <= 227 * 1024, "a block's shared memory");
   static_assert(BLOCKS * BN <= 256, "the sums take half of the registers");
@@ -99,8 +101,8 @@ struct RingPlace {
   }
 };
 
-// The producer: loads all K tiles of the block's work tiles. loads.begin(tile) goes to the first one of a tile, loads.fetch(to, bar)
-// issues one and goes on.
+// The producer: loads all K tiles of the block's work tiles. loads.begin(tile) goes to the first one of a tile,
+// loads.fetch(to, bar) issues one and goes on.
 template <class Tile, class Loads>
 __device__ __forceinline__ void produce(const Ring<Tile>& ring, const TileScheduler& scheduler, Loads loads) {
   const Cluster& cluster = ring.cluster;
@@ -118,12 +120,13 @@ __device__ __forceinline__ void produce(const Ring<Tile>& ring, const TileSchedu
   }
 }
 
-// The main loop: adds the products of `k_tiles` K tiles to `sums`, from the block's `at`-th on; of a strip to their first 64 columns. It
-// calls arrived() when the last one is in shared memory.
+// The main loop: adds the products of `k_tiles` K tiles to `sums`, from the block's `at`-th on; of a strip to their
+// first 64 columns. It calls arrived() when the last one is in shared memory.
 template <class Tile, int A_MN, int B_MN, class Sums, class Arrived>
 __device__ __forceinline__ void mainloop(const Ring<Tile>& ring, int at, int k_tiles, Sums& sums, Arrived arrived) {
   // Bytes from one step of K to the next; where a warpgroup's rows begin.
-  constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2, B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
+  constexpr int A_STEP = A_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2,
+                B_STEP = B_MN ? WGMMA_DEPTH * LINE_BYTES : WGMMA_DEPTH * 2;
   int first = Tile::PINGPONG ? 0 : consumer() * Tile::BLOCKS * BLOCK_BYTES;
   auto release = [&](int stage) {
     uint64_t* empty = ring.empty() + stage;
@@ -144,7 +147,8 @@ __device__ __forceinline__ void mainloop(const Ring<Tile>& ring, int at, int k_t
     for (int step = 0; step < WGMMA_K_TILE / WGMMA_DEPTH; step++)
 #pragma unroll
       for (int block = 0; block < Tile::BLOCKS; block++)
-        wgmma<A_MN, B_MN>(reinterpret_cast<WgmmaChunk(&)[Tile::CHUNKS]>(sums[block]), wgmma_operand(a + block * BLOCK_BYTES + step * A_STEP, BLOCK_BYTES),
+        wgmma<A_MN, B_MN>(reinterpret_cast<WgmmaChunk(&)[Tile::CHUNKS]>(sums[block]),
+                          wgmma_operand(a + block * BLOCK_BYTES + step * A_STEP, BLOCK_BYTES),
                           wgmma_operand(b + step * B_STEP, BLOCK_BYTES));
     wgmma_commit();
     // All but these are done: the stage before is free.
@@ -157,10 +161,11 @@ __device__ __forceinline__ void mainloop(const Ring<Tile>& ring, int at, int k_t
   if (k_tiles > 0) release(before);
 }
 
-// Calls body(tile, at, number) for each work tile of which consumer warpgroup `consumer` has rows: the block's number-th, whose K tiles
-// are the block's from the at-th on.
+// Calls body(tile, at, number) for each work tile of which consumer warpgroup `consumer` has rows: the block's
+// number-th, whose K tiles are the block's from the at-th on.
 template <class Tile, class Body>
-__device__ __forceinline__ void each_tile(const Cluster& cluster, const TileScheduler& scheduler, int consumer, Body body) {
+__device__ __forceinline__ void each_tile(const Cluster& cluster, const TileScheduler& scheduler, int consumer,
+                                          Body body) {
   int at = 0, tiles = 0;
   for (int i = blockIdx.x / cluster.size; i < scheduler.work_tiles; i += gridDim.x / cluster.size) {
     WorkTile tile = scheduler.work_tile(i, cluster);
@@ -190,11 +195,11 @@ __device__ __forceinline__ void consume(const Ring<Tile>& ring, const TileSchedu
   });
 }
 
-// The whole kernel. Of the producer warpgroup one warp loads K tiles, and one warp for each consumer loads for its epilogue: init()
-// makes those barriers, and one thread calls fill(cluster, consumer).
+// The whole kernel. Of the producer warpgroup one warp loads K tiles, and one warp for each consumer loads for its
+// epilogue: init() makes those barriers, and one thread calls fill(cluster, consumer).
 template <class Tile, int A_MN, int B_MN, class Loads, class Init, class Fill, class Store>
-__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Loads loads, Init init, Fill fill,
-                                          Store store) {
+__device__ __forceinline__ void run_tiles(char* shared, const TileScheduler& scheduler, Loads loads, Init init,
+                                          Fill fill, Store store) {
   Ring<Tile> ring(Cluster::own(), shared);
   ring.init();
   if (threadIdx.x == 0) {

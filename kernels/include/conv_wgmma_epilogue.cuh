@@ -1,6 +1,6 @@
-// The epilogue of conv_wgmma.cuh: a warpgroup stores its tile 64 x 64 results at a time, fused with what the epilogues of
-// conv2d_mma.cu do. A thread works on its own fragments (hopper.cuh), in words of two neighbours; the matching words of other images
-// lie in shared memory (conv_wgmma_epilogue_loads.cuh). Sums over rows are products on tensor cores.
+// The epilogue of conv_wgmma.cuh: a warpgroup stores its tile 64 x 64 results at a time, fused with what the epilogues
+// of conv2d_mma.cu do. A thread works on its own fragments (hopper.cuh), in words of two neighbours; the matching words
+// of other images lie in shared memory (conv_wgmma_epilogue_loads.cuh). Sums over rows are products on tensor cores.
 #pragma once
 #include "conv_wgmma_fixup.cuh"
 
@@ -14,20 +14,20 @@ struct Unprepared {
   __device__ __forceinline__ void operator()(const ResultPlace&, WgmmaChunk&) const {}
 };
 
-// Calls store(place, words, values, before) for each 64 x 64 block of a warpgroup's tile that has rows of its layer and some of
-// `count` columns. store() calls before(), and that calls finish(place, values) for the block before; the last block's is called at the
-// end. A tile of the tail is stored by the unit that does its fixup, or (LATER) by another launch. `fixups` counts calls of fixup().
-// prepare(place, sums) changes the f32 sums, where `prepares`.
+// Calls store(place, words, values, before) for each 64 x 64 block of a warpgroup's tile that has rows of its layer and
+// some of `count` columns. store() calls before(), and that calls finish(place, values) for the block before; the last
+// block's is called at the end. A tile of the tail is stored by the unit that does its fixup, or (LATER) by another
+// launch. `fixups` counts calls of fixup(). prepare(place, sums) changes the f32 sums, where `prepares`.
 //
-// Registers cannot be indexed at run time, so the loop over blocks copies each block to the same registers: unrolled code takes longer
-// to fetch than to execute. The sums are rounded before, which halves their registers.
+// Registers cannot be indexed at run time, so the loop over blocks copies each block to the same registers: unrolled
+// code takes longer to fetch than to execute. The sums are rounded before, which halves their registers.
 //
-// The fence before a bulk store also waits for this thread's writes to global memory. So the statistics of a block are written after
-// the fence of the next block, and have arrived by the fence after that.
+// The fence before a bulk store also waits for this thread's writes to global memory. So the statistics of a block are
+// written after the fence of the next block, and have arrived by the fence after that.
 template <class Tile, bool LATER, class Slots, class Prepare, class Store, class Finish>
-__device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& scheduler, const WorkTile& tile, int& fixups,
-                                           typename Tile::Sums& sums, int count, bool prepares, Prepare prepare, Store store,
-                                           Finish finish) {
+__device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& scheduler, const WorkTile& tile,
+                                           int& fixups, typename Tile::Sums& sums, int count, bool prepares,
+                                           Prepare prepare, Store store, Finish finish) {
   constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
   TileBlocks<Tile> blocks{tile, consumer(), scheduler.group, count};
   unsigned some = blocks.some();
@@ -80,7 +80,7 @@ __device__ __forceinline__ void each_block(Slots& slots, const TileScheduler& sc
   for (int k = 0; k < COUNT; k++)
 #pragma unroll
     for (int j = 0; j < 16; j++) {
-      const float(&four)[4] = sums[k / Tile::CHUNKS][k % Tile::CHUNKS][0][j / 2];
+      const float (&four)[4] = sums[k / Tile::CHUNKS][k % Tile::CHUNKS][0][j / 2];
       rounded[k / Tile::CHUNKS][k % Tile::CHUNKS][j / 2][j % 2] = pair_of(four[j % 2 * 2], four[j % 2 * 2 + 1]);
     }
   ColumnValues values;
@@ -141,8 +141,8 @@ __device__ __forceinline__ void stage_block(char* slot, int rows, const RoundedW
     for (int down = 0; down < 2; down++) store_shared(word(j, down), change(j, down, words[j][down]) & keep[down]);
 }
 
-// A warp's 16 columns of a block in shared memory, turned, as mma takes the first factor: what a lane holds is of the columns
-// column(0) and column(1).
+// A warp's 16 columns of a block in shared memory, turned, as mma takes the first factor: what a lane holds is of the
+// columns column(0) and column(1).
 struct WarpColumns {
   uint32_t rows[4][4];
 
@@ -165,12 +165,13 @@ struct WarpColumns {
     for (int step = 0; step < 4; step++) mma_bf16<1>(all, rows[step], ones);
     sums[0] = all[0][0], sums[1] = all[0][2];
   }
-  // The same of the products with another block's columns: all with all, of which lanes that are diagonal() have what is asked for.
+  // The same of the products with another block's columns: all with all, of which lanes that are diagonal() have what
+  // is asked for.
   __device__ __forceinline__ void multiply(const WarpColumns& by, float (&sums)[2]) const {
     float all[2][4] = {};
 #pragma unroll
     for (int step = 0; step < 4; step++) {
-      const uint32_t(&y)[4] = by.rows[step];
+      const uint32_t (&y)[4] = by.rows[step];
       const uint32_t columns[2][2] = {{y[0], y[2]}, {y[1], y[3]}};
       mma_bf16<2>(all, rows[step], columns);
     }
@@ -183,11 +184,11 @@ struct WarpColumns {
   }
 };
 
-// Mean and squared deviations of the columns of a block, as conv_moments.cuh has them, for a piece of `rows` rows, below which all is
-// 0.
+// Mean and squared deviations of the columns of a block, as conv_moments.cuh has them, for a piece of `rows` rows,
+// below which all is 0.
 __device__ __forceinline__ void piece_moments(const char* block, int rows, ColumnValues& moments) {
   WarpColumns values(block);
-  float(&mean)[2] = moments[0], squares[2] = {};
+  float (&mean)[2] = moments[0], squares[2] = {};
   values.sum(mean);
   auto add = [&](auto counts) {
     unsigned thread = thread_read_anew();
@@ -225,36 +226,42 @@ __device__ __forceinline__ void store_moments(const ColumnValues& moments, float
   }
 }
 
-// A batch norm's vectors for the 64 columns of a block, each worked out by one thread: square roots and divisions by all threads would
-// take longer than the products of a short sum.
+// A batch norm's vectors for the 64 columns of a block, each worked out by one thread: square roots and divisions by
+// all threads would take longer than the products of a short sum.
 struct BlockNorms {
   float* at;
 
   __device__ __forceinline__ explicit BlockNorms(char* scratch) : at(reinterpret_cast<float*>(scratch + 64)) {}
   // Of columns from `start` on.
-  __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start, int count) const {
+  __device__ __forceinline__ void make(const NormVectors& v, const NormParams& p, int group, int start,
+                                       int count) const {
     int column = ResultTile::thread(), channel = start + column < count ? start + column : 0;
     if (column >= 64) return;
     Channel<float> c = channel_of(v, p, group, count, channel);
-    store_shared(at + column, c.mean), store_shared(at + 64 + column, c.slope), store_shared(at + 128 + column, c.shift);
+    store_shared(at + column, c.mean), store_shared(at + 64 + column, c.slope),
+        store_shared(at + 128 + column, c.shift);
   }
   // For all threads, behind make() and in front of pair().
   __device__ __forceinline__ static void ready() { sync<ResultTile>(); }
   // Those of a thread's two columns of 8 j + ..
   struct Pair {
     Pack<float, 2> mean, slope, shift;
-    __device__ __forceinline__ float operator()(int e, float x) const { return fma(x - mean.at[e], slope.at[e], shift.at[e]); }
+    __device__ __forceinline__ float operator()(int e, float x) const {
+      return fma(x - mean.at[e], slope.at[e], shift.at[e]);
+    }
   };
   __device__ __forceinline__ Pair pair(int j) const {
     auto two = [&](int vector) {
-      return load_shared(reinterpret_cast<const Pack<float, 2>*>(at + vector * 64 + j * 8 + thread_read_anew() % 4 * 2));
+      return load_shared(
+          reinterpret_cast<const Pack<float, 2>*>(at + vector * 64 + j * 8 + thread_read_anew() % 4 * 2));
     };
     return {two(0), two(1), two(2)};
   }
 };
 
 // relu(norm(z) + more), of words of two neighbours.
-__device__ __forceinline__ uint32_t normalized(const BlockNorms::Pair& norm, uint32_t z, const uint32_t* more, bool relu) {
+__device__ __forceinline__ uint32_t normalized(const BlockNorms::Pair& norm, uint32_t z, const uint32_t* more,
+                                               bool relu) {
   float values[2] = {norm(0, first_of(z)), norm(1, second_of(z))};
   if (more) {
     uint32_t residual = load_shared(more);
@@ -266,8 +273,10 @@ __device__ __forceinline__ uint32_t normalized(const BlockNorms::Pair& norm, uin
     if (relu && values[e] < 0) values[e] = 0;
   return pair_of(values[0], values[1]);
 }
-// The sums over a block's rows of the gradient g, and of g x, for columns below `count` from `start` on, whose means are read meanwhile.
-__device__ __forceinline__ void piece_sums(const char* g, const char* x, const float* means, int start, int count, ColumnValues& sums) {
+// The sums over a block's rows of the gradient g, and of g x, for columns below `count` from `start` on, whose means
+// are read meanwhile.
+__device__ __forceinline__ void piece_sums(const char* g, const char* x, const float* means, int start, int count,
+                                           ColumnValues& sums) {
 #pragma unroll
   for (int which = 0; which < 2; which++) {
     int at = start + WarpColumns::column(which);

@@ -1,10 +1,11 @@
-// Loads and stores of the epilogue of conv_wgmma.cuh, by TMA: a ring of slots of 64 x 64 bf16 in shared memory for each consumer
-// warpgroup. One thread of the producer warpgroup fills a ring as far ahead as it has room. So an epilogue's loads are in flight
-// while its tile is multiplied, and hold no registers.
+// Loads and stores of the epilogue of conv_wgmma.cuh, by TMA: a ring of slots of 64 x 64 bf16 in shared memory for each
+// consumer warpgroup. One thread of the producer warpgroup fills a ring as far ahead as it has room. So an epilogue's
+// loads are in flight while its tile is multiplied, and hold no registers.
 //
-// A slot is `full` when its bytes have arrived, and `empty` when all warps and the store from it have read it. An epilogue without
-// loads (BARE) has no producer: a slot is full as soon as the store that read it before is done; the stores of all other slots may be
-// in flight. A store queues behind the loads of K tiles, for longer than the next 64 x 64 results take.
+// A slot is `full` when its bytes have arrived, and `empty` when all warps and the store from it have read it. An
+// epilogue without loads (BARE) has no producer: a slot is full as soon as the store that read it before is done; the
+// stores of all other slots may be in flight. A store queues behind the loads of K tiles, for longer than the next 64 x
+// 64 results take.
 #pragma once
 #include "conv_norm.cuh"
 #include "conv_wgmma.cuh"
@@ -26,8 +27,8 @@ struct ResultPlace {
   __device__ __forceinline__ size_t piece(int group) const { return size_t(layer) * ((group + 63) / 64) + row / 64; }
 };
 
-// The blocks of 64 x 64 that a warpgroup has of a tile, in groups of `group` rows and `count` columns: COUNT of them, CHUNKS to a row,
-// or of a strip the first of each row.
+// The blocks of 64 x 64 that a warpgroup has of a tile, in groups of `group` rows and `count` columns: COUNT of them,
+// CHUNKS to a row, or of a strip the first of each row.
 template <class Tile>
 struct TileBlocks {
   static constexpr int COUNT = Tile::BLOCKS * Tile::CHUNKS;
@@ -51,8 +52,9 @@ struct TileBlocks {
   }
 };
 
-// Images that an epilogue loads, each with the extents of the output; each may be null. A block's slots in order: what is added to
-// it, what tells its ReLU mask, x. The block is stored from the first of add and mask, or from an empty slot before x.
+// Images that an epilogue loads, each with the extents of the output; each may be null. A block's slots in order: what
+// is added to it, what tells its ReLU mask, x. The block is stored from the first of add and mask, or from an empty
+// slot before x.
 struct BlockInputs {
   static constexpr int MOST = 3;
   const CUtensorMap *add, *mask, *x;
@@ -126,7 +128,8 @@ struct Slots {
     next = next + 1;
   }
 
-  // Consumer: begins a block of `count` slots. Waits for the store of the block before, or (BARE) of the one that was in this slot.
+  // Consumer: begins a block of `count` slots. Waits for the store of the block before, or (BARE) of the one that was
+  // in this slot.
   __device__ __forceinline__ void begin(int count) {
     if (!BARE) {
       leave();

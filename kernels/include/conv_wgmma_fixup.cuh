@@ -4,7 +4,8 @@
 
 // A 64 x 64 block of a tile of the tail.
 struct PartialBlock {
-  int rank, group, block, count;  // in the cluster; warpgroup that shares the tile; which of the warpgroup's `count` blocks
+  int rank, group, block,
+      count;  // in the cluster; warpgroup that shares the tile; which of the warpgroup's `count` blocks
 
   template <class Tile>
   __device__ __forceinline__ static PartialBlock of(int block, int count) {
@@ -16,8 +17,8 @@ struct PartialBlock {
   }
 };
 
-// The first partial tile of a tile of the tail. Units and tiles are numbered along the same K tiles, so no two pairs of them have the
-// same sum.
+// The first partial tile of a tile of the tail. Units and tiles are numbered along the same K tiles, so no two pairs of
+// them have the same sum.
 __device__ __forceinline__ int first_peer(const TileScheduler& scheduler, int sk_tile) {
   return sk_tile * scheduler.k_tiles / scheduler.k_tiles_per_unit + sk_tile;
 }
@@ -32,13 +33,13 @@ __device__ __forceinline__ void store_partial_sums(float4* fours, int rows, cons
   if (ResultTile::row() >= rows) return;
 #pragma unroll
   for (int j = 0; j < 8; j++) {
-    const float(&four)[4] = sums[0][j];
+    const float (&four)[4] = sums[0][j];
     fours[j * WARPGROUP] = make_float4(four[0], four[1], four[2], four[3]);
   }
 }
 
-// Stores the partial sums of the `block`-th of a warpgroup's `count` blocks. For the last unit to arrive it replaces them by the sums
-// of all units, in order, of the first `rows` rows, and returns true. `calls` counts the calls.
+// Stores the partial sums of the `block`-th of a warpgroup's `count` blocks. For the last unit to arrive it replaces
+// them by the sums of all units, in order, of the first `rows` rows, and returns true. `calls` counts the calls.
 template <class Tile>
 __device__ __forceinline__ bool fixup(char* votes_at, const TileScheduler& scheduler, const WorkTile& tile, int calls,
                                       int block, int count, int rows, WgmmaChunk& sums) {
@@ -75,7 +76,7 @@ __device__ __forceinline__ bool fixup(char* votes_at, const TileScheduler& sched
     for (int j = 0; j < 8; j++) {
       // From L2: L1 may hold what lay there before.
       float4 more = __ldcg(from + j * WARPGROUP);
-      float(&four)[4] = sums[0][j];
+      float (&four)[4] = sums[0][j];
       four[0] += more.x, four[1] += more.y, four[2] += more.z, four[3] += more.w;
     }
   }

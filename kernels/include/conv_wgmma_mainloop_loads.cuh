@@ -1,7 +1,7 @@
 // Loads of the main loop of conv_wgmma.cuh: which boxes of which tensor maps make a K tile.
 //
-// The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter 64 x 1 x 64 in
-// [k, r s, c], a gradient's lines 64 pixels x 64 channels.
+// The maps' boxes: pixels BM x 64 channels (im2col, or tiled where each pixel is its own window), the filter 64 x 1 x
+// 64 in [k, r s, c], a gradient's lines 64 pixels x 64 channels.
 #pragma once
 #include "conv_gather.cuh"
 #include "conv_wgmma.cuh"
@@ -23,7 +23,8 @@ struct Window {
     int line = first / columns, image = line / rows;
     return {first, image, line - image * rows, first - line * columns};
   }
-  // So many pixels on. Without a division, which would take the producer's one thread as long as the products of a K tile.
+  // So many pixels on. Without a division, which would take the producer's one thread as long as the products of a K
+  // tile.
   __device__ __forceinline__ void advance(Place& at, int by) const {
     at.pixel += by, at.column += by;
     while (at.column >= columns) {
@@ -35,7 +36,8 @@ struct Window {
   __device__ __forceinline__ int y(const Place& at) const { return at.row * step[0] + origin[0]; }
   __device__ __forceinline__ int x(const Place& at) const { return at.column * step[1] + origin[1]; }
   // The pixels from `at` on under one tap, as many as the map says.
-  __device__ __forceinline__ void fetch(char* to, uint64_t* bar, const Place& at, int channel, int row, int column) const {
+  __device__ __forceinline__ void fetch(char* to, uint64_t* bar, const Place& at, int channel, int row,
+                                        int column) const {
     if (pointwise)
       tma_load_2d(to, map, bar, channel, at.pixel);
     else
@@ -66,8 +68,8 @@ __device__ __forceinline__ Window window_of_input(const CUtensorMap* map, const 
   return w;
 }
 
-// K tiles of a tap and 64 channels: the forward pass, and (FLIPPED) the data gradient, whose filter is read with its taps in reverse
-// and with K and N exchanged.
+// K tiles of a tap and 64 channels: the forward pass, and (FLIPPED) the data gradient, whose filter is read with its
+// taps in reverse and with K and N exchanged.
 template <class Tile, bool FLIPPED>
 struct TapLoads {
   static constexpr bool STRIPS = Tile::CHUNKS > 1;

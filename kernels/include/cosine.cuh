@@ -15,8 +15,8 @@ __device__ __forceinline__ A through_norm(A inverse) {
   return inverse >= A(1e12) ? A(0) : inverse;
 }
 
-// The sum, maximum, .. over runs of `lanes` lanes, a power of 2; all lanes of the warp call, and those of a run get the same
-// bits.
+// The sum, maximum, .. over runs of `lanes` lanes, a power of 2; all lanes of the warp call, and those of a run get the
+// same bits.
 template <class A, class Combine>
 __device__ __forceinline__ A reduce_run(A value, Combine combine, int lanes) {
   for (int step = lanes / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
@@ -57,8 +57,8 @@ __device__ __forceinline__ Acc<T> inverse_norm_of_row(const T* __restrict__ x, i
 
 // Inverse norms of the pixels first .. last - 1 of one pair, by a block of 128 threads.
 template <class T>
-__device__ __forceinline__ void inverse_norms_of_tile(const T* __restrict__ features, Acc<T>* inverse, int first, int last,
-                                                      int depth) {
+__device__ __forceinline__ void inverse_norms_of_tile(const T* __restrict__ features, Acc<T>* inverse, int first,
+                                                      int last, int depth) {
   constexpr int LANES = 8, ROWS = COSINE_THREADS / LANES;
   for (int row = first; row < last; row += ROWS) {
     int p = row + threadIdx.x / LANES;
@@ -67,8 +67,8 @@ __device__ __forceinline__ void inverse_norms_of_tile(const T* __restrict__ feat
   }
 }
 
-// Pixels whose similarities with all classes a block holds in shared memory at one time, in rows of `stride`, and the lanes
-// that serve each of them: 64 pixels with 2 lanes each for up to 23 classes, down to 4 with 32 each for 255.
+// Pixels whose similarities with all classes a block holds in shared memory at one time, in rows of `stride`, and the
+// lanes that serve each of them: 64 pixels with 2 lanes each for up to 23 classes, down to 4 with 32 each for 255.
 constexpr int HELD_VALUES = 1536;
 struct CellGroups {
   int stride, cells, lanes;
@@ -80,9 +80,9 @@ struct CellGroups {
   __device__ __forceinline__ int lane() const { return threadIdx.x % lanes; }
 };
 
-// s[i][c] of the pixels first .. first + 63 (those below `cells`) of one pair, to `s` [cells, C] in global memory, which the
-// block may read after a barrier. `features` [cells, d], `vectors` [C, d], their inverse norms [cells] and [C]; classes that
-// are not present(c) get -1.
+// s[i][c] of the pixels first .. first + 63 (those below `cells`) of one pair, to `s` [cells, C] in global memory,
+// which the block may read after a barrier. `features` [cells, d], `vectors` [C, d], their inverse norms [cells] and
+// [C]; classes that are not present(c) get -1.
 template <class T, class Present>
 __device__ __forceinline__ void similarity_tile(const T* __restrict__ features, const Acc<T>* __restrict__ vectors,
                                                 const Acc<T>* __restrict__ inverse,

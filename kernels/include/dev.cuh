@@ -1,5 +1,5 @@
-// What every kernel file includes: one source for nvcc (sm_80 and newer) and for the emulator, which compiles it with g++
-// (tools/emulator). Whatever differs between the two has both bodies here or in mma.cuh; kernels hold no PTX.
+// What every kernel file includes: one source for nvcc (sm_80 and newer) and for the emulator, which compiles it with
+// g++ (tools/emulator). Whatever differs between the two has both bodies here or in mma.cuh; kernels hold no PTX.
 //
 //   SHARED(float, tile, [32][33]);   static shared memory: declares `float tile[32][33]`, 16-byte aligned
 //   DYN_SMEM(float, buffer);         the launch's dynamic shared memory as `float* buffer`, 128-byte aligned
@@ -23,19 +23,19 @@
 #pragma once
 
 #ifdef EMU_HOST
-#define SHARED(T, name, ...)       \
-  static char name##_variable_;    \
-  using name##_type_ = T __VA_ARGS__; \
-  name##_type_& name =             \
+#define SHARED(T, name, ...)                                                                                   \
+  static char name##_variable_;                                                                                \
+  using name##_type_ = T __VA_ARGS__;                                                                          \
+  name##_type_& name =                                                                                         \
       *static_cast<name##_type_*>(emu::shared_variable(&name##_variable_, sizeof(name##_type_), #name))
 #define DYN_SMEM(T, name) T* name = static_cast<T*>(emu::dynamic_shared())
 // The trampoline has the signature of bicl::device::EmulatedEntry and joins a table when the program starts.
 #define GRID_CONSTANT
-#define KERNEL_EXPORT(name)                                                                                        \
+#define KERNEL_EXPORT(name)                                                                                         \
   static int name##_trampoline_(const emu::Extent* extent, void** args, const emu::Schedule* schedule, char* error, \
-                                size_t error_capacity) {                                                           \
-    return emu::launch_packed(&name, *extent, args, *schedule, error, error_capacity);                             \
-  }                                                                                                                \
+                                size_t error_capacity) {                                                            \
+    return emu::launch_packed(&name, *extent, args, *schedule, error, error_capacity);                              \
+  }                                                                                                                 \
   static emu::Export name##_export_{#name, &name##_trampoline_};
 #else
 #include <cuda_bf16.h>

@@ -1,5 +1,5 @@
-// The emulation of hopper.cuh, which includes it: checks and state are in tools/emulator/src (hopper.h), and every call that a
-// launch can leave out is told its place.
+// The emulation of hopper.cuh, which includes it: checks and state are in tools/emulator/src (hopper.h), and every call
+// that a launch can leave out is told its place.
 #pragma once
 #include "hopper.h"
 
@@ -57,7 +57,9 @@ void tma_store_wait_read(EMU_HERE) {
 }
 inline void proxy_fence(EMU_HERE) { emu::proxy_fence(file_, line_); }
 
-inline uint64_t wgmma_operand(const void* at, int block, EMU_HERE) { return emu::wgmma_operand(at, block, file_, line_); }
+inline uint64_t wgmma_operand(const void* at, int block, EMU_HERE) {
+  return emu::wgmma_operand(at, block, file_, line_);
+}
 inline void wgmma_fence(EMU_HERE) { emu::wgmma_fence(file_, line_); }
 inline void wgmma_commit(EMU_HERE) { emu::wgmma_commit(file_, line_); }
 template <int N>

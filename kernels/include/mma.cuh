@@ -6,14 +6,15 @@
 //   cp_async_commit(); cp_async_wait<N>()  close a group; wait until at most the N youngest groups are pending
 // A wait covers the thread's own copies: a __syncthreads must follow before other threads read them.
 //
-//   load_shared(p); store_shared(p, x)     4, 8 or 16 bytes, as `*p` and `*p = x`; the emulator counts their bank conflicts
-//   ldmatrix_x4(r, row), ldmatrix_x4_trans   four 8x8 matrices of 16-bit values; lane l gives row l%8 of matrix l/8
+//   load_shared(p); store_shared(p, x)     4, 8 or 16 bytes, as `*p` and `*p = x`; the emulator counts their bank
+//   conflicts ldmatrix_x4(r, row), ldmatrix_x4_trans   four 8x8 matrices of 16-bit values; lane l gives row l%8 of
+//                                                      matrix l/8
 //   mma_bf16<N>(d, a, b)   d[j] += a * b[j], j < N: m16n8k16, bf16 factors, f32 sums
 //   mma_tf32<N>(d, a, b)   the same with m16n8k8 and factors from to_tf32 (round to nearest, ties away from zero)
 // Fragments, with g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix Fragments for mma"):
 //   d[j]: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
-//   bf16 a: (g, 2t..) (g+8, 2t..) (g, 2t+8..) (g+8, 2t+8..), the lower k in the lower half; b[j]: k = 2t.., 2t+8.., column g
-//   tf32 a: (g, t) (g+8, t) (g, t+4) (g+8, t+4); b[j]: k = t, t+4, column g
+//   bf16 a: (g, 2t..) (g+8, 2t..) (g, 2t+8..) (g+8, 2t+8..), the lower k in the lower half; b[j]: k = 2t.., 2t+8..,
+//   column g tf32 a: (g, t) (g+8, t) (g, t+4) (g+8, t+4); b[j]: k = t, t+4, column g
 #pragma once
 
 #ifndef EMU_HOST
@@ -172,8 +173,7 @@ void emu_mma(void** slots, Gather gather) {
       for (int k = 0; k < K; k++)
         for (int n = 0; n < 8; n++) d[i][n] += a[i][k] * b[k][n];
     for (int l = 0; l < 32; l++)
-      for (int e = 0; e < 4; e++)
-        static_cast<EmuMma*>(slots[l])->d[j][e] = d[l / 4 + e / 2 * 8][l % 4 * 2 + e % 2];
+      for (int e = 0; e < 4; e++) static_cast<EmuMma*>(slots[l])->d[j][e] = d[l / 4 + e / 2 * 8][l % 4 * 2 + e % 2];
   }
 }
 struct EmuBf16Fragments {

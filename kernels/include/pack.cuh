@@ -1,5 +1,5 @@
-// Several neighbouring elements in one access: 16 bytes is the most that a thread moves at a time. Tensors begin at multiples of
-// 64 bytes, so that an element whose index is a multiple of W is aligned.
+// Several neighbouring elements in one access: 16 bytes is the most that a thread moves at a time. Tensors begin at
+// multiples of 64 bytes, so that an element whose index is a multiple of W is aligned.
 #pragma once
 #include "dev.cuh"
 
@@ -17,8 +17,8 @@ __device__ __forceinline__ Pack<T, W> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, W>*>(p);
 }
 
-// 16 bytes that nobody writes meanwhile, so that the load may move in front of stores. A kernel's own `const T* __restrict__` says
-// that by itself, an address in a struct does not.
+// 16 bytes that nobody writes meanwhile, so that the load may move in front of stores. A kernel's own `const T*
+// __restrict__` says that by itself, an address in a struct does not.
 template <int W, class T>
 __device__ __forceinline__ Pack<T, W> load_constant(const T* p) {
   static_assert(sizeof(Pack<T, W>) == sizeof(uint4), "one load");
@@ -75,8 +75,8 @@ __device__ __forceinline__ uint32_t above_zero(uint32_t pair) {
 #endif
 }
 
-// Walks over `count` elements, W for each thread of a one-dimensional launch: body(Width<W>(), i) for a whole pack from i on,
-// body(Width<1>(), i) for each element of the last one where it is not whole.
+// Walks over `count` elements, W for each thread of a one-dimensional launch: body(Width<W>(), i) for a whole pack from
+// i on, body(Width<1>(), i) for each element of the last one where it is not whole.
 template <int W>
 struct Width {
   static constexpr int value = W;

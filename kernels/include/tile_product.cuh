@@ -3,9 +3,9 @@
 //   TileProduct<A, A_ALONG_K, B_ALONG_K>::run(K, a, b, sum)
 //
 // 128 threads compute the 64 x 32 tile  C[i][j] = sum_k a(i,k) b(k,j),  4 x 4 elements a thread: thread t holds rows
-// ROW(t).. + 4 and columns COLUMN(t).. + 4 in `sum`, to which it adds. a(i,k) for i < 64 and b(k,j) for j < 32 are called
-// for k < K only, and return 0 outside the matrices. A_ALONG_K tells that a(i,k) lies in memory along k (else along i),
-// B_ALONG_K that b(k,j) does (else along j): consecutive threads then read consecutive addresses.
+// ROW(t).. + 4 and columns COLUMN(t).. + 4 in `sum`, to which it adds. a(i,k) for i < 64 and b(k,j) for j < 32 are
+// called for k < K only, and return 0 outside the matrices. A_ALONG_K tells that a(i,k) lies in memory along k (else
+// along i), B_ALONG_K that b(k,j) does (else along j): consecutive threads then read consecutive addresses.
 // The terms of a sum are added by rising k. Every thread of the block calls; shared memory: 12.5 KiB (f32).
 #pragma once
 #include "dev.cuh"

@@ -1,11 +1,13 @@
-// The tile scheduler of the persistent kernels: which output tiles of a matrix product a block computes, and which of their K tiles.
+// The tile scheduler of the persistent kernels: which output tiles of a matrix product a block computes, and which of
+// their K tiles.
 //
-// Full waves are data parallel: one block computes one tile. The tiles of the last wave, the tail, do not fill the multiprocessors;
-// they are scheduled as in stream-K (Osama et al., "Stream-K", 2023). First, where the tail has few tiles, each is cut into `strips`
-// of 64 columns. Then the K tiles of the whole tail, one tile or strip after the other, are divided into `sk_units` units of the same
-// length. A unit leaves its partial sums in the workspace. The last block to arrive does the fixup: it adds the partial sums in
-// order and stores the tile. A weight gradient has many partial sums, which a launch of its own adds. So the bits of the result
-// depend neither on which block is last nor on the number of blocks.
+// Full waves are data parallel: one block computes one tile. The tiles of the last wave, the tail, do not fill the
+// multiprocessors; they are scheduled as in stream-K (Osama et al., "Stream-K", 2023). First, where the tail has few
+// tiles, each is cut into `strips` of 64 columns. Then the K tiles of the whole tail, one tile or strip after the
+// other, are divided into `sk_units` units of the same length. A unit leaves its partial sums in the workspace. The
+// last block to arrive does the fixup: it adds the partial sums in order and stores the tile. A weight gradient has
+// many partial sums, which a launch of its own adds. So the bits of the result depend neither on which block is last
+// nor on the number of blocks.
 //
 // Tiles of the tail come first: of two warpgroups in pingpong, one does a fixup while the other one multiplies.
 //
@@ -30,11 +32,12 @@ struct WorkTile {
   int sk_tile;             // its number in the tail; -1: data parallel
 };
 
-// Tiles are numbered columns fastest, then rows and layers; the first `dp_tiles` are data parallel. Work tiles: first each unit's
-// part of the tile or strip in which it begins, then its part of the next one (no unit is longer than a tile), then whole tiles.
+// Tiles are numbered columns fastest, then rows and layers; the first `dp_tiles` are data parallel. Work tiles: first
+// each unit's part of the tile or strip in which it begins, then its part of the next one (no unit is longer than a
+// tile), then whole tiles.
 struct TileScheduler {
-  // Partial sums of each unit, and for each block of 64 x 64 how many threads have left theirs: zero again after a launch. Without
-  // semaphores a launch of its own adds the partial sums.
+  // Partial sums of each unit, and for each block of 64 x 64 how many threads have left theirs: zero again after a
+  // launch. Without semaphores a launch of its own adds the partial sums.
   float* workspace;
   unsigned* semaphores;
   int work_tiles, dp_tiles;
@@ -45,7 +48,8 @@ struct TileScheduler {
   int group;             // M of a layer: its pixels, or filters
 
   __device__ __forceinline__ WorkTile work_tile(int i, const Cluster& cluster) const {
-    int tail = work_tiles - dp_tiles, tile = i - tail, strip = -1, from = 0, to = k_tiles, peer = 0, peers = 1, sk_tile = -1;
+    int tail = work_tiles - dp_tiles, tile = i - tail, strip = -1, from = 0, to = k_tiles, peer = 0, peers = 1,
+        sk_tile = -1;
     if (tile < 0) {
       int next = i / sk_units, unit = i - next * sk_units, begin = unit * k_tiles_per_unit;
       sk_tile = begin / k_tiles + next;
