@@ -37,7 +37,7 @@ pub struct PlannedLaunch {
     pub launch: Launch,
     /// Bytes of the tensors that it reads and writes, as in [`KernelCount::bytes`].
     pub bytes: usize,
-    /// Of blocks that stay and take one tile after the other: what the grid does not tell.
+    /// Of persistent blocks, which compute one tile after the other: what the grid does not tell.
     pub work: Option<PlannedWork>,
 }
 

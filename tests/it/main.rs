@@ -25,6 +25,7 @@ mod resume;
 mod suite;
 mod tools;
 mod training_golden;
+mod words;
 
 /// What runs on every device with kernels. These, and no others, also run on hosts with a GPU that lack the repository.
 mod kernels {

@@ -98,7 +98,7 @@ fn every_config_is_exact_on_small_integers() {
     }
 }
 
-/// So many tiles that each block of a real GPU has several: turns of the warpgroups over rounds of the ring, cut tiles before
+/// So many tiles that each block of a real GPU has several: phases of the ring in pingpong, tiles of the tail before
 /// whole ones, clusters that go on. Integers, so every config has the bits of the products by warps on the same GPU, each time.
 #[test]
 fn every_config_is_exact_over_many_tiles_of_a_block() {
@@ -154,7 +154,7 @@ fn every_kernel_is_among_the_configs() {
     let wide = counts.launches.iter().filter(|launch| launch.kernel == "conv2d_wgmma_forward_wide_bf16");
     let works: BTreeSet<(u32, usize)> =
         wide.filter_map(|launch| Some((launch.launch.cluster, launch.work?.items))).collect();
-    // Two tiles, by single blocks or a pair: whole, cut along their depth, and in four strips each, as they are and cut so.
+    // Two tiles, by single blocks or a cluster: data parallel, stream-K, in four strips each, and stream-K of those.
     for cluster in [1, 2] {
         let some = |items: RangeInclusive<usize>| works.iter().any(|work| work.0 == cluster && items.contains(&work.1));
         assert!([2..=2, 3..=6, 8..=8, 9..=32].into_iter().all(some), "{works:?}");
@@ -422,7 +422,7 @@ fn every_ending(device: &Device) -> Result<Vec<u8>> {
             bytes.extend(bytes_of(&by_given(case, residual, true, device)?));
         }
     }
-    // Two tiles whose sums are long enough for many parts: a block has several, and tells of each which of its blocks it stores.
+    // Two tiles with enough K tiles for many units: a block has several, and tells its producer of each which blocks it stores.
     for config in [2, 3, 5, 6, 8, 9, 11] {
         let device = &device.with(|options| options.config = config);
         bytes.extend(bytes_of(&before(([2, 9, 11, 136], [264, 3], [1, 1, 1]), 1, true, true, device)?));
