@@ -1,9 +1,9 @@
 // Atrous spatial pyramid pooling (DeepLab-V2's head) on tensor cores: four convolutions of one input, which differ in
 // their dilation, side by side. With b = 0..3, R x S taps, stride 1 and a padding that keeps the extent:
-//   y[n,p,q,b K + k]  = bias_b[k] + sum_{r,s,c} x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
-//   w_b[k,r,s,c] dx[n,p,q,c]       = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k]
-//   w_b[k,r,s,c] dw_b[k,r,s,c]     = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2)
-//   dilation_b, c]
+//   y[n,p,q,b K + k] = bias_b[k]
+//                      + sum_{r,s,c} x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c] w_b[k,r,s,c]
+//   dx[n,p,q,c]      = sum_{b,r,s,k} dy[n, p - (r - R/2) dilation_b, q - (s - S/2) dilation_b, b K + k] w_b[k,r,s,c]
+//   dw_b[k,r,s,c]    = sum_{n,p,q} dy[n,p,q,b K + k] x[n, p + (r - R/2) dilation_b, q + (s - S/2) dilation_b, c]
 // As one problem: the input's gradient is summed over the branches where it is made, instead of in three more passes
 // over its 2048 channels. (aspp_taps.cu has another way, for bf16 on Hopper.)
 //
@@ -16,8 +16,8 @@
 //   data gradient:   `large` or `small`; grid.x = ceil(pixels of a group / BM) ceil(c / BN), columns fastest; grid.z =
 //                    groups; `sums` and the batch norm as in conv2d_mma.cu
 //   weight gradient: `slim`, transposed: rows are taps and channels; grid.x = ceil(r s c / 128), grid.y = 4 branches,
-//   grid.z
-//                    splits the pixels into ranges of `range`: each writes its sums to partial_b[z][k, r s c]
+//                    grid.z is split-K over the pixels, `range` each: one block writes its sums to partial_b[z][k, r s
+//                    c]
 #include "aspp_params.cuh"
 #include "conv_mma_loaders.cuh"
 #include "conv_norm_sums.cuh"

@@ -17,10 +17,10 @@
 //
 // Launch. moments, sums: blocks of 256 threads, x over groups of W channels and y over rows; grid x covers the channel
 // groups, y the chunks of `span` rows. W: 16 bytes of T if the flag VECTOR is set, which needs channels % W == 0; else
-// 1. finish: grid x covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, in whole warps.
-//    sums_finish has one
-// block for all groups, and in y as many slots as take a group each at the same time; the threads in x fix the order of
-// the sums, the slots do not.
+// 1.
+// finish: grid x covers the channels by TILE; blocks of 256 to MOST_THREADS threads in x, in whole warps. sums_finish
+// has one block for all groups, and in y as many slots as take a group each at the same time; the threads in x fix the
+// order of the sums, the slots do not.
 // forward, backward: blocks of 256; thread t serves channel group t % groups in rows t / groups, + span, + 2 span, ..,
 // so its parameters stay in registers and a warp's accesses are contiguous; `span * groups` threads are needed. W: 16
 // bytes of Acc<T> with VECTOR. rows * channels of all groups fit an int.

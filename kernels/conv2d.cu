@@ -11,7 +11,7 @@
 //   data gradient:   grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.z = stride[0] stride[1], one for
 //                    each phase (row mod stride, column mod stride): its pixels are hit by the same taps, so that no
 //                    product with a zero is computed
-//   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each
+//   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z is split-K over the pixels, `range` each: one block
 //                    writes its sums to partial[z][k, r s c]
 //   bias gradient:   block (32, 8); grid.x = ceil(k / 32); grid.z ranges of `range` pixels to partial[z][k]
 //   reduce:          one thread an element: out[i] = sum over z of partial[z][i], in order

@@ -15,9 +15,8 @@
 //   data gradient:   grid.x = ceil(pixels of a group's largest phase / BM) ceil(c / BN); grid.z = groups of images,
 //                    each of stride[0] stride[1] phases; `sums` [grid.z][ceil(pixels / BM)][2][c] (conv_norm_sums.cuh)
 //                    may be null, and then all of the batch norm is
-//   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z splits the pixels into ranges of `range`: each
-//   writes
-//                    its sums to partial[z][k, r s c], which conv2d_reduce adds up in order
+//   weight gradient: grid.x = ceil(k / BM) ceil(r s c / BN); grid.z is split-K over the pixels, `range` each: one block
+//                    writes its sums to partial[z][k, r s c], which conv2d_reduce adds up in order
 #include "conv_mma_loaders.cuh"
 #include "conv_moments.cuh"
 #include "conv_normalize.cuh"

@@ -1,13 +1,11 @@
-// Forward pass and data gradient of conv2d_mma.cu where the tiles would not fill a card: the K tiles of each sum are
-// cut into `splits` splits, each added up by a block of its own, in f32; a second kernel adds the splits up in order.
-// Part i of n has the K tiles floor(K tiles i / n) to floor(K tiles (i + 1) / n); a split without K tiles, as of a
-// phase that few taps hit, is zeros.
+// Split-K: forward pass and data gradient of conv2d_mma.cu where the tiles would not fill a card. `splits` blocks share
+// the K tiles of a tile and write partial sums in f32; a second kernel reduces these in order. Split i of n has the K
+// tiles floor(all i / n) to floor(all (i + 1) / n); one without K tiles, as of a phase that few taps hit, is zeros.
 //
 // Tiles, channels, threads and shared memory as in conv2d_mma.cu. Launch:
 //   forward:       grid.x = ceil(n p q / BM) ceil(k / BN); grid.y splits, each to partial[y][n p q][k]
 //   data gradient: grid.x = ceil(largest phase's pixels / BM) ceil(c / BN); grid.y splits, each to partial[y][n h
-//   w][c];
-//                  grid.z = stride[0] stride[1] phases
+//                  w][c]; grid.z = stride[0] stride[1] phases
 //   sum:           one thread for each 16 bytes of out: out[i] = sum over y of partial[y][i] in order, plus bias[i %
 //                  channels] where that is not null; rounded, and then plus accumulate[i] where that is not null, to
 //                  the bit as if that were added afterwards

@@ -1,8 +1,8 @@
-// Implicit matrix products on tensor cores (mma.sync: sm_80 and newer), for the convolutions of conv2d_mma.cu.
+// Implicit GEMM on tensor cores (mma.sync: sm_80 and newer), for the convolutions of conv2d_mma.cu.
 //
 //   C[i, j] = sum over d of A[i, d] B[d, j]     factors bf16, or f32 rounded to tf32; sums in f32
 //
-// The plain version of the same products is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its
+// The plain version is conv_simt.cuh. A block of 128 threads computes a tile of C, each of its
 // four warps a part in registers. What is done beyond that, one step at a time:
 //   1. mma: a warp multiplies 16 x 8 tiles of C at once, in two steps of 32 bytes along d for each K tile.
 //   2. cp.async: K tiles travel to shared memory without passing through registers, STAGES - 1 of them on the way while
@@ -27,16 +27,16 @@
 constexpr int MMA_THREADS = 128;
 constexpr int STAGES = 4;
 // A K tile's bytes along d, for each row and each column of the tile.
-constexpr int SLICE_BYTES = 64;
+constexpr int K_TILE_BYTES = 64;
 template <class T>
-constexpr int MMA_K_TILE = SLICE_BYTES / sizeof(T);
+constexpr int MMA_K_TILE = K_TILE_BYTES / sizeof(T);
 // A tile of BM x BN by four warps, of which DOWN lie below each other.
 template <int BM_, int BN_, int DOWN>
 struct MmaTile : BlockTeam<MMA_THREADS> {
   static constexpr int BM = BM_, BN = BN_, ACROSS = 4 / DOWN, WM = BM / DOWN, WN = BN / ACROSS;
   // Blocks that a multiprocessor is to hold at once; said, since ptxas would spill registers for more.
   static constexpr int TOGETHER = BM * BN >= 128 * 128 ? 2 : BM * BN >= 128 * 64 ? 4 : 5;
-  static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * SLICE_BYTES;
+  static constexpr int DOWN_16 = WM / 16, ACROSS_8 = WN / 8, STAGE_BYTES = (BM + BN) * K_TILE_BYTES;
   // What the results may take: the place of the K tiles.
   static constexpr int RESULT_BYTES = STAGES * STAGE_BYTES;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp loads 16 rows and 16 columns at once");
@@ -49,7 +49,7 @@ struct MmaTile : BlockTeam<MMA_THREADS> {
 
 template <class T>
 struct DeepTile {
-  __device__ static int at(int line, int chunk) { return place<SLICE_BYTES, false>(line, chunk); }
+  __device__ static int at(int line, int chunk) { return place<K_TILE_BYTES, false>(line, chunk); }
 
   // 16 rows from `row`, as the left factor.
   __device__ static void left(uint32_t (&a)[4], const char* tile, int row, int step) {
@@ -122,7 +122,7 @@ __device__ __forceinline__ void mma(float (*sums)[4], const uint32_t (&a)[4], co
 // Adds the products of all K tiles of `walk` to `sums`. `shared` has STAGES stages of the tile.
 template <class T, class Tile, class A, class B, class Walk>
 __device__ __forceinline__ void multiply(char* shared, A& a, B& b, Walk walk, typename Tile::Sums& sums) {
-  constexpr int B_AT = Tile::BM * SLICE_BYTES;
+  constexpr int B_AT = Tile::BM * K_TILE_BYTES;
   int k_tiles = walk.k_tiles(), fetched = 0;
   char *into = shared, *end = shared + STAGES * Tile::STAGE_BYTES;
   // A group is committed for every K tile, there or not, so that the waits can count.

@@ -1,4 +1,4 @@
-// Implicit matrix products on the ordinary arithmetic units, for the convolutions of conv2d.cu.
+// Implicit GEMM on the ordinary arithmetic units, for the convolutions of conv2d.cu.
 //
 //   C[i, j] = sum over d in [from, to) of A[i, d] B[d, j]
 //

@@ -7,8 +7,7 @@
 // Barriers in shared memory (mbarrier): a phase ends when `arrivals` have come and all bytes that were announced are
 // there.
 //   mbarrier_init(bar, arrivals); mbarrier_init_fence()   the fence makes the barriers known to the copies and the
-//   cluster; a
-//                                                         barrier of all threads must follow
+//                                                         cluster; a barrier of all threads must follow
 //   mbarrier_arrive(bar)
 //   mbarrier_expect(bar, bytes)          arrives, and announces bytes that copies will bring
 //   mbarrier_wait(bar, parity)           until the phase of this parity has ended; the first phase has parity 0
@@ -20,17 +19,16 @@
 //                                        block's memory, and after the last, as a block's memory ends with it
 //   mbarrier_arrive_at(bar, rank)        at the barrier that lies in that block where `bar` lies in this one
 //   tma_share_2d/3d/im2col(.., mask)     as tma_load_*, into the memory of all blocks whose rank's bit is set: at `to`
-//   in each,
-//                                        complete on `bar` in each
+//                                        in each, complete on `bar` in each
 //
 // Copies by tensor maps (TMA). One thread asks for a box; coordinates count elements, fastest dimension first. What
 // lies outside the tensor is read as zero and not written. Boxes lie in shared memory row by row, rows of 128 bytes
 // swizzled (`swizzled` below).
 //   tma_prefetch(map)                    the map itself comes into the cache where copies look for it
 //   tma_load_2d/3d(to, map, bar, ..)     completes on the barrier
-//   tma_load_im2col(to, map, bar, channel, x, y, image, right, down)   `pixels` of the map from (x, y, image) on, along
-//                                                                      rows
-//                                        of the map's bounding box, each read `right` and `down` from where it lies
+//   tma_load_im2col(to, map, bar, channel, x, y, image, right, down)
+//                                        `pixels` of the map from (x, y, image) on, along rows of the map's bounding
+//                                        box, each read `right` and `down` from where it lies
 //   tma_store_3d(map, from, ..)          in the thread's open group
 //   tma_store_commit()                   closes the group
 //   tma_store_wait_read<N>()             until all but the N youngest groups have read shared memory
@@ -39,12 +37,10 @@
 //
 // Products of a warpgroup (wgmma): four warps, from a multiple of four on, call together.
 //   wgmma<A_MN, B_MN>(sums, a, b)        sums += A B, 64 x N by 16, bf16 factors in shared memory, f32 sums; N from the
-//   type
-//                                        of sums, a and b from wgmma_operand()
+//                                        type of sums, a and b from wgmma_operand()
 //   wgmma_fence()                        before the first product, and after the sums were touched
 //   wgmma_commit(); wgmma_wait<N>()      closes a group; waits until all but the N youngest are done: only then may the
-//   sums
-//                                        be read and the factors' memory be written
+//                                        sums be read and the factors' memory be written
 //   wgmma_operand(at, block)             the factor at `at`, its blocks of 64 rows (columns) `block` bytes apart
 // A factor lies as the maps leave it, in lines of 128 bytes, eight to an atom of 1024 bytes:
 //   depth along the lines (A_MN = 0)     a line for each row; the next 16 of the depth begin 32 bytes on

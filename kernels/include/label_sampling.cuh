@@ -3,8 +3,7 @@
 //               floor(x width / columns)); the label of a cell is the one at (floor(i rows / height), floor(j columns /
 //               width))
 //   each > 0    where align_corners upsampling puts the cells: each x each places a cell; the label of a cell is the
-//   one at
-//               its middle
+//               one at its middle
 // A label that is 255, or lies outside the image, is replaced by the dynamic one of its cell where there are dynamic
 // labels.
 #pragma once

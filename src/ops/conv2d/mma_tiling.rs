@@ -93,7 +93,7 @@ impl MmaTile {
         }
     }
 
-    /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, SLICE_BYTES).
+    /// Dynamic shared memory of a block: the stages of the pipeline (STAGES, K_TILE_BYTES).
     pub fn shared_bytes(self) -> u32 {
         4 * 64 * (self.extent().0 + self.extent().1) as u32
     }
