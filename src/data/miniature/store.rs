@@ -89,7 +89,6 @@ pub(super) fn workshop(root: &Path) -> Result<PathBuf> {
     let prefix = format!(".{name}.miniature-");
     for entry in fs::read_dir(parent).map_err(|e| Error::io(parent, e))?.flatten() {
         if entry.file_name().to_str().and_then(|n| n.strip_prefix(&prefix)).is_some_and(abandoned) {
-            tracing::info!("removing {}, left by an interrupted generation", entry.path().display());
             fs::remove_dir_all(entry.path()).map_err(|e| Error::io(entry.path(), e))?;
         }
     }

@@ -1,6 +1,5 @@
 //! Launches of the kernels that `heuristic` chooses.
 
-mod autotune;
 pub(in crate::ops) mod epilogue;
 mod few_channels;
 mod mma;
@@ -15,7 +14,7 @@ use super::{
         Algorithm::{FewChannels, Mma, Simt, Wgmma},
         Choice,
         SimtTile::{Narrow, Wide},
-        choose,
+        TuneKey, choose,
     },
     mma_tiling::{self, GemmProblem, MmaTile, PIXELS, Tiling, cut},
     problem::{Direction, extents},
@@ -30,7 +29,6 @@ use crate::{
     },
     tensor::{Declaration, Element},
 };
-use autotune::TuneKey;
 use epilogue::{DataGradientEpilogue, ForwardEpilogue};
 
 /// What the kernel files declare.
