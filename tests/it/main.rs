@@ -18,6 +18,7 @@ mod doctor;
 mod golden;
 mod interrupt;
 mod layers;
+mod layouts_golden;
 mod miniature;
 mod plan;
 mod rehearsal;
