@@ -88,11 +88,13 @@ impl DeepLab {
     pub fn new(parameters: &mut Parameters, config: &DeepLabConfig, seed: u64) -> Result<Self> {
         let rng = &mut Rng::new(seed);
         let (shape, domain_statistics) = (config.shape(), config.domain_statistics);
-        let stem = Stem::new(parameters, rng, "", shape)?;
+        // A stem per domain has statistics per domain.
+        let stem_shape = Shape { domain_statistics: domain_statistics && !config.domain_stem, ..shape };
+        let stem = Stem::new(parameters, rng, "", stem_shape)?;
         let backbone = ResNet::new(parameters, rng, shape)?;
         let head = Aspp::new(parameters, rng, "classifier.convs", [backbone.channels(), config.classes], &RATES)?;
         let target_stem = match config.domain_stem {
-            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
+            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, stem_shape)?),
             false => None,
         };
         Ok(Self { stem, target_stem, backbone, head, feature: config.feature, domain_statistics })

@@ -26,6 +26,8 @@ mod resume;
 mod suite;
 mod tools;
 mod training_golden;
+mod weights;
+mod weights_hostile;
 
 /// What runs on every device with kernels. These, and no others, also run on hosts with a GPU that lack the repository.
 mod kernels {

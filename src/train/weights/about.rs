@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{export::Whose, file::WeightsFile};
+use super::{export_options::Whose, file::WeightsFile};
 use crate::{
     Error, Result,
     data::{Normalize, classes},

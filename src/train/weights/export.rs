@@ -2,53 +2,18 @@
 
 use std::path::Path;
 
-use super::{about, import::permute, onnx, tensor_file::write_tensors};
+use super::{
+    about,
+    axes::permute,
+    export_options::{ExportFormat, ExportOptions, Whose},
+    onnx,
+    tensor_file::write_tensors,
+};
 use crate::{
-    Device, Error, Result, Tensor,
+    Device, Result, Tensor,
     nn::{Parameters, TARGET_PREFIX},
     train::{Config, Network, report::write_atomically},
 };
-
-/// Whose statistics and stem an export takes, where the domains have their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Whose {
-    /// Those that evaluation and prediction use.
-    #[default]
-    Target,
-    /// Those of the labelled images.
-    Source,
-}
-
-/// What an export is to be.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ExportOptions {
-    /// Whose statistics and stem.
-    pub whose: Whose,
-    /// ONNX: the input is an image's levels 0..255, red, green, blue; the graph normalises them.
-    pub normalize_inside: bool,
-    /// ONNX: the output is each pixel's class and not the logits.
-    pub argmax: bool,
-}
-
-/// The kind of file that a suffix asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// `.safetensors`.
-    Safetensors,
-    /// `.onnx`.
-    Onnx,
-}
-
-impl ExportFormat {
-    /// By the suffix of `path`.
-    pub fn of(path: &Path) -> Result<Self> {
-        match path.extension().map(|suffix| suffix.to_ascii_lowercase()) {
-            Some(suffix) if suffix == "safetensors" => Ok(Self::Safetensors),
-            Some(suffix) if suffix == "onnx" => Ok(Self::Onnx),
-            _ => Err(Error::data(path, "its suffix names no format that is written; use .safetensors or .onnx")),
-        }
-    }
-}
 
 /// Writes the network that predicts: one state dict with torchvision's names, without what only the other domain uses.
 /// Gives the number of tensors.

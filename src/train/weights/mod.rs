@@ -5,9 +5,11 @@
 //! `about` (the text entries), `tensor_file`, `onnx`, `export`.
 
 mod about;
+mod axes;
 mod bytes;
 mod convention;
 mod export;
+mod export_options;
 mod file;
 mod import;
 mod looks;
@@ -24,7 +26,8 @@ mod zip;
 
 pub(in crate::train) use about::CHECKPOINT_KEY;
 pub use convention::Convention;
-pub use export::{ExportFormat, ExportOptions, Whose, export};
+pub use export::export;
+pub use export_options::{ExportFormat, ExportOptions, Whose};
 pub use file::WeightsFile;
 pub use import::{Import, import};
 pub use open::{Given, open_weights};

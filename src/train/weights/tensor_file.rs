@@ -42,10 +42,7 @@ pub(in crate::train) fn write_tensors(
 
 /// The numbers as little-endian bytes.
 pub(super) fn write_values(file: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
-    let values = tensor.to_vec::<f32>().map_err(io::Error::other)?;
-    for part in values.chunks(4096) {
-        let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
-        file.write_all(&bytes)?;
-    }
-    Ok(())
+    let mut values = tensor.to_vec::<f32>().map_err(io::Error::other)?;
+    values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
+    file.write_all(bytemuck::cast_slice(&values))
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use encode::Message;
 use graph::{Attribute, FLOAT, Graph, UINT8};
 
-use super::export::ExportOptions;
+use super::export_options::ExportOptions;
 use crate::{
     Result, Tensor,
     models::{Layout, RATES},
