@@ -11,7 +11,6 @@ is wrong.
 
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -199,14 +198,24 @@ def large(work):
     path = work / "large.pth"
     torch.save(model.state_dict(), path)
     size = path.stat().st_size
-    for attempt in range(2):
-        start = time.time()
-        done = run("import-weights", path, "--out", work / "large.ckpt", "--json")
-        seconds = time.time() - start
-    memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    taken = len(json.loads(done.stdout)["report"]["loaded"]) if done.returncode == 0 else done.stderr
-    text = f"ResNet-101, {size / 1e6:.0f} MB: {taken} tensors, {seconds:.2f} s, memory {memory / size:.2f} times its size"
-    check(done.returncode == 0 and memory <= 2 * size, text)
+    # By way of a small process: a child's figure counts what it was forked from, and this process has PyTorch in it.
+    tell = (
+        "import resource, subprocess, sys, time; start = time.time(); status = subprocess.call(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(time.time() - start, used.ru_utime + used.ru_stime, 1024 * used.ru_maxrss, file=sys.stderr); sys.exit(status)"
+    )
+    arguments = [TRAINER, "import-weights", path, "--out", work / "large.ckpt", "--json"]
+    best = None
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", tell, *map(str, arguments)], capture_output=True, text=True)
+        if done.returncode:
+            return check(False, f"ResNet-101: {done.stderr.strip()}")
+        figures = tuple(map(float, done.stderr.split()))
+        best = min(best or figures, figures)
+    seconds, work_seconds, memory = best
+    taken = len(json.loads(done.stdout)["report"]["loaded"])
+    text = f"ResNet-101, {size / 1e6:.0f} MB: {taken} tensors, {seconds:.2f} s of which {work_seconds:.2f} s of the CPU's"
+    check(seconds < 1 and memory <= 2 * size, f"{text}, memory {memory / size:.2f} times its size")
 
 
 def main():

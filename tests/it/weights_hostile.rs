@@ -85,6 +85,8 @@ fn open(path: &Path) -> bicl::Result<bicl::train::Network> {
     open_network(path, given, &Device::cpu()).map(|(network, ..)| network)
 }
 
+const OPCODES: &[u8] = b"(.)}]0123NKMJRbcuqhtQe\x80\x81\x93\x94";
+
 /// One change: a few bytes, a piece that is cut out or doubled, or the end lost.
 fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, heads: &[(usize, usize)]) {
     let (start, length) = heads[(rng.next_u64() % heads.len() as u64) as usize];
@@ -108,7 +110,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, heads: &[(usize, usize)]) {
                 // Wild numbers, opcodes, single bits.
                 bytes[at] = match rng.next_u64() % 4 {
                     0 => 0xff,
-                    1 => b"(.)}]0123NKMJRbcuqhtQe\x80\x81\x93\x94"[(rng.next_u64() % 27) as usize],
+                    1 => OPCODES[(rng.next_u64() % OPCODES.len() as u64) as usize],
                     2 => bytes[at] ^ (1 << (rng.next_u64() % 8)),
                     _ => rng.next_u64() as u8,
                 };

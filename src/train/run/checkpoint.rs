@@ -13,7 +13,7 @@ use crate::{
     nn::Parameters,
     train::{
         Config, Network, Scores,
-        weights::{CHECKPOINT_KEY, WeightsFile, write_tensors},
+        weights::{CHECKPOINT_KEY, WeightsFile, with_values, write_tensors},
     },
 };
 
@@ -103,7 +103,8 @@ impl Checkpoint {
         tensors.extend(momentum.into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor.clone())));
         tensors.extend(self.calibration.iter().map(|xi| ("calibration".to_owned(), xi.clone())));
         for (name, tensor) in &tensors {
-            if let Some(value) = tensor.to_vec::<f32>()?.iter().find(|value| !value.is_finite()) {
+            let odd = with_values(tensor, |values| values.iter().find(|value| !value.is_finite()).copied())?;
+            if let Some(value) = odd {
                 let step = self.position.total;
                 let advice = "the file is not written, an older one is intact; lower the learning rate";
                 return Err(Error::data(path, format!("{name} holds {value} after step {step}: {advice}")));

@@ -27,7 +27,8 @@ pub(super) struct Said {
 /// All that another program needs to compute what `predict` computes.
 pub(super) fn describe(config: &Config, whose: Whose) -> BTreeMap<String, String> {
     let (model, shape, normalize) = (&config.model, config.model.shape(), config.data.normalize);
-    let joined = |values: [f32; 3]| values.map(|value| value.to_string()).join(",");
+    let short = |value: f32| ((f64::from(value) * 1e5).round() / 1e5).to_string();
+    let joined = |values: [f32; 3]| values.map(short).join(",");
     let statistics = match (model.domain_statistics, whose) {
         (false, _) => "shared",
         (true, Whose::Target) => "target",

@@ -33,7 +33,8 @@ impl WeightsFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = FileBytes::open(path)?;
         let head = file.read(0, file.length().min(HEAD))?;
-        let (list, text) = if pytorch::looks_so(&head) {
+        // First by the brace after the length: a length's first byte can be a pickle's.
+        let (list, text) = if head.get(8) != Some(&b'{') && pytorch::looks_so(&head) {
             (pytorch::read(&mut file, &head)?, HashMap::new())
         } else {
             header(&mut file)?

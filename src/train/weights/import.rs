@@ -81,8 +81,11 @@ impl Import {
         let parameters = &mut network.parameters;
         let (places, mut report) = self.places(parameters);
         self.expect_whole(parameters, &places, &report, partial)?;
-        if let Some(name) = self.tell_scale(config)? {
-            report.notes.push(name);
+        report.notes.extend(self.tell_scale(config)?);
+        if self.looks.domain_stem && !config.model.domain_stem {
+            let note = "the file has a stem per domain, the network one: it takes the source's; --set \
+                        model.domain_stem=true takes both";
+            report.notes.push(note.into());
         }
         for (id, name) in places {
             let value = self.value(&name, parameters.get(id).shape())?;

@@ -32,4 +32,4 @@ pub use file::WeightsFile;
 pub use import::{Import, import};
 pub use open::{Given, open_weights};
 pub use report::Report;
-pub(in crate::train) use tensor_file::write_tensors;
+pub(in crate::train) use tensor_file::{with_values, write_tensors};

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::{Error, Result, Tensor, train::report::write_streamed};
+use crate::{Device, Error, Result, Tensor, train::report::write_streamed};
 
 /// Writes f32 tensors and text under names, atomically, tensor by tensor: memory holds no second copy of them. Equal
 /// tensors and text give equal files.
@@ -42,7 +42,18 @@ pub(in crate::train) fn write_tensors(
 
 /// The numbers as little-endian bytes.
 pub(super) fn write_values(file: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
-    let mut values = tensor.to_vec::<f32>().map_err(io::Error::other)?;
-    values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
-    file.write_all(bytemuck::cast_slice(&values))
+    let write = |values: &[f32]| match cfg!(target_endian = "little") {
+        true => file.write_all(bytemuck::cast_slice(values)),
+        false => values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes())),
+    };
+    with_values(tensor, write).map_err(io::Error::other)?
+}
+
+/// `look` at the numbers of an f32 tensor, which are copied only where they lie on a GPU or in a graph.
+pub(in crate::train) fn with_values<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let host = tensor.to_device(&Device::cpu())?;
+    match host.as_slice::<f32>() {
+        Ok(values) => Ok(look(values)),
+        Err(_) => Ok(look(&tensor.to_vec::<f32>()?)),
+    }
 }
