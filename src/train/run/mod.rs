@@ -28,6 +28,7 @@ use std::{
 pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
 pub use interrupt::Interrupt;
 pub use memory_check::expect_memory;
+use open::initial_weights;
 pub use open::open_network;
 use precise_batch_norm::measure_statistics;
 pub use schedule::Schedule;
@@ -38,7 +39,7 @@ use super::{
     Architecture, Config, Network, PendingLosses, Scores, Stepper, evaluate,
     report::{Log, Progress, step_line, write_atomically, write_samples},
     step::{Losses, expect_finite},
-    weights::{self, Report},
+    weights::Report,
 };
 use crate::{
     Device, Error, Result,
@@ -147,9 +148,7 @@ impl<'a> Run<'a> {
             stepper.restore(&network, saved.momentum, saved.calibration);
         } else {
             expect_no_run(&options.out)?;
-            if let Some(path) = &options.init_weights {
-                taken = Some(weights::import(&mut network, config, path, options.partial)?);
-            }
+            taken = initial_weights(&mut network, config, options.init_weights.as_deref(), options.partial)?;
             fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
@@ -205,7 +204,10 @@ impl<'a> Run<'a> {
         if matches!(stage, Stage::Stopped) {
             return Ok(Stage::Stopped);
         }
-        DeepLab::copy_source_to_target(&mut self.network.parameters)?;
+        // Initial weights have seen to it, and may have a target of their own.
+        if warmup.steps > 0 {
+            DeepLab::copy_source_to_target(&mut self.network.parameters)?;
+        }
         let stage = self.evaluate("source only")?;
         if matches!(stage, Stage::Complete) {
             self.enter(Phase::Round(0));

@@ -4,11 +4,25 @@ use std::path::Path;
 
 use crate::{
     Device, Error, Result,
+    models::DeepLab,
     train::{
         Config, Network,
-        weights::{CHECKPOINT_KEY, Given, Report, WeightsFile, open_weights},
+        weights::{CHECKPOINT_KEY, Given, Report, WeightsFile, import, open_weights},
     },
 };
+
+/// What a run's network starts from: the file's weights where one is given; else the initial ones, which the target shares.
+pub(super) fn initial_weights(
+    network: &mut Network,
+    config: &Config,
+    file: Option<&Path>,
+    partial: bool,
+) -> Result<Option<Report>> {
+    match file {
+        Some(file) => import(network, config, file, partial).map(Some),
+        None => DeepLab::copy_source_to_target(&mut network.parameters).map(|()| None),
+    }
+}
 
 /// The network of a checkpoint or a file of weights, to evaluate, predict or export; of the latter the report too.
 ///
