@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/layouts.safetensors: the network in both layouts in PyTorch 2.13, for tests/it/layouts_golden.rs.
+"""Writes tests/golden/layouts.safetensors: the network in both layouts in PyTorch 2.13, for tests/it/kernels/network_layouts.rs.
 
     python tools/layout_goldens.py [--check]
 

@@ -18,7 +18,6 @@ mod doctor;
 mod golden;
 mod interrupt;
 mod layers;
-mod layouts_golden;
 mod miniature;
 mod plan;
 mod rehearsal;
@@ -55,6 +54,7 @@ mod kernels {
     mod layouts;
     mod masked_average_pool;
     mod max_pool2d;
+    mod network_layouts;
     mod pairs;
     mod predict;
     mod relu;
