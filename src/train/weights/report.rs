@@ -1,4 +1,4 @@
-//! What became of a file's tensors, for the reader and the log.
+//! What an import did with a file's tensors, for the reader and the log.
 
 use std::path::PathBuf;
 

@@ -169,12 +169,15 @@ fn epilogue(device: &Device) -> GradientEpilogue {
     GradientEpilogue { x: None, y: None, relu: true, mean, variance, scale, shift, groups, epsilon, scaled: false }
 }
 
+/// Who was asked, and what was shown or fused.
+type Asked = (&'static str, Option<&'static str>);
+
 /// A tape with an operation that has an epilogue, and consumers of it.
 struct Fusion {
     x: Var,
     y: Var,
     /// Who was asked for a contribution, and whether an epilogue was shown; at last what reached the producer.
-    log: Arc<Mutex<Vec<(&'static str, Option<&'static str>)>>>,
+    log: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Fusion {
