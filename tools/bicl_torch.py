@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 IGNORE = 255
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 RATES = (6, 12, 18, 24)
 
 
@@ -22,13 +22,15 @@ RATES = (6, 12, 18, 24)
 
 
 class Block(nn.Module):
-    """A basic (two 3x3, both dilated) or bottleneck (1x1, 3x3, 1x1) block; the stride is on a 3x3."""
+    """A basic (two 3x3, both dilated) or bottleneck (1x1, 3x3, 1x1) block; a bottleneck's stride is on its 3x3, in Caffe's
+    layout on its first 1x1."""
 
-    def __init__(self, inputs, inner, stride, dilation, bottleneck):
+    def __init__(self, inputs, inner, stride, dilation, bottleneck, layout="torchvision"):
         super().__init__()
         outputs = 4 * inner if bottleneck else inner
         if bottleneck:
-            plan = [(inputs, inner, 1, 1, 1), (inner, inner, 3, stride, dilation), (inner, outputs, 1, 1, 1)]
+            one, three = (stride, 1) if layout == "caffe" else (1, stride)
+            plan = [(inputs, inner, 1, one, 1), (inner, inner, 3, three, dilation), (inner, outputs, 1, 1, 1)]
         else:
             plan = [(inputs, inner, 3, stride, dilation), (inner, inner, 3, 1, dilation)]
         self.depth = len(plan)
@@ -58,21 +60,23 @@ class Head(nn.Module):
 class DeepLab(nn.Module):
     """DeepLab-V2 at output stride 8. forward(images) -> (logits [N,C,h,w], features [N,4C or backbone,h,w])."""
 
-    def __init__(self, depth=101, width=64, classes=19, feature="aspp"):
+    def __init__(self, depth=101, width=64, classes=19, feature="aspp", layout="torchvision", stem_width=None):
         super().__init__()
         self.feature = feature
-        bottleneck = depth != 18
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        channels = width
-        # stride, dilation of the first block, of the others: as torchvision's replace_stride_with_dilation.
+        bottleneck = depth > 34
+        channels = stem_width or width
+        self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        # stride, dilation of the first block, of the others: torchvision's replace_stride_with_dilation, or Caffe's.
         stages = ((1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4))
+        if layout == "caffe":
+            stages = ((1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 4, 4))
         for stage, ((stride, first, rest), count) in enumerate(zip(stages, BLOCKS[depth])):
             inner = width << stage
             blocks = []
             for i in range(count):
                 step, dilation = (stride, first) if i == 0 else (1, rest)
-                blocks.append(Block(channels, inner, step, dilation, bottleneck))
+                blocks.append(Block(channels, inner, step, dilation, bottleneck, layout))
                 channels = inner * (4 if bottleneck else 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.classifier = Head(channels, classes)

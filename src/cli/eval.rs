@@ -4,16 +4,16 @@ use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use serde_json::json;
 
-use super::output;
+use super::{WeightsArgs, output};
 use crate::{
     Error,
     data::{Dataset, DatasetKind, LabelSource, Split},
-    train::{self, Network},
+    train::{self, weights},
 };
 
 #[derive(clap::Args, Debug)]
 pub(super) struct EvalArgs {
-    /// A checkpoint, or a run folder.
+    /// A checkpoint, a run folder, or a file of weights (.pth, .safetensors).
     checkpoint: PathBuf,
     /// Folder with cityscapes/ and so on; by default the folders of the run.
     #[arg(long, value_name = "DIR")]
@@ -24,6 +24,8 @@ pub(super) struct EvalArgs {
     /// train or val.
     #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val"])]
     split: String,
+    #[command(flatten)]
+    given: WeightsArgs,
     /// cpu, cuda or cuda:N.
     #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
@@ -41,7 +43,8 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         _ => Split::Val,
     };
     let path = super::checkpoint(&args.checkpoint)?;
-    let (network, config) = Network::open(&path, &super::device(args.device.as_deref(), args.no_autotune)?)?;
+    let device = super::device(args.device.as_deref(), args.no_autotune)?;
+    let (network, config, report) = train::open_network(&path, args.given.given(), &device)?;
     let kind = args.dataset.unwrap_or(config.data.target);
     let root = match &args.data_root {
         Some(root) => kind.root_in(root),
@@ -55,8 +58,11 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let scores = scores.ok_or_else(|| Error::Internal("the evaluation broke off".into()))?;
     if args.json {
         let checkpoint = output::json_path(&path);
-        output::line(json!({ "checkpoint": checkpoint, "dataset": kind, "split": args.split, "scores": scores }))
+        output::line(json!({
+            "checkpoint": checkpoint, "dataset": kind, "split": args.split, "scores": scores, "weights": report,
+        }))
     } else {
+        report.iter().flat_map(weights::Report::lines).try_for_each(output::line)?;
         output::line(format_args!(
             "{} on {} images of {}\n\n{}",
             path.display(),

@@ -7,40 +7,46 @@ use serde_json::json;
 use super::output;
 use crate::{
     Device,
-    train::{Checkpoint, Config, Network, Preset, weights},
+    train::{
+        Checkpoint, Config, Preset,
+        weights::{Convention, Import},
+    },
 };
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ImportArgs {
-    /// Safetensors file with torchvision's names (conv1.weight, layer1.0.bn1.running_mean, ...), filters as [K,C,R,S].
-    weights: PathBuf,
+    /// Safetensors or PyTorch file (.pth, .pt) with torchvision's names (conv1.weight, layer1.0.bn1.running_mean, ...), as a
+    /// state dict, in one, or with prefixes like module. and backbone.; filters as [K,C,R,S].
+    file: PathBuf,
     /// The checkpoint to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// The network's preset.
     #[arg(long, value_name = "NAME", default_value = "paper")]
     preset: Preset,
+    /// Whose weights: caffe or torchvision. Sets model.layout and data.normalize.
+    #[arg(long, value_name = "NAME")]
+    weights: Option<Convention>,
     /// One setting: --set model.backbone=resnet50 (repeatable).
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Take what fits of a file that fills less than the backbone.
+    #[arg(long)]
+    partial: bool,
     /// Print what was taken as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &ImportArgs) -> anyhow::Result<()> {
-    let config = Config::resolve(args.preset, None, &args.set)?;
-    let mut network = Network::new(&config.model, config.precision, config.seed, &Device::cpu())?;
-    let report = weights::import(&mut network.parameters, &args.weights)?;
+    let config = Config::resolve(args.preset, None, &super::assignments(args.weights, &args.set))?;
+    let import = Import::open(&args.file)?;
+    let mut network = import.network(&config, &Device::cpu())?;
+    let report = import.fill(&mut network, &config, args.partial)?;
     Checkpoint::of_weights(&config)?.write(&args.out, &network.parameters)?;
     if args.json {
         return output::line(json!({ "checkpoint": output::json_path(&args.out), "report": report }));
     }
-    output::line(format_args!("{}: {} tensors taken", args.out.display(), report.loaded.len()))?;
-    let list = |what: &str, names: &[String]| match names.first() {
-        Some(first) => output::line(format_args!("{} {what}, the first is {first}", names.len())),
-        None => Ok(()),
-    };
-    list("tensors of the network are not in the file and keep their initial values", &report.missing)?;
-    list("tensors of the file have no place in the network", &report.unused)
+    report.lines().iter().try_for_each(output::line)?;
+    output::line(format_args!("{}: the checkpoint", args.out.display()))
 }

@@ -23,7 +23,10 @@ use crate::{
     Device,
     data::DatasetKind,
     nn::Precision,
-    train::{Architecture, Config, Preset},
+    train::{
+        Architecture, Config, Preset,
+        weights::{Convention, Given},
+    },
 };
 
 /// Train a segmentation network on labelled synthetic images and unlabelled real ones.
@@ -54,9 +57,9 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Predict images: a colour map and an overlay for each.
     Predict(predict::PredictArgs),
-    /// Turn weights with torchvision's names into a checkpoint to evaluate or predict with.
+    /// Turn weights of PyTorch (.pth, .safetensors) into a checkpoint to start from, evaluate or predict with.
     ImportWeights(import_weights::ImportArgs),
-    /// Write a checkpoint's network as safetensors with torchvision's names and layouts.
+    /// Write a network as safetensors with torchvision's names and layouts, or as ONNX.
     Export(export::ExportArgs),
 }
 
@@ -100,12 +103,19 @@ struct TrainArgs {
     /// fp32, tf32 (f32 storage, products on a GPU's tensor cores) or bf16 (storage and products).
     #[arg(long)]
     precision: Option<Precision>,
-    /// Safetensors file of initial weights with torchvision's names.
+    /// Safetensors or PyTorch file (.pth) of initial weights with torchvision's names: docs/weights.md.
     #[arg(long, value_name = "FILE")]
     init_weights: Option<PathBuf>,
+    /// Whose initial weights: caffe or torchvision. Sets model.layout and data.normalize, over preset and file.
+    #[arg(long, value_name = "NAME")]
+    weights: Option<Convention>,
+    /// Take what fits of initial weights that fill less than the backbone.
+    #[arg(long, requires = "init_weights")]
+    partial: bool,
     /// Continue the run in this folder, bit for bit (with --data-root and the like where the data has moved).
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "source", "target", "config", "preset", "set", "precision", "seed", "out", "init_weights", "demo",
+        "source", "target", "config", "preset", "set", "precision", "seed", "out", "init_weights", "weights",
+        "demo",
     ])]
     resume: Option<PathBuf>,
     /// Run folder; by default a new one under runs/.
@@ -137,7 +147,11 @@ impl TrainArgs {
 
     /// Preset, file, assignments, then the options of their own.
     fn resolve(&self, preset: Preset) -> crate::Result<Config> {
-        let mut config = Config::resolve(self.preset.unwrap_or(preset), self.config.as_deref(), &self.set)?;
+        let mut config = Config::resolve(
+            self.preset.unwrap_or(preset),
+            self.config.as_deref(),
+            &assignments(self.weights, &self.set),
+        )?;
         if let Some(source) = self.source {
             config.data.source = source;
         }
@@ -172,6 +186,28 @@ impl TrainArgs {
         }
         Ok(())
     }
+}
+
+/// What is said about a file of weights that says less about itself than a checkpoint.
+#[derive(clap::Args, Debug)]
+struct WeightsArgs {
+    /// Whose weights a file of another program holds: caffe (Caffe's layout, BGR on 0..255) or torchvision.
+    #[arg(long, value_name = "NAME")]
+    weights: Option<Convention>,
+    /// Length of the shorter side of the network's input; 0 keeps the images' size. By default the file's word.
+    #[arg(long, value_name = "PIXELS")]
+    short_side: Option<usize>,
+}
+
+impl WeightsArgs {
+    fn given(&self) -> Given {
+        Given { convention: self.weights, short_side: self.short_side }
+    }
+}
+
+/// `--set`, after what `--weights` sets.
+fn assignments(weights: Option<Convention>, set: &[String]) -> Vec<String> {
+    weights.into_iter().flat_map(Convention::assignments).chain(set.iter().cloned()).collect()
 }
 
 /// Zero or more; TOML's integers end at i64::MAX.

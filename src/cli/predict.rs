@@ -8,11 +8,11 @@ use std::{
 
 use serde_json::json;
 
-use super::output;
+use super::{WeightsArgs, output};
 use crate::{
     Error,
     data::{LabelMap, RgbImage, decode, write},
-    train::{self, Network},
+    train::{self, weights},
 };
 
 /// Weight of the colours in an overlay.
@@ -22,12 +22,14 @@ const OPACITY: f32 = 0.5;
 pub(super) struct PredictArgs {
     /// An image, or a folder of .png and .jpg files, with its subfolders.
     input: PathBuf,
-    /// A checkpoint, or a run folder.
+    /// A checkpoint, a run folder, or a file of weights (.pth, .safetensors).
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// Folder for the pictures.
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     out: PathBuf,
+    #[command(flatten)]
+    given: WeightsArgs,
     /// cpu, cuda or cuda:N.
     #[arg(long, value_parser = super::device_name)]
     device: Option<String>,
@@ -114,7 +116,11 @@ fn blend(image: &RgbImage, colors: &RgbImage) -> crate::Result<RgbImage> {
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     let device = super::device(args.device.as_deref(), args.no_autotune)?;
     let jobs = jobs(&args.input, &args.out)?;
-    let (network, config) = Network::open(&super::checkpoint(&args.checkpoint)?, &device)?;
+    let checkpoint = super::checkpoint(&args.checkpoint)?;
+    let (network, config, report) = train::open_network(&checkpoint, args.given.given(), &device)?;
+    if !args.json {
+        report.iter().flat_map(weights::Report::lines).try_for_each(output::line)?;
+    }
     let mut written = Vec::new();
     for Job { image: path, labels: labels_path, overlay } in &jobs {
         let image = decode::read_image(path)?;
@@ -132,7 +138,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
         written.push(json!({ "image": image, "labels": labels, "overlay": overlay }));
     }
     if args.json {
-        output::line(json!({ "predictions": written }))?;
+        output::line(json!({ "predictions": written, "weights": report }))?;
     }
     Ok(())
 }

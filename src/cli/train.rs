@@ -56,6 +56,7 @@ pub(super) fn execute(
         out: out.to_owned(),
         resume,
         init_weights: args.init_weights.clone(),
+        partial: args.partial,
         max_steps: args.max_steps,
         quiet: args.json,
         interrupt,

@@ -1,5 +1,7 @@
 //! What happens to an image between the file and the network (docs/method.md, "Data" and "Presets").
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::classes::IGNORE;
@@ -26,6 +28,30 @@ pub enum Normalize {
 }
 
 impl Normalize {
+    /// The order of the network's channels.
+    pub fn channels(self) -> &'static str {
+        match self {
+            Self::Caffe => "BGR",
+            Self::Imagenet => "RGB",
+        }
+    }
+
+    /// Subtracted from levels on 0..255, by output channel.
+    pub fn mean(self) -> [f32; 3] {
+        match self {
+            Self::Caffe => CAFFE_MEAN_BGR,
+            Self::Imagenet => IMAGENET_MEAN.map(|mean| mean * 255.0),
+        }
+    }
+
+    /// Divides the difference, by output channel.
+    pub fn deviation(self) -> [f32; 3] {
+        match self {
+            Self::Caffe => [1.0; 3],
+            Self::Imagenet => IMAGENET_STD.map(|deviation| deviation * 255.0),
+        }
+    }
+
     /// The image channel (0 red, 1 green, 2 blue) that output channel `channel` takes.
     fn source(self, channel: usize) -> usize {
         match self {
@@ -40,6 +66,15 @@ impl Normalize {
             Self::Caffe => level - CAFFE_MEAN_BGR[channel],
             Self::Imagenet => (level / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel],
         }
+    }
+}
+
+impl fmt::Display for Normalize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caffe => "caffe",
+            Self::Imagenet => "imagenet",
+        })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backbone, ResNet, Stem, resnet::Shape};
+use super::{
+    backbone::{Backbone, Layout},
+    resnet::{ResNet, Shape, Stem},
+};
 use crate::{
     Error, Result, Tensor,
     autograd::Var,
@@ -12,7 +15,7 @@ use crate::{
 };
 
 /// Dilations of the head's four branches.
-const RATES: [usize; 4] = [6, 12, 18, 24];
+pub const RATES: [usize; 4] = [6, 12, 18, 24];
 
 /// Which map the contrastive terms work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +33,14 @@ pub enum FeatureKind {
 pub struct DeepLabConfig {
     /// Depth.
     pub backbone: Backbone,
-    /// Channels of the stem: 64 in the published networks.
+    /// Where strides and dilations stand. Files of before this key are of torchvision's layout.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Inner channels of the first stage's blocks: 64 in the published networks.
     pub width: usize,
+    /// Channels of the stem's convolution, where they are not `width`: thin networks have 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem_width: Option<usize>,
     /// Classes.
     pub classes: usize,
     /// Which map the contrastive terms work on.
@@ -41,6 +50,19 @@ pub struct DeepLabConfig {
     /// Batch norms keep running statistics per domain: training normalises each domain by its own batch, and so does
     /// evaluation then.
     pub domain_statistics: bool,
+}
+
+impl DeepLabConfig {
+    /// What the stages share.
+    pub fn shape(&self) -> Shape {
+        let Self { backbone, layout, width, domain_statistics, .. } = *self;
+        Shape { backbone, layout, width, stem_width: self.stem_width.unwrap_or(width), domain_statistics }
+    }
+
+    /// Channels of the map that enters the head: 2048 for ResNet-50 and deeper of width 64.
+    pub fn channels(&self) -> usize {
+        (self.width << 3) * self.backbone.expansion()
+    }
 }
 
 /// What a pass gives.
@@ -65,13 +87,14 @@ impl DeepLab {
     /// Adds the network's parameters, initialised from `seed`.
     pub fn new(parameters: &mut Parameters, config: &DeepLabConfig, seed: u64) -> Result<Self> {
         let rng = &mut Rng::new(seed);
-        let DeepLabConfig { backbone, width, domain_statistics, .. } = *config;
-        let shape = Shape { backbone, width, domain_statistics };
-        let stem = Stem::new(parameters, rng, "", shape)?;
+        let (shape, domain_statistics) = (config.shape(), config.domain_statistics);
+        // A stem per domain has statistics per domain.
+        let stem_shape = Shape { domain_statistics: domain_statistics && !config.domain_stem, ..shape };
+        let stem = Stem::new(parameters, rng, "", stem_shape)?;
         let backbone = ResNet::new(parameters, rng, shape)?;
         let head = Aspp::new(parameters, rng, "classifier.convs", [backbone.channels(), config.classes], &RATES)?;
         let target_stem = match config.domain_stem {
-            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, Shape { domain_statistics: false, ..shape })?),
+            true => Some(Stem::new(parameters, rng, TARGET_PREFIX, stem_shape)?),
             false => None,
         };
         Ok(Self { stem, target_stem, backbone, head, feature: config.feature, domain_statistics })

@@ -1,10 +1,7 @@
-//! ResNet (He et al., CVPR 2016) with output stride 8: the last two stages dilate instead of striding, as
-//! torchvision's `replace_stride_with_dilation`. Parameters carry torchvision's names.
+//! ResNet (He et al., CVPR 2016) with output stride 8: the last two stages dilate instead of striding, in Caffe's or
+//! torchvision's layout. Parameters carry torchvision's names.
 
-use std::{fmt, str::FromStr};
-
-use serde::{Deserialize, Serialize};
-
+use super::backbone::{Backbone, Layout, StagePlan};
 use crate::{
     Error, Result,
     autograd::Var,
@@ -13,62 +10,17 @@ use crate::{
     tensor::Rng,
 };
 
-/// Depth of the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backbone {
-    /// 2+2+2+2 basic blocks.
-    ResNet18,
-    /// 3+4+6+3 bottleneck blocks.
-    ResNet50,
-    /// 3+4+23+3 bottleneck blocks.
-    ResNet101,
-}
-
-impl Backbone {
-    fn blocks(self) -> [usize; 4] {
-        match self {
-            Self::ResNet18 => [2, 2, 2, 2],
-            Self::ResNet50 => [3, 4, 6, 3],
-            Self::ResNet101 => [3, 4, 23, 3],
-        }
-    }
-
-    /// Output channels of a block over its inner width.
-    fn expansion(self) -> usize {
-        if self == Self::ResNet18 { 1 } else { 4 }
-    }
-}
-
-impl fmt::Display for Backbone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ResNet18 => "resnet18",
-            Self::ResNet50 => "resnet50",
-            Self::ResNet101 => "resnet101",
-        })
-    }
-}
-
-impl FromStr for Backbone {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "resnet18" => Ok(Self::ResNet18),
-            "resnet50" => Ok(Self::ResNet50),
-            "resnet101" => Ok(Self::ResNet101),
-            _ => Err(Error::Config(format!("unknown backbone {text:?}; use resnet18, resnet50 or resnet101"))),
-        }
-    }
-}
-
 /// What all stages share.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Depth.
     pub backbone: Backbone,
-    /// Channels of the stem: 64 in the published networks.
+    /// Where strides and dilations stand.
+    pub layout: Layout,
+    /// Inner channels of the first stage's blocks: 64 in the published networks.
     pub width: usize,
+    /// Channels of the 7x7 convolution: 64 in the published networks.
+    pub stem_width: usize,
     /// Batch norms keep running statistics per domain.
     pub domain_statistics: bool,
 }
@@ -111,14 +63,13 @@ pub struct ResNet {
 }
 
 fn blocks(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, stage: usize, net: Shape) -> Result<Vec<Block>> {
-    let Shape { backbone, width, .. } = net;
+    let Shape { backbone, layout, width, stem_width, .. } = net;
     let name = format!("{prefix}layer{}", stage + 1);
     let inner = width << stage;
     let output = inner * backbone.expansion();
-    // Stages 3 and 4 trade their stride for dilation; a stage's first block still has its predecessor's dilation.
-    let (stride, first, rest) = [(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)][stage];
+    let StagePlan { stride, first, rest } = layout.stage(stage);
     let mut input = match stage {
-        0 => width,
+        0 => stem_width,
         _ => output / 2,
     };
     let mut list = Vec::new();
@@ -129,7 +80,8 @@ fn blocks(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, stage: usize
             // input, output, kernel, stride, dilation
             &[(input, inner, 3, stride, dilation), (inner, inner, 3, 1, dilation)]
         } else {
-            &[(input, inner, 1, 1, 1), (inner, inner, 3, stride, dilation), (inner, output, 1, 1, 1)]
+            let [one, three] = layout.bottleneck_strides(stride);
+            &[(input, inner, 1, one, 1), (inner, inner, 3, three, dilation), (inner, output, 1, 1, 1)]
         };
         let mut convs = Vec::new();
         for (i, &(input, output, kernel, stride, dilation)) in plan.iter().enumerate() {
@@ -156,7 +108,7 @@ fn blocks(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, stage: usize
 impl Stem {
     /// Adds its parameters under `prefix` (empty, or [`TARGET_PREFIX`](crate::nn::TARGET_PREFIX)).
     pub fn new(parameters: &mut Parameters, rng: &mut Rng, prefix: &str, net: Shape) -> Result<Self> {
-        let width = net.width;
+        let width = net.stem_width;
         let shape = ConvShape { input: 3, output: width, kernel: 7, stride: 2, dilation: 1 };
         Ok(Self {
             conv: Conv2d::backbone(parameters, rng, &format!("{prefix}conv1"), shape)?,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Added to the variance, as PyTorch's default.
-const EPSILON: f64 = 1e-5;
+pub const EPSILON: f64 = 1e-5;
 
 /// Names of what the target domain has of its own begin so; the rest of the name is the source's.
 pub const TARGET_PREFIX: &str = "target.";
@@ -67,8 +67,15 @@ impl Conv2d {
         role: Role,
     ) -> Result<ParameterId> {
         let extents = [shape.output, shape.kernel, shape.kernel, shape.input];
-        let values = (0..extents.iter().product()).map(|_| (deviation * rng.normal()) as f32).collect();
-        parameters.add(format!("{name}.weight"), values, &extents, role)
+        let (name, count) = (format!("{name}.weight"), extents.iter().product());
+        let values = if parameters.expects(&name) {
+            // The draws that follow stay the same.
+            *rng = rng.clone().after(2 * count as u64);
+            vec![0.0; count]
+        } else {
+            (0..count).map(|_| (deviation * rng.normal()) as f32).collect()
+        };
+        parameters.add(name, values, &extents, role)
     }
 
     /// `[N,H,W,C]` -> `[N,P,Q,K]`.

@@ -1,6 +1,9 @@
 //! The tensors of a model by name: what an optimiser changes, and the running statistics beside it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{DType, Device, Error, Result, Tensor};
 
@@ -36,12 +39,24 @@ pub struct Parameters {
     device: Device,
     entries: Vec<Entry>,
     by_name: HashMap<Arc<str>, ParameterId>,
+    expected: HashSet<String>,
 }
 
 impl Parameters {
     /// None yet, to live on `device`.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), entries: Vec::new(), by_name: HashMap::new() }
+        Self { device: device.clone(), entries: Vec::new(), by_name: HashMap::new(), expected: HashSet::new() }
+    }
+
+    /// The same, where filters of the names `expected` will be replaced before they are used: drawing initial values for
+    /// them would take longer than reading them.
+    pub fn expecting(device: &Device, expected: HashSet<String>) -> Self {
+        Self { expected, ..Self::new(device) }
+    }
+
+    /// Whether the tensor of that name will be replaced: zeros do as its initial values.
+    pub fn expects(&self, name: &str) -> bool {
+        self.expected.contains(name)
     }
 
     /// Where they live.

@@ -127,7 +127,8 @@ fn damaged_and_foreign_checkpoints_are_refused() {
     fs::write(&checkpoint, whole).unwrap();
     let weights = fixture.path("weights.safetensors");
     assert!(trainer(&["export", &checkpoint, "--out", &weights]).status.success());
-    let text = error_of(&["eval", &weights, "--device", "cpu"]);
+    fs::copy(&weights, &last).unwrap();
+    let text = error_of(&["--resume", &run, "--device", "cpu"]);
     assert!(text.contains("no checkpoint of this program"), "{text}");
     // Weights of another shape.
     let text = fixture.train_error("wide", &["--init-weights", &weights, "--set", "model.width=8"]);

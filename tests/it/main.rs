@@ -25,6 +25,8 @@ mod resume;
 mod suite;
 mod tools;
 mod training_golden;
+mod weights;
+mod weights_hostile;
 mod words;
 
 /// What runs on every device with kernels. These, and no others, also run on hosts with a GPU that lack the repository.
@@ -53,6 +55,7 @@ mod kernels {
     mod layouts;
     mod masked_average_pool;
     mod max_pool2d;
+    mod network_layouts;
     mod pairs;
     mod predict;
     mod relu;

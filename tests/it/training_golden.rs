@@ -7,7 +7,7 @@ use crate::common::{Rng, wide};
 use bicl::{
     DType, Device, Tensor,
     adapt::{MethodConfig, PairOutput, adaptation_step},
-    models::{Backbone, DeepLab, DeepLabConfig, FeatureKind},
+    models::{Backbone, DeepLab, DeepLabConfig, FeatureKind, Layout},
     nn::{Domain, Forward, Normalization, ParameterId, Parameters, Precision, Role},
     ops::{SgdItem, SgdSpec, sgd_step},
     train::{OptimizerConfig, Schedule},
@@ -82,7 +82,9 @@ fn ten_steps_match_pytorch() {
     let mut parameters = Parameters::new(&device);
     let config = DeepLabConfig {
         backbone: Backbone::ResNet18,
+        layout: Layout::Torchvision,
         width: 8,
+        stem_width: None,
         classes: CLASSES,
         feature: FeatureKind::Aspp,
         domain_stem: false,

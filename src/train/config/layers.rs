@@ -116,6 +116,18 @@ mod tests {
     }
 
     #[test]
+    fn configurations_of_before_layouts_are_of_torchvisions() {
+        let old = Preset::Paper.config().to_toml().unwrap().replace("layout = \"caffe\"\n", "");
+        let layout = |config: Config| config.model.layout.to_string();
+        assert_eq!(layout(Config::parse(Path::new("config.toml"), &old).unwrap()), "torchvision");
+        let of = |preset: Preset| (layout(preset.config()), preset.config().model.domain_stem);
+        assert_eq!(of(Preset::Paper), ("caffe".to_owned(), false));
+        assert_eq!(of(Preset::OfficialCode), ("caffe".to_owned(), true));
+        assert_eq!(of(Preset::Miniature), ("torchvision".to_owned(), false));
+        assert_eq!(of(Preset::Scratch), ("torchvision".to_owned(), false));
+    }
+
+    #[test]
     fn every_preset_survives_its_own_toml() {
         for preset in Preset::ALL {
             let config = preset.config();

@@ -214,7 +214,7 @@ impl Config {
         toml::to_string(self).map_err(|error| Error::Internal(format!("config: {error}")))
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(in crate::train) fn validate(&self) -> Result<()> {
         let check = |ok: bool, key: &str, want: &str| match ok {
             true => Ok(()),
             false => Err(Error::Config(format!("{key} must be {want}"))),
@@ -222,6 +222,8 @@ impl Config {
         let method = &self.method;
         check((1..=255).contains(&self.model.classes), "model.classes", "between 1 and 255")?;
         check((1..=1024).contains(&self.model.width), "model.width", "between 1 and 1024")?;
+        let stem = self.model.shape().stem_width;
+        check((1..=1024).contains(&stem), "model.stem_width", "between 1 and 1024")?;
         // The upper bounds are far above any sense: beyond them, sizes in bytes overflow before memory runs out.
         let data = &self.data;
         let batches = [data.batch, self.warmup.batch];

@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     adapt::{LabelSampling, MethodConfig, PrototypeScope},
     data::{DatasetKind, Jitter, Normalize},
-    models::{Backbone, DeepLabConfig, FeatureKind},
+    models::{Backbone, DeepLabConfig, FeatureKind, Layout},
     nn::{Normalization, Precision},
 };
 
@@ -36,6 +36,8 @@ impl Preset {
                 let mut config = paper();
                 config.method.dynamic_labels = false;
                 config.method.calibration = false;
+                // Its conv1, bn1 and layer1 are the source's, target_conv1 and so on the target's.
+                config.model.domain_stem = true;
                 config
             }
             Self::Scratch => scratch(),
@@ -50,7 +52,9 @@ fn paper() -> Config {
         precision: Precision::Fp32,
         model: DeepLabConfig {
             backbone: Backbone::ResNet101,
+            layout: Layout::Caffe,
             width: 64,
+            stem_width: None,
             classes: 19,
             feature: FeatureKind::Aspp,
             domain_stem: false,
@@ -97,6 +101,7 @@ fn paper() -> Config {
 fn scratch() -> Config {
     let mut config = paper();
     config.model.backbone = Backbone::ResNet18;
+    config.model.layout = Layout::Torchvision;
     config.batch_norm.trainable = true;
     config.model.domain_statistics = true;
     // The running statistics are those of a few jittered, darkened crops. Day to dusk, one seed: mIoU 21.8 by whole images,

@@ -8,7 +8,7 @@ mod metrics;
 mod samples;
 mod table;
 
-pub(super) use atomic::write_atomically;
+pub(super) use atomic::{write_atomically, write_streamed};
 pub use evaluate::{evaluate, predict_image};
 pub(super) use log::{Log, Progress, step_line};
 pub(super) use memory::format as format_bytes;

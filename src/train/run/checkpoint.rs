@@ -1,21 +1,24 @@
 //! Checkpoints: one safetensors file with the model, the momentum, the calibration and the place in the run, from
 //! which a run continues bit for bit.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::tensor_file::{TensorFile, values, write_tensors};
 use crate::{
     Device, Error, Result, Tensor,
     nn::Parameters,
-    train::{Config, Network, Scores},
+    train::{
+        Config, Network, Scores,
+        weights::{CHECKPOINT_KEY, WeightsFile, with_values, write_tensors},
+    },
 };
 
 /// Marks our files and their version.
 const FORMAT: &str = "bicl-checkpoint-1";
-/// Name of the text entry.
-const ABOUT: &str = "bicl";
 
 /// A stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +103,8 @@ impl Checkpoint {
         tensors.extend(momentum.into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor.clone())));
         tensors.extend(self.calibration.iter().map(|xi| ("calibration".to_owned(), xi.clone())));
         for (name, tensor) in &tensors {
-            if let Some(value) = tensor.to_vec::<f32>()?.iter().find(|value| !value.is_finite()) {
+            let odd = with_values(tensor, |values| values.iter().find(|value| !value.is_finite()).copied())?;
+            if let Some(value) = odd {
                 let step = self.position.total;
                 let advice = "the file is not written, an older one is intact; lower the learning rate";
                 return Err(Error::data(path, format!("{name} holds {value} after step {step}: {advice}")));
@@ -114,21 +118,15 @@ impl Checkpoint {
             config: self.config.clone(),
         };
         let about = serde_json::to_string(&about).map_err(|error| Error::Internal(format!("checkpoint: {error}")))?;
-        let text = HashMap::from([(ABOUT.to_owned(), about)]);
-        write_tensors(path, &tensors, text)
+        write_tensors(path, &tensors, &BTreeMap::from([(CHECKPOINT_KEY.to_owned(), about)]))
     }
 
     /// Reads a checkpoint into `parameters`, which must be those of its configuration.
     pub fn read(path: &Path, parameters: &mut Parameters, device: &Device) -> Result<Self> {
-        let file = TensorFile::read(path)?;
-        let (tensors, text) = file.parse(path)?;
-        let about = About::of(path, &text)?;
-        let load = |name: &str| -> Result<Tensor> {
-            let view = tensors.tensor(name).map_err(|_| {
-                Error::data(path, format!("holds no tensor {name}: it was made with another network; check the model"))
-            })?;
-            Tensor::from_vec(values(path, name, &view)?, view.shape(), device)
-        };
+        let mut file = WeightsFile::open(path)?;
+        let about = About::of(path, file.text(CHECKPOINT_KEY))?;
+        let names: Vec<String> = file.names().map(str::to_owned).collect();
+        let mut load = |name: &str| -> Result<Tensor> { file.tensor(name, device) };
         for id in parameters.ids() {
             let name = parameters.name(id).to_owned();
             let value = load(&format!("model.{name}"))?;
@@ -141,26 +139,25 @@ impl Checkpoint {
             }
             parameters.set(id, value).map_err(|error| Error::data(path, error.to_string()))?;
         }
+        let has_calibration = names.iter().any(|name| name == "calibration");
         let mut momentum = HashMap::new();
-        for name in tensors.names() {
+        for name in names {
             let Some(parameter) = name.strip_prefix("momentum.") else { continue };
-            let value = load(name)?;
+            let value = load(&name)?;
             if parameters.find(parameter).is_none_or(|id| parameters.get(id).shape() != value.shape()) {
                 let message = format!("{name} fits no parameter: it was made with another network; check the model");
                 return Err(Error::data(path, message));
             }
             momentum.insert(parameter.to_owned(), value);
         }
-        let calibration = if tensors.tensor("calibration").is_ok() { Some(load("calibration")?) } else { None };
+        let calibration = if has_calibration { Some(load("calibration")?) } else { None };
         let About { position, evaluations, log_lines, config, .. } = about;
         Ok(Self { position, evaluations, log_lines, config, momentum, calibration })
     }
 
     /// The configuration inside a checkpoint, to build the network before reading the rest.
     pub fn read_config(path: &Path) -> Result<String> {
-        let file = TensorFile::read(path)?;
-        let (_, text) = file.parse(path)?;
-        Ok(About::of(path, &text)?.config)
+        Ok(About::of(path, WeightsFile::open(path)?.text(CHECKPOINT_KEY))?.config)
     }
 }
 
@@ -175,9 +172,9 @@ impl Network {
 }
 
 impl About {
-    fn of(path: &Path, text: &HashMap<String, String>) -> Result<Self> {
-        let foreign = "is a safetensors file but no checkpoint of this program; weights are read with --init-weights";
-        let about = text.get(ABOUT).ok_or_else(|| Error::data(path, foreign))?;
+    fn of(path: &Path, about: Option<&str>) -> Result<Self> {
+        let foreign = "holds weights but is no checkpoint of this program; read it with --init-weights";
+        let about = about.ok_or_else(|| Error::data(path, foreign))?;
         let damaged = |error| Error::data(path, format!("a damaged entry ({error}); use another checkpoint"));
         let about: Self = serde_json::from_str(about).map_err(damaged)?;
         if about.format != FORMAT {

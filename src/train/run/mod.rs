@@ -13,11 +13,10 @@
 mod checkpoint;
 mod interrupt;
 mod memory_check;
+mod open;
 mod precise_batch_norm;
 mod schedule;
 mod static_labels;
-mod tensor_file;
-pub mod weights;
 
 use std::{
     fs,
@@ -29,6 +28,8 @@ use std::{
 pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
 pub use interrupt::Interrupt;
 pub use memory_check::expect_memory;
+use open::initial_weights;
+pub use open::open_network;
 use precise_batch_norm::measure_statistics;
 pub use schedule::Schedule;
 use serde_json::json;
@@ -38,6 +39,7 @@ use super::{
     Architecture, Config, Network, PendingLosses, Scores, Stepper, evaluate,
     report::{Log, Progress, step_line, write_atomically, write_samples},
     step::{Losses, expect_finite},
+    weights::Report,
 };
 use crate::{
     Device, Error, Result,
@@ -51,8 +53,10 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Continue the run in the folder instead of starting one.
     pub resume: bool,
-    /// A safetensors file of initial weights.
+    /// A file of initial weights: docs/weights.md.
     pub init_weights: Option<PathBuf>,
+    /// Take what fits of a file that fills less than the backbone.
+    pub partial: bool,
     /// End after so many steps in all, as Ctrl-C would.
     pub max_steps: Option<u64>,
     /// Print nothing.
@@ -129,6 +133,7 @@ impl<'a> Run<'a> {
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
         let mut evaluations = Vec::new();
         let mut log_lines = 0;
+        let mut taken: Option<Report> = None;
         let checkpoint = options.out.join("checkpoint.safetensors");
         if options.resume {
             if !checkpoint.exists() {
@@ -143,13 +148,15 @@ impl<'a> Run<'a> {
             stepper.restore(&network, saved.momentum, saved.calibration);
         } else {
             expect_no_run(&options.out)?;
-            if let Some(path) = &options.init_weights {
-                weights::import(&mut network.parameters, path)?;
-            }
+            taken = initial_weights(&mut network, config, options.init_weights.as_deref(), options.partial)?;
             fs::create_dir_all(&options.out).map_err(|error| Error::io(&options.out, error))?;
             write_atomically(&options.out.join("config.toml"), config.to_toml()?.as_bytes())?;
         }
-        let log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet, device)?;
+        let mut log = Log::open(&options.out.join("metrics.jsonl"), log_lines, options.quiet, device)?;
+        if let Some(report) = taken {
+            report.lines().iter().for_each(|line| log.say(line));
+            log.record(&json!({ "step": 0, "init_weights": report }))?;
+        }
         Ok(Self { config, options, network, stepper, position, evaluations, source, target, validation, log })
     }
 
@@ -197,7 +204,10 @@ impl<'a> Run<'a> {
         if matches!(stage, Stage::Stopped) {
             return Ok(Stage::Stopped);
         }
-        DeepLab::copy_source_to_target(&mut self.network.parameters)?;
+        // Initial weights have seen to it, and may have a target of their own.
+        if warmup.steps > 0 {
+            DeepLab::copy_source_to_target(&mut self.network.parameters)?;
+        }
         let stage = self.evaluate("source only")?;
         if matches!(stage, Stage::Complete) {
             self.enter(Phase::Round(0));

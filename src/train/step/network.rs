@@ -1,5 +1,7 @@
 //! A model with its numbers, ready to train or to predict.
 
+use std::collections::HashSet;
+
 use crate::{
     DType, Device, Result, Tensor,
     models::{DeepLab, DeepLabConfig},
@@ -19,7 +21,21 @@ pub struct Network {
 impl Network {
     /// With initial weights from `seed`.
     pub fn new(config: &DeepLabConfig, precision: Precision, seed: u64, device: &Device) -> Result<Self> {
-        let mut parameters = Parameters::new(device);
+        Self::with(Parameters::new(device), config, precision, seed)
+    }
+
+    /// The same, where filters of the names `expected` will be replaced before they are used.
+    pub fn expecting(
+        config: &DeepLabConfig,
+        precision: Precision,
+        seed: u64,
+        device: &Device,
+        expected: HashSet<String>,
+    ) -> Result<Self> {
+        Self::with(Parameters::expecting(device, expected), config, precision, seed)
+    }
+
+    fn with(mut parameters: Parameters, config: &DeepLabConfig, precision: Precision, seed: u64) -> Result<Self> {
         let model = DeepLab::new(&mut parameters, config, seed)?;
         if precision == Precision::Bf16 {
             parameters.keep_copies()?;
