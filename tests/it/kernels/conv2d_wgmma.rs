@@ -166,7 +166,7 @@ fn every_kernel_is_among_the_configs() {
         assert!(counts.kernels.contains_key(&*kernel), "{kernel} is in none of the configs");
         // The narrow tile has too few columns to share.
         let paired = counts.launches.iter().any(|launch| launch.kernel == kernel && launch.launch.cluster == 2);
-        let alone = kernel.contains("narrow") || kernel.contains("join");
+        let alone = kernel.contains("narrow") || kernel.contains("fixup");
         assert_eq!(paired, !alone, "{kernel} by pairs");
     }
 }
@@ -470,6 +470,6 @@ fn shared_memory_has_no_bank_conflicts() {
         every_ending(&bicl_emulator::device_with(schedule)).unwrap();
     });
     let used: Vec<_> = used.iter().filter(|used| used.file.contains("conv_")).collect();
-    assert!(used.iter().any(|used| used.file.contains("conv_wgmma_results")));
+    assert!(used.iter().any(|used| used.file.contains("conv_wgmma_epilogue")));
     used.iter().for_each(|used| assert_eq!(used.wavefronts, used.least, "{used}"));
 }
