@@ -28,7 +28,7 @@ CARDS = {
 CARDS["h200"] = CARDS["h100"] | dict(copy=4.8e12)
 LAUNCH = 2e-6
 # Kernels that multiply matrices, on tensor cores and beside them.
-PRODUCTS = re.compile(r"^(conv2d_mma_|conv2d_wgmma_(?!weight_gradient_join)|conv2d_split_(forward|data)|conv2d_few_channels_forward|aspp_(forward|data|weight)|conv2d_(forward|data|weight))")
+PRODUCTS = re.compile(r"^(conv2d_mma_|conv2d_wgmma_(?!weight_gradient_fixup)|conv2d_split_k_(forward|data)|conv2d_few_channels_forward|aspp_(forward|data|weight)|conv2d_(forward|data|weight))")
 TENSOR_CORES = re.compile(r"^(conv2d_mma_|conv2d_split_|conv2d_few_channels_|aspp_)")
 # What the driver keeps of each block's shared memory.
 RESERVED = 1 << 10

@@ -61,7 +61,7 @@ if [ -n "$sass" ]; then
       /UTMASTG/ { stores[arch " " kernel]++ }
       END {
         for (key in seen) print key, ldg[key] + 0, stg[key] + 0, lds[key] + 0, mma[key] + groups[key] + 0, maps[key] + stores[key] + 0
-        for (key in seen) if (key ~ / conv2d_wgmma_/ && (warps[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_join_/)
+        for (key in seen) if (key ~ / conv2d_wgmma_/ && (warps[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_fixup_/)
           print "bad", key
         for (key in seen) if (key ~ / conv2d_wgmma_/ && fences[key]) print "fenced", key
       }'

@@ -1,4 +1,4 @@
-// Geometry of a convolution, by value: mirrors ConvProblem of src/ops/conv2d/params.rs.
+// Geometry of a convolution, by value: mirrors ConvProblem of src/ops/conv2d/problem.rs.
 #pragma once
 
 struct ConvProblem {
