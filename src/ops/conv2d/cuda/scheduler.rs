@@ -82,33 +82,21 @@ impl TileScheduler {
         let wanted = tiling.sk_units.clamp(sk_tiles.max(1), (sk_tiles * k_tiles).max(1));
         let k_tiles_per_unit = (sk_tiles * k_tiles).div_ceil(wanted);
         let sk_units = if tail > 0 { (sk_tiles * k_tiles).div_ceil(k_tiles_per_unit) } else { 0 };
-        let (dp_tiles, strips) = (tiles - tail, tiling.strips());
-        let [work_tiles, dp_tiles, sk_tiles, strips, sk_units, k_tiles_per_unit, tiles_m, tiles_n, k_tiles, group] = [
-            dp_tiles + 2 * sk_units,
-            dp_tiles,
-            sk_tiles,
-            strips,
-            sk_units,
-            k_tiles_per_unit,
-            tiles_m,
-            tiles_n,
-            k_tiles,
-            m,
-        ]
-        .map(|count| count as i32);
+        let dp_tiles = tiles - tail;
+        let int = |count: usize| count as i32;
         Ok(Self {
             workspace: 0,
             semaphores: 0,
-            work_tiles,
-            dp_tiles,
-            sk_tiles,
-            strips,
-            sk_units,
-            k_tiles_per_unit,
-            tiles_m,
-            tiles_n,
-            k_tiles,
-            group,
+            work_tiles: int(dp_tiles + 2 * sk_units),
+            dp_tiles: int(dp_tiles),
+            sk_tiles: int(sk_tiles),
+            strips: int(tiling.strips()),
+            sk_units: int(sk_units),
+            k_tiles_per_unit: int(k_tiles_per_unit),
+            tiles_m: int(tiles_m),
+            tiles_n: int(tiles_n),
+            k_tiles: int(k_tiles),
+            group: int(m),
         })
     }
 
