@@ -342,3 +342,29 @@ def static_labels(probability, thresholds, portion=0.1):
     limits = torch.tensor(thresholds, dtype=probability.dtype)[:, None, None]
     keep = (probability >= limits).any(0) | (value > value_at_top(value, portion))
     return torch.where(keep, label, torch.full_like(label, IGNORE))
+
+
+# --- weights to hold programs against each other ---------------------------------------------------------------------
+
+
+def normalised(levels, layout):
+    """Levels u8 [H,W,3] as the networks of a layout take them, [1,3,H,W]."""
+    x = torch.from_numpy(levels).permute(2, 0, 1)[None].float()
+    if layout == "caffe":
+        return x.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(3, 1, 1)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (x / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+def stir(model, layout, head_std):
+    """Running statistics that are not the initial ones, and logits that differ from pixel to pixel, in place."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.uniform_(-0.2, 0.2)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.startswith("classifier"):
+                tensor.normal_(std=head_std)
+        if layout == "caffe":
+            model.conv1.weight /= 60

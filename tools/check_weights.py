@@ -51,30 +51,13 @@ def network(depth, width, layout, stem=None, seed=0):
     """Random weights whose logits differ from pixel to pixel, running statistics that are not the initial ones."""
     torch.manual_seed(seed)
     model = peer.DeepLab(depth, width, CLASSES, layout=layout, stem_width=stem).eval()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name.endswith("running_mean"):
-                tensor.uniform_(-0.2, 0.2)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-            elif name.startswith("classifier"):
-                tensor.normal_(std=0.3)
-        if layout == "caffe":
-            model.conv1.weight /= 60
+    peer.stir(model, layout, 0.3)
     return model
-
-
-def normalised(levels, layout):
-    x = torch.from_numpy(levels).permute(2, 0, 1)[None].float()
-    if layout == "caffe":
-        return x.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(3, 1, 1)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (x / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def logits_of(model, levels, layout):
     with torch.no_grad():
-        x = normalised(levels, layout)
+        x = peer.normalised(levels, layout)
         return F.interpolate(model(x)[0], x.shape[2:], mode="bilinear", align_corners=True)
 
 
@@ -180,7 +163,7 @@ def out_of_the_program(work, levels):
             worst, wrong, ties = 0.0, 0, 0
             for stem_name, image in levels.items():
                 want = logits_of(model, image, layout)
-                x = normalised(image, layout)
+                x = peer.normalised(image, layout)
                 if inside:
                     x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
                 (out,) = session.run(None, {"image": x.numpy()})

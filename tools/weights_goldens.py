@@ -31,27 +31,11 @@ def image():
     return ((y * 7 + x * 13 + c * 50 + (y // 8) * (x // 8) * 31) % 256).astype(np.uint8)
 
 
-def normalised(levels, layout):
-    x = torch.from_numpy(levels).permute(2, 0, 1)[None].float()
-    if layout == "caffe":
-        return x.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(3, 1, 1)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (x / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-
-
 def network(layout, dtype):
     torch.manual_seed(3)
     model = peer.DeepLab(18, 2, CLASSES, layout=layout).eval()
+    peer.stir(model, layout, 0.5)
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name.endswith("running_mean"):
-                tensor.uniform_(-0.2, 0.2)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-            elif name.startswith("classifier"):
-                tensor.normal_(std=0.5)
-        if layout == "caffe":
-            model.conv1.weight /= 60
         state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in model.state_dict().items()}
         model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
     return model, state
@@ -68,7 +52,7 @@ def published(state):
 
 def labels(model, layout):
     with torch.no_grad():
-        logits = model(normalised(image(), layout))[0]
+        logits = model(peer.normalised(image(), layout))[0]
         logits = torch.nn.functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear", align_corners=True)[0]
         best = logits.topk(2, 0).values
         tie = (best[0] - best[1]) <= 1e-4 * logits.abs().max()
