@@ -5,6 +5,7 @@
 //! depends on the seed alone. Everything here is plain host memory: the trainer makes tensors of it.
 
 mod cityscapes;
+mod class_list;
 pub mod classes;
 mod dataset;
 pub mod decode;
@@ -20,6 +21,7 @@ mod synthia;
 pub mod transforms;
 pub mod write;
 
+pub use class_list::{Class, ClassList, ClassSubset};
 pub use classes::{IGNORE, Ids, Subset};
 pub use dataset::{Dataset, DatasetKind, Example, LabelSource, Split};
 pub use loader::{Batch, EvalExample, EvalLoader, Loader, LoaderOptions};
