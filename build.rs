@@ -1,14 +1,22 @@
 //! Compiles `kernels/*.cu` with nvcc, where there is one, and lists the kernels that the operations declare.
 
+#[path = "tools/shared_folder.rs"]
+mod shared_folder;
+
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
 };
 
+use shared_folder::SharedFolder;
+
 fn main() {
-    for path in ["build.rs", "kernels", "src/ops", ".cuda"] {
+    for path in ["build.rs", "tools/shared_folder.rs", "kernels", "src/ops", ".cuda"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in ["NVCC", "CUDA_HOME", "PATH"] {
@@ -75,21 +83,33 @@ fn find_nvcc() -> Option<PathBuf> {
 fn compile_all(nvcc: &Path, out: &Path) {
     let sources: Vec<_> =
         entries("kernels").into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
-    // Kernel files do not depend on each other: compile as many at once as there are cores.
-    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
+    let folder = SharedFolder::open(out, "kernels").unwrap_or_else(|error| fail(&error));
     // Six times smaller than by default; what binaries weigh is mostly their kernels' debug lines. Needs nvcc 12.8.
     let help = Command::new(nvcc).arg("--help").output();
     let small = help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--compress-mode"));
     // What a build makes depends on the sources and on the compiler alone, which its version names.
-    let version = Command::new(nvcc).arg("--version").output().map(|run| run.stdout).unwrap_or_default();
-    let version = format!("{}\n{}", nvcc.display(), String::from_utf8_lossy(&version));
-    for batch in sources.chunks(jobs.max(1)) {
-        std::thread::scope(|scope| {
-            for source in batch {
-                let version = &version;
-                scope.spawn(move || compile(nvcc, version, source, out, small));
-            }
-        });
+    let release = Command::new(nvcc).arg("--version").output().map(|run| run.stdout).unwrap_or_default();
+    let release = String::from_utf8_lossy(&release);
+    let version = format!("{}\n{release}", nvcc.display());
+    // Kernel files do not depend on each other: as many at once as there are cores, the longest first.
+    let jobs: usize = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let length = |path: &PathBuf| fs::metadata(path).map_or(0, |about| about.len());
+    let mut longest_first = sources.clone();
+    longest_first.sort_by_key(|path| Reverse(length(path)));
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, longest_first.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(source) = longest_first.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    compile(nvcc, &version, source, folder.path(), small);
+                }
+            });
+        }
+    });
+    for name in sources.iter().map(|source| stem(source)) {
+        for suffix in ["fatbin", "ptx"] {
+            folder.copy(&format!("{name}.{suffix}"), out).unwrap_or_else(|error| fail(&error));
+        }
     }
     let entry = |source: &PathBuf| {
         let name = stem(source);
@@ -99,10 +119,8 @@ fn compile_all(nvcc: &Path, out: &Path) {
             "    Image {{ name: {name:?}, architectures: &{architectures:?}, bytes: include_bytes!({image:?}) }},\n"
         )
     };
-    let version = Command::new(nvcc).arg("--version").output().map(|run| run.stdout).unwrap_or_default();
-    let version = String::from_utf8_lossy(&version);
     // "Cuda compilation tools, release 13.0, V13.0.88".
-    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("unknown");
+    let release = release.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("unknown");
     write(&out.join("images.rs"), &images(release, &sources.iter().map(entry).collect::<Vec<_>>()));
 }
 
@@ -151,7 +169,10 @@ fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
     with_includes(source, &mut texts);
     let made_of = format!("{version}\n{command:?}\n{texts:?}");
     let stamp = out.join(format!("{name}.made-of"));
+    let report = out.join(format!("{name}.ptxas"));
     if fs::read_to_string(&stamp).is_ok_and(|known| known == made_of) {
+        // tools/ptxas-table.sh goes by the times of files, which a checkout renews.
+        let _ = fs::File::options().append(true).open(&report).and_then(|file| file.set_modified(SystemTime::now()));
         return;
     }
     let _ = fs::remove_file(&stamp);
@@ -173,6 +194,6 @@ fn compile(nvcc: &Path, version: &str, source: &Path, out: &Path, small: bool) {
     // Only a saving of space: the next build writes the folder again.
     let _ = fs::remove_dir_all(&kept);
     // Registers, spills and shared memory of every kernel, for tools/ptxas-table.sh.
-    write(&out.join(format!("{name}.ptxas")), &log);
+    write(&report, &log);
     write(&stamp, &made_of);
 }

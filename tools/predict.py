@@ -5,7 +5,7 @@
     tools/predict.py plan.jsonl [--card a100|h100|h200] [--filter conv2d] [--ptxas FOLDER]
 
 Each launch takes the longest of three: its products at the matrix rate, stretched by how many more blocks the busiest
-multiprocessor gets than the average one; its bytes at the copy rate; 2 microseconds. Registers come from the build script's NAME.ptxas, shared memory from the launch.
+multiprocessor gets than the average one; its bytes at the copy rate; 2 microseconds. Registers come from NAME.ptxas of the build, shared memory from the launch.
 A launch by warpgroups brings the cycles that the choice of its tile expected (src/ops/conv2d/wgmma_tiling.rs, which names what it assumes).
 Prints a markdown table. It is a model to be tested by the first run on a card, and no measurement.
 """
@@ -47,14 +47,9 @@ def registers(folder, architecture):
             if used and kernel:
                 shared = re.search(r"(\d+) bytes smem", line)
                 found[kernel] = int(used[1]), int(shared[1]) if shared else 0
+    if not found:
+        raise SystemExit(f"predict: no .ptxas in {folder}: run tools/setup-cuda.sh, then cargo build, or give --ptxas")
     return found
-
-
-def newest():
-    paths = glob.glob("target/*/build/bicl-*/out/conv2d_mma.ptxas")
-    if not paths:
-        raise SystemExit("predict: no .ptxas under target/: run tools/setup-cuda.sh, then cargo build, or give --ptxas")
-    return os.path.dirname(max(paths, key=os.path.getmtime))
 
 
 def blocks_together(launch, kernel, card):
@@ -100,10 +95,10 @@ def main():
     parser.add_argument("plan")
     parser.add_argument("--card", choices=CARDS, default="a100")
     parser.add_argument("--filter", default="")
-    parser.add_argument("--ptxas")
+    parser.add_argument("--ptxas", default="target/kernels", help="folder of NAME.ptxas, as a build with nvcc leaves it")
     arguments = parser.parse_args()
     card = CARDS[arguments.card]
-    kernels = registers(arguments.ptxas or newest(), card["ptxas"])
+    kernels = registers(arguments.ptxas, card["ptxas"])
     print("| op | shape | pass | longest kernel | blocks an SM at once | blocks for each SM | launches | MB | predicted us | TFLOP/s | limited by |")
     print("|---|---|---|---|--:|--:|--:|--:|--:|--:|---|")
     for line in open(arguments.plan):

@@ -5,8 +5,8 @@
 #
 #   tools/ptxas-table.sh [--sass] [FOLDER]
 #
-# FOLDER is the build script's OUT_DIR with its NAME.ptxas and NAME.fatbin; by default the newest one under
-# CARGO_TARGET_DIR or target/. Exits 1 if a hot kernel spills, if the compiler complained of products that it made wait for each
+# FOLDER holds NAME.ptxas and NAME.fatbin; by default it is kernels/ under CARGO_TARGET_DIR or target/, where the build script puts
+# them. Exits 1 if a hot kernel spills, if the compiler complained of products that it made wait for each
 # other or of registers that do not move (C75..), or with --sass if a kernel by warpgroups lacks HGMMA or UTMALDG, or has HMMA or a fence
 # (MEMBAR) in its main loop. Hot
 # is every kernel but the f64 instances, which serve gradient checks alone.
@@ -24,12 +24,9 @@ for argument; do
     *) folder=$argument ;;
   esac
 done
-if [ -z "$folder" ]; then
-  newest=$(ls -t "${CARGO_TARGET_DIR:-target}"/*/build/bicl-*/out/*.ptxas 2>/dev/null | head -n 1) || true
-  [ -n "$newest" ] || die "no .ptxas under ${CARGO_TARGET_DIR:-target}/: run tools/setup-cuda.sh, then cargo build"
-  folder=$(dirname "$newest")
-fi
-# A renamed kernel file leaves its old .ptxas in OUT_DIR: only those of today's sources count.
+folder=${folder:-${CARGO_TARGET_DIR:-target}/kernels}
+[ -d "$folder" ] || die "no folder $folder: run tools/setup-cuda.sh, then cargo build"
+# A renamed kernel file leaves its old .ptxas there: only those of today's sources count.
 files=()
 for source in kernels/*.cu; do
   name=$(basename "$source" .cu)
@@ -38,13 +35,17 @@ for source in kernels/*.cu; do
   files+=("$folder/$name.ptxas")
 done
 
-vectors=$(mktemp)
-trap 'rm -f "$vectors"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+vectors=$scratch/all
 if [ -n "$sass" ]; then
   cuobjdump=$(PATH=.cuda/bin:${CUDA_HOME:+$CUDA_HOME/bin:}$PATH command -v cuobjdump) ||
     die "no cuobjdump in .cuda/bin, CUDA_HOME or PATH: run tools/setup-cuda.sh"
-  for file in "${files[@]}"; do
-    PATH=$(dirname "$cuobjdump"):$PATH "$cuobjdump" -sass "${file%.ptxas}.fatbin" | awk '
+  export PATH=$(dirname "$cuobjdump"):$PATH
+  # One file's kernels into a file of their own: as many at once as there are cores.
+  sass_of() {
+    set -o pipefail
+    cuobjdump -sass "${1%.ptxas}.fatbin" | awk '
       /code for sm_/ { arch = $3 }
       /Function : / { kernel = $3; seen[arch " " kernel] = 1; loop = 0 }
       # A main loop is what stands between a product and the arrival that gives its slice back.
@@ -64,8 +65,12 @@ if [ -n "$sass" ]; then
         for (key in seen) if (key ~ / conv2d_wgmma_/ && (warps[key] || !groups[key] || !maps[key] || (key !~ /weight/ && !stores[key])) && key !~ /_fixup_/)
           print "bad", key
         for (key in seen) if (key ~ / conv2d_wgmma_/ && fences[key]) print "fenced", key
-      }'
-  done >"$vectors"
+      }' >"$2/$(basename "$1").sass"
+  }
+  export -f sass_of
+  printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -I FILE bash -c 'sass_of "$1" "$2"' _ FILE "$scratch" ||
+    die "cuobjdump cannot read the .fatbin files in $folder"
+  cat "$scratch"/*.sass >"$vectors"
   if grep '^bad ' "$vectors" | sed 's/^bad /ptxas-table: not by warpgroups and tensor maps alone: /' >&2; then exit 1; fi
 fi
 if [ -n "$sass" ] && grep '^fenced ' "$vectors" | sed 's/^fenced /ptxas-table: a fence (MEMBAR) in the main loop: /' >&2; then exit 1; fi

@@ -2,12 +2,17 @@
 //!
 //! One object a file, made anew only when the file, a header it includes, or the command changed.
 
+#[path = "../shared_folder.rs"]
+mod shared_folder;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, exit},
     sync::atomic::{AtomicUsize, Ordering},
 };
+
+use shared_folder::SharedFolder;
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
@@ -18,10 +23,13 @@ fn main() {
     for folder in &folders {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
-    println!("cargo:rerun-if-changed=build.rs");
+    for file in ["build.rs", "../shared_folder.rs"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let shared = SharedFolder::open(&out, "emulated-kernels").unwrap_or_else(|error| fail(&error));
 
     let sources: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
-    let objects: Vec<PathBuf> = sources.iter().map(|source| object(&out, &root, source)).collect();
+    let objects: Vec<PathBuf> = sources.iter().map(|source| object(shared.path(), &root, source)).collect();
     // Optimised in every profile: unoptimised kernels would take hours.
     // Lines alone of the debug information: all of it takes a fifth of the time, and four times the space in every binary.
     let compiler = cc::Build::new().cpp(true).opt_level(2).debug(false).flag("-g1").warnings(false).get_compiler();
@@ -154,10 +162,10 @@ fn emulated_lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
     })
 }
 
-/// `kernels/conv2d.cu` becomes `OUT_DIR/kernels-conv2d.cu.o`.
-fn object(out: &Path, root: &Path, source: &Path) -> PathBuf {
+/// `kernels/conv2d.cu` becomes `FOLDER/kernels-conv2d.cu.o`.
+fn object(folder: &Path, root: &Path, source: &Path) -> PathBuf {
     let relative = source.strip_prefix(root).unwrap_or(source).to_string_lossy().replace('/', "-");
-    out.join(relative + ".o")
+    folder.join(relative + ".o")
 }
 
 fn command(compiler: &cc::Tool, root: &Path, source: &Path, object: &Path) -> Command {
