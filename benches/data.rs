@@ -13,7 +13,7 @@ use std::time::Instant;
 use bicl::data::resize::{Window, bicubic, nearest};
 use bicl::data::rng::Rng;
 use bicl::data::{
-    Dataset, DatasetKind, LabelMap, LabelSource, Loader, LoaderOptions, RgbImage, Split, TrainTransform, classes, write,
+    Dataset, LabelMap, LabelSource, Loader, LoaderOptions, RgbImage, Split, TrainTransform, classes, sets, write,
 };
 
 const ITEMS: u64 = 8;
@@ -30,7 +30,7 @@ fn main() -> bicl::Result<()> {
             write::image_png(&path, &image)?;
         }
     }
-    let data = Arc::new(Dataset::open(DatasetKind::Gta5, &root, Split::Train, &LabelSource::Truth)?);
+    let data = Arc::new(Dataset::open(&sets::gta5(), &root, Split::Train, &LabelSource::Truth)?);
 
     let item = data.read(0)?;
     let full = (1547, 850);

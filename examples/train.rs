@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use bicl::{
     Device, Error, Result, Tensor,
-    data::{Batch, Dataset, DatasetKind, LabelSource, Loader, LoaderOptions, Split, miniature},
+    data::{Batch, Dataset, Description, LabelSource, Loader, LoaderOptions, Split, miniature, sets},
     ops::{PredictSpec, predict},
     train::{Config, Network, Preset, Schedule, Stepper, evaluate},
 };
@@ -21,7 +21,8 @@ const ADAPTATION: u64 = 30;
 fn score(network: &Network, validation: &Arc<Dataset>, config: &Config) -> Result<f64> {
     let transform = config.data.eval_transform();
     let scores = evaluate(network, validation, transform, 1, config.model.classes, |_| ControlFlow::Continue(()))?;
-    Ok(scores.map_or(0.0, |scores| 100.0 * scores.miou))
+    let miou = scores.and_then(|confusion| confusion.scores(config.data.classes()).miou);
+    Ok(100.0 * miou.unwrap_or(0.0))
 }
 
 /// Gives a batch of the target the network's own labels where they are more probable than not, and 255 elsewhere.
@@ -42,10 +43,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = folder.path().join("scenes");
     let scenes = miniature::Options { source_images: 16, target_train: 8, target_val: 8, ..Default::default() };
     miniature::generate(&root, &scenes)?;
-    let open = |kind: DatasetKind, split, labels| Dataset::open(kind, &kind.root_in(&root), split, &labels);
-    let source = Arc::new(open(DatasetKind::Gta5, Split::Train, LabelSource::Truth)?);
-    let target = Arc::new(open(DatasetKind::Cityscapes, Split::Train, LabelSource::None)?);
-    let validation = Arc::new(open(DatasetKind::Cityscapes, Split::Val, LabelSource::Truth)?);
+    let open = |set: Description, split, labels| Dataset::open(&set, &set.root_in(&root), split, &labels);
+    let source = Arc::new(open(sets::gta5(), Split::Train, LabelSource::Truth)?);
+    let target = Arc::new(open(sets::cityscapes(), Split::Train, LabelSource::None)?);
+    let validation = Arc::new(open(sets::cityscapes(), Split::Val, LabelSource::Truth)?);
 
     let mut config = Preset::Miniature.config();
     config.model.width = 8;

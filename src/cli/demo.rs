@@ -6,8 +6,8 @@ use super::{TrainArgs, output, train};
 use crate::{
     Error,
     data::{
-        DatasetKind,
         miniature::{self, Options},
+        sets,
     },
     train::{Interrupt, Preset},
 };
@@ -20,7 +20,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let mut config = args.resolve(Preset::Miniature)?;
     config.expect_runs_on(&device)?;
     let data = &mut config.data;
-    if (data.source, data.target) != (DatasetKind::Gta5, DatasetKind::Cityscapes) {
+    if (&data.source, &data.target) != (&sets::gta5(), &sets::cityscapes()) {
         return Err(
             Error::Config("--demo generates gta5 and cityscapes; leave data.source and data.target".into()).into()
         );
@@ -41,7 +41,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     miniature::generate(&root, &options)?;
     let Some(evaluations) = train::execute(args, &config, &device, &out, false, interrupt)? else { return Ok(()) };
-    train::report(args, &out, &evaluations)?;
+    train::report(args, &config, &out, &evaluations)?;
     if !args.json {
         output::line(format_args!("the whole demo took {:.0} s", start.elapsed().as_secs_f64()))?;
     }

@@ -4,11 +4,11 @@ use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use serde_json::json;
 
-use super::{WeightsArgs, output};
+use super::{Domain, WeightsArgs, confusion_file, output};
 use crate::{
     Error,
-    data::{Dataset, DatasetKind, LabelSource, Split},
-    train::{self, weights},
+    data::{ClassList, Dataset, LabelSource, Split, write},
+    train::{self, Confusion, weights},
 };
 
 #[derive(clap::Args, Debug)]
@@ -18,12 +18,19 @@ pub(super) struct EvalArgs {
     /// Folder with cityscapes/ and so on; by default the folders of the run.
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// The data set: by default the run's target.
+    /// The data set (`trainer datasets` lists them) or a description's file.toml: by default the run's target.
     #[arg(long, value_name = "NAME")]
-    dataset: Option<DatasetKind>,
+    dataset: Option<Domain>,
     /// train or val.
     #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val"])]
     split: String,
+    /// Write the confusion matrix: FILE.csv with pixels by true class (row) and predicted class (column), or FILE.png with the
+    /// shares of each row.
+    #[arg(long, value_name = "FILE", value_parser = confusion_file::path)]
+    confusion: Option<PathBuf>,
+    /// Write the scores of each image as CSV.
+    #[arg(long, value_name = "FILE")]
+    per_image: Option<PathBuf>,
     #[command(flatten)]
     given: WeightsArgs,
     /// cpu, cuda or cuda:N.
@@ -37,6 +44,15 @@ pub(super) struct EvalArgs {
     json: bool,
 }
 
+/// One line of the table of images: its name, mean IoU, pixel accuracy, and the IoU of each class, empty where there is none.
+fn image_line(name: &str, confusion: &Confusion, classes: &ClassList) -> String {
+    let scores = confusion.scores(classes);
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!(",{value:.6}"));
+    let cell = |value: Option<f64>| if value.is_some() { number(value) } else { ",".into() };
+    let values = [scores.miou, scores.pixel_accuracy].into_iter().chain(scores.iou.iter().copied());
+    confusion_file::quoted(name) + &values.map(cell).collect::<String>() + "\n"
+}
+
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let split = match args.split.as_str() {
         "train" => Split::Train,
@@ -45,21 +61,39 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let path = super::checkpoint(&args.checkpoint)?;
     let device = super::device(args.device.as_deref(), args.no_autotune)?;
     let (network, config, report) = train::open_network(&path, args.given.given(), &device)?;
-    let kind = args.dataset.unwrap_or(config.data.target);
-    let root = match &args.data_root {
-        Some(root) => kind.root_in(root),
-        None if kind == config.data.source => config.data.source_root.clone(),
-        None => config.data.target_root.clone(),
+    let set = args.dataset.as_ref().map_or(&config.data.target, |domain| &domain.description);
+    let named = args.dataset.as_ref().and_then(|domain| domain.root.clone());
+    let root = match (named, &args.data_root) {
+        (Some(root), _) => root,
+        (None, Some(root)) => set.root_in(root),
+        (None, None) if *set == config.data.source => config.data.source_root.clone(),
+        (None, None) => config.data.target_root.clone(),
     };
-    let dataset = Arc::new(Dataset::open(kind, &root, split, &LabelSource::Truth)?);
+    let dataset = Arc::new(Dataset::open(set, &root, split, &LabelSource::Truth)?);
+    dataset.expect_ids()?;
+    let classes = config.data.classes();
+    let names: Vec<String> =
+        (0..config.model.classes).map(|class| confusion_file::quoted(&classes.name(class))).collect();
+    let mut lines = format!("image,miou,pixel_accuracy,{}\n", names.join(","));
     let (transform, threads) = (config.data.eval_transform(), config.data.threads);
-    let scores =
-        train::evaluate(&network, &dataset, transform, threads, config.model.classes, |_| ControlFlow::Continue(()))?;
-    let scores = scores.ok_or_else(|| Error::Internal("the evaluation broke off".into()))?;
+    let confusion = train::evaluate(&network, &dataset, transform, threads, config.model.classes, |image| {
+        if args.per_image.is_some() {
+            lines.push_str(&image_line(image.name, image.confusion, classes));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let confusion = confusion.ok_or_else(|| Error::Internal("the evaluation broke off".into()))?;
+    let scores = confusion.scores(classes);
+    if let Some(file) = &args.confusion {
+        confusion_file::write(file, &confusion, classes)?;
+    }
+    if let Some(file) = &args.per_image {
+        write::atomically(file, lines.as_bytes())?;
+    }
     if args.json {
         let checkpoint = output::json_path(&path);
         output::line(json!({
-            "checkpoint": checkpoint, "dataset": kind, "split": args.split, "scores": scores, "weights": report,
+            "checkpoint": checkpoint, "dataset": set.name(), "split": args.split, "scores": scores, "weights": report,
         }))
     } else {
         report.iter().flat_map(weights::Report::lines).try_for_each(output::line)?;
@@ -68,7 +102,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             path.display(),
             scores.images,
             root.display(),
-            train::scores_table(&scores).trim_end()
+            train::scores_table(&scores, classes).trim_end()
         ))
     }
 }

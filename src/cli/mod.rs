@@ -1,8 +1,11 @@
 //! The command line: one file per subcommand. Exit status 0 done, 1 failed, 2 wrong usage; an error is one line.
 
 mod check;
+mod confusion_file;
+mod datasets;
 mod demo;
 mod doctor;
+mod domain;
 mod eval;
 mod export;
 mod generate;
@@ -18,10 +21,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use domain::Domain;
 
 use crate::{
     Device,
-    data::DatasetKind,
     nn::Precision,
     train::{
         Architecture, Config, Preset,
@@ -53,7 +56,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Generate the miniature data set: street scenes in two styles, in GTA5's and Cityscapes' layouts.
     Generate(generate::GenerateArgs),
-    /// Score a checkpoint on labelled images: IoU of each class, means, pixel accuracy.
+    /// List the data sets that can be named, or print one's description to copy.
+    Datasets(datasets::DatasetsArgs),
+    /// Score a checkpoint on labelled images: IoU, precision and recall of each class, means, accuracies.
     Eval(eval::EvalArgs),
     /// Predict images: a colour map and an overlay for each.
     Predict(predict::PredictArgs),
@@ -66,13 +71,13 @@ enum Command {
 /// What decides a training run.
 #[derive(clap::Args, Debug, Default)]
 struct TrainArgs {
-    /// Labelled data set: gta5 or synthia.
+    /// Labelled data set: gta5, synthia and so on (`trainer datasets` lists them), or a description's file.toml.
     #[arg(long, value_name = "NAME")]
-    source: Option<DatasetKind>,
-    /// Unlabelled data set: cityscapes.
+    source: Option<Domain>,
+    /// Unlabelled data set, of the same kinds, or folder:DIR for any folder of images.
     #[arg(long, value_name = "NAME")]
-    target: Option<DatasetKind>,
-    /// Folder with gta5/, synthia/, cityscapes/ as their downloads unpack.
+    target: Option<Domain>,
+    /// Folder with gta5/, synthia/, cityscapes/ and so on as their downloads unpack.
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
     /// Folder of the source, where it is not in the data root.
@@ -81,6 +86,10 @@ struct TrainArgs {
     /// Folder of the target, where it is not in the data root.
     #[arg(long, value_name = "DIR")]
     target_root: Option<PathBuf>,
+    /// Leave out pairs of images and labels that cannot be used (broken, of different sizes), and say which: at most this share of
+    /// them, 0.01 where none is given. Reads every file once before the first step.
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_missing_value = "0.01")]
+    skip_bad: Option<f64>,
     /// TOML file of settings, over the preset.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -114,7 +123,7 @@ struct TrainArgs {
     partial: bool,
     /// Continue the run in this folder, bit for bit (with --data-root and the like where the data has moved).
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "source", "target", "config", "preset", "set", "precision", "seed", "out", "init_weights", "weights",
+        "source", "target", "skip_bad", "config", "preset", "set", "precision", "seed", "out", "init_weights", "weights",
         "demo",
     ])]
     resume: Option<PathBuf>,
@@ -147,34 +156,34 @@ impl TrainArgs {
 
     /// Preset, file, assignments, then the options of their own.
     fn resolve(&self, preset: Preset) -> crate::Result<Config> {
-        let mut config = Config::resolve(
-            self.preset.unwrap_or(preset),
-            self.config.as_deref(),
-            &assignments(self.weights, &self.set),
-        )?;
-        if let Some(source) = self.source {
-            config.data.source = source;
-        }
-        if let Some(target) = self.target {
-            config.data.target = target;
-        }
+        let mut config = Config::resolve(self.preset.unwrap_or(preset), self.config.as_deref(), &self.assignments())?;
         self.place(&mut config)?;
         config.seed = self.seed.unwrap_or(config.seed);
         config.precision = self.precision.unwrap_or(config.precision);
         Ok(config)
     }
 
+    /// Every option that is a setting, and then `--set`.
+    fn assignments(&self) -> Vec<String> {
+        let domain = |key: &str, domain: &Domain| format!("data.{key}={}", toml::Value::from(domain.name.as_str()));
+        let source = self.source.iter().map(|source| domain("source", source));
+        let target = self.target.iter().map(|target| domain("target", target));
+        let skip_bad = self.skip_bad.iter().map(|share| format!("data.skip_bad={share:?}"));
+        source.chain(target).chain(skip_bad).chain(assignments(self.weights, &self.set)).collect()
+    }
+
     /// The folders of the data, where the command line names them.
     fn place(&self, config: &mut Config) -> crate::Result<()> {
+        let named = |domain: &Option<Domain>| domain.as_ref().and_then(|domain| domain.root.clone());
         if let Some(root) = &self.data_root {
             config.data.source_root = config.data.source.root_in(root);
             config.data.target_root = config.data.target.root_in(root);
         }
-        if let Some(root) = &self.source_root {
-            config.data.source_root.clone_from(root);
+        if let Some(root) = self.source_root.clone().or(named(&self.source)) {
+            config.data.source_root = root;
         }
-        if let Some(root) = &self.target_root {
-            config.data.target_root.clone_from(root);
+        if let Some(root) = self.target_root.clone().or(named(&self.target)) {
+            config.data.target_root = root;
         }
         for root in [&config.data.source_root, &config.data.target_root] {
             if root.to_str().is_none() {
@@ -257,6 +266,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match args.command {
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Datasets(args)) => datasets::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Generate(args)) => generate::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),

@@ -40,7 +40,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     };
     let evaluations = execute(args, &config, &device, &out, resume, Interrupt::install()?)?;
     let Some(evaluations) = evaluations else { return Ok(()) };
-    report(args, &out, &evaluations)
+    report(args, &config, &out, &evaluations)
 }
 
 /// Trains and says where; `None` where the run was stopped before its end.
@@ -87,25 +87,33 @@ pub(super) fn execute(
 }
 
 /// The first and the last evaluation, with the gain.
-pub(super) fn report(args: &TrainArgs, out: &Path, evaluations: &[(String, Scores)]) -> anyhow::Result<()> {
+pub(super) fn report(
+    args: &TrainArgs,
+    config: &Config,
+    out: &Path,
+    evaluations: &[(String, Scores)],
+) -> anyhow::Result<()> {
     let (Some((first, before)), Some((last, after))) = (evaluations.first(), evaluations.last()) else {
-        return Ok(());
+        return match args.json {
+            true => output::line(json!({ "run": output::json_path(out), "evaluations": {}, "gain_points": null })),
+            false => output::line(format_args!("done; pictures in {}", out.join("samples").display())),
+        };
     };
+    let (gain, classes) = (train::gain(before, after), config.data.classes());
     if args.json {
         let by_name: serde_json::Map<String, serde_json::Value> =
             evaluations.iter().map(|(name, scores)| (name.clone(), json!(scores))).collect();
-        let gain = 100.0 * (after.miou - before.miou);
         return output::line(json!({
             "run": output::json_path(out), "evaluations": by_name, "gain_points": gain,
         }));
     }
     if evaluations.len() == 1 {
-        return output::line(format_args!("\n{}", train::scores_table(before).trim_end()));
+        return output::line(format_args!("\n{}", train::scores_table(before, classes).trim_end()));
     }
     output::line(format_args!(
-        "\n{}\ngain of {:+.1} points of mIoU; pictures in {}",
-        train::side_by_side([first, &format!("adapted ({last})")], before, after),
-        100.0 * (after.miou - before.miou),
+        "\n{}\ngain of {} points of mIoU; pictures in {}",
+        train::side_by_side([first, &format!("adapted ({last})")], before, after, classes),
+        gain.map_or_else(|| "-".into(), |gain| format!("{gain:+.1}")),
         out.join("samples").display()
     ))
 }

@@ -68,6 +68,15 @@ impl ClassList {
         Ok(Self { classes, subsets })
     }
 
+    /// `class 0`, `class 1`, ... in colours that differ from neighbour to neighbour.
+    pub fn numbered(count: usize) -> Result<Self> {
+        // Hues a golden angle apart.
+        let level = |hue: f64| (255.0 * ((hue * 6.0 - 3.0).abs() - 1.0).clamp(0.0, 1.0)) as u8;
+        let color = |c: usize| [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|shift| level((c as f64 * 0.381_966 + shift).fract()));
+        let class = |c: usize| Class { name: format!("class {c}"), color: color(c), label_id: None };
+        Self::new((0..count).map(class).collect(), Vec::new())
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.classes.len()
@@ -91,6 +100,11 @@ impl ClassList {
     /// The colour of train id `class`; black beyond the list.
     pub fn color(&self, class: usize) -> [u8; 3] {
         self.classes.get(class).map_or([0; 3], |class| class.color)
+    }
+
+    /// The colours of all ids, 256 of them: black where there is no class.
+    pub fn palette(&self) -> Vec<[u8; 3]> {
+        (0..256).map(|id| self.color(id)).collect()
     }
 
     /// The subsets with a mean of their own.

@@ -1,99 +1,15 @@
 //! A data set on disk: finding its files, checking that they belong together, reading one item.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::classes::Ids;
-use super::listing::{Item, Layout};
-use super::pixels::{LabelMap, RgbImage};
-use super::{cityscapes, decode, gta5, synthia};
+use super::{
+    decode,
+    description::{Description, LabelTable},
+    listing::{self, Expected, Item},
+    pixels::{LabelMap, RgbImage},
+    split::Split,
+};
 use crate::{Error, Result};
-
-/// Whose layout and ids a folder has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DatasetKind {
-    /// `images/*.png`, `labels/*.png` (Richter et al., ECCV 2016).
-    Gta5,
-    /// `RGB/*.png`, `GT/LABELS/*.png`: SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016).
-    Synthia,
-    /// `leftImg8bit/SPLIT/CITY/*`, `gtFine/SPLIT/CITY/*` (Cordts et al., CVPR 2016).
-    Cityscapes,
-}
-
-impl DatasetKind {
-    /// The name: also the folder below `--data-root`.
-    pub fn name(self) -> &'static str {
-        self.layout().name
-    }
-
-    /// The data set's folder below `data_root`.
-    pub fn root_in(self, data_root: &Path) -> PathBuf {
-        data_root.join(self.name())
-    }
-
-    /// How its label files count the classes.
-    pub fn ids(self) -> Ids {
-        match self {
-            Self::Gta5 => Ids::Gta5,
-            Self::Synthia => Ids::Synthia,
-            Self::Cityscapes => Ids::Cityscapes,
-        }
-    }
-
-    fn layout(self) -> &'static Layout {
-        match self {
-            Self::Gta5 => &gta5::LAYOUT,
-            Self::Synthia => &synthia::LAYOUT,
-            Self::Cityscapes => &cityscapes::LAYOUT,
-        }
-    }
-}
-
-impl fmt::Display for DatasetKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for DatasetKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        [Self::Gta5, Self::Synthia, Self::Cityscapes]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| Error::Config(format!("unknown data set `{name}`; use gta5, synthia or cityscapes")))
-    }
-}
-
-/// Which part. GTA5 and SYNTHIA are not divided: all of it is both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// Training images.
-    Train,
-    /// Validation images.
-    Val,
-}
-
-impl Split {
-    /// The folder name in Cityscapes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Val => "val",
-        }
-    }
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Where the labels come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,59 +36,83 @@ pub struct Example {
 /// A data set: its items, sorted by name.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    kind: DatasetKind,
+    description: Description,
     root: PathBuf,
-    ids: Ids,
+    table: LabelTable,
     items: Vec<Item>,
 }
 
 impl Dataset {
-    /// Lists the data set of `kind` in the folder `root` and checks that every image has its label file.
+    /// Lists the described data set in the folder `root` and checks that every image has its label file.
     ///
     /// A missing folder, a folder without images and an image without label are errors that state the expected layout.
     /// No file is opened yet.
-    pub fn open(kind: DatasetKind, root: &Path, split: Split, labels: &LabelSource) -> Result<Self> {
-        let found = match kind {
-            DatasetKind::Gta5 => gta5::list(root),
-            DatasetKind::Synthia => synthia::list(root),
-            DatasetKind::Cityscapes => cityscapes::list(root, split.name()),
-        }?;
-        let mut items = found.items;
-        items.sort_by(|a, b| a.name.cmp(&b.name));
-        if items.is_empty() {
-            let message = format!("no .png or .jpg image here; {}", kind.layout());
-            return Err(Error::data(found.folder, message));
-        }
-        if let Some(pair) = items.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            let message = format!("a second image with the name of {}; remove one", pair[0].image.display());
-            return Err(Error::data(&pair[1].image, message));
-        }
-        for item in &mut items {
-            match labels {
-                LabelSource::None => item.labels = None,
-                LabelSource::Truth => {}
-                LabelSource::Folder(folder) => item.labels = Some(folder.join(&item.pseudo)),
+    pub fn open(description: &Description, root: &Path, split: Split, labels: &LabelSource) -> Result<Self> {
+        let (title, name) = (description.title(), description.name());
+        let files = description.files(split).ok_or_else(|| {
+            Error::data(root, format!("{title} has no split {split}; describe one (trainer datasets show {name})"))
+        })?;
+        let expected = Expected { title, files };
+        let mut items = listing::items(root, &expected)?;
+        let table = match labels {
+            LabelSource::Truth => {
+                description.labels().filter(|_| files.labels.is_some()).cloned().ok_or_else(|| {
+                    Error::data(root, format!("{title} has no labels in its split {split}; choose a labelled data set"))
+                })?
             }
-            if let Some(path) = &item.labels
-                && !path.is_file()
-            {
-                let advice = match labels {
-                    LabelSource::Folder(_) => "pseudo labels are written before each round".to_owned(),
-                    _ => kind.layout().to_string(),
-                };
-                return Err(Error::data(
-                    &item.image,
-                    format!("image without label: {} is missing; {advice}", path.display()),
-                ));
+            _ => LabelTable::train_ids(description.classes().len()),
+        };
+        match labels {
+            LabelSource::Truth => {
+                let advice = |path: &Path| train_ids_beside(path).unwrap_or_else(|| expected.to_string());
+                expect_labels(&items, advice)?;
             }
+            _ => items.iter_mut().for_each(|item| item.labels = None),
         }
-        let ids = if matches!(labels, LabelSource::Folder(_)) { Ids::Train } else { kind.ids() };
-        Ok(Self { kind, root: root.to_owned(), ids, items })
+        let dataset = Self { description: description.clone(), root: root.to_owned(), table, items };
+        match labels {
+            LabelSource::Folder(folder) => dataset.with_pseudo_labels(folder),
+            _ => Ok(dataset),
+        }
     }
 
-    /// The kind.
-    pub fn kind(&self) -> DatasetKind {
-        self.kind
+    /// The same images with the pseudo labels in `folder`, which must all be there.
+    pub fn with_pseudo_labels(&self, folder: &Path) -> Result<Self> {
+        let table = LabelTable::train_ids(self.description.classes().len());
+        let mut dataset = Self { table, ..self.clone() };
+        dataset.items.iter_mut().for_each(|item| item.labels = Some(folder.join(pseudo_label(item))));
+        expect_labels(&dataset.items, |_| "pseudo labels are written before each round".to_owned())?;
+        Ok(dataset)
+    }
+
+    /// The labelled images to score on; `Err` is the reason why there are none: no such split, no label in it.
+    ///
+    /// Errors of the outer result are those of [`Self::open`]: a split of which only some images have labels.
+    pub fn open_labelled(description: &Description, root: &Path, split: Split) -> Result<Result<Self, String>> {
+        let title = description.title();
+        let Some(files) = description.files(split) else { return Ok(Err(format!("{title} has no split {split}"))) };
+        if files.labels.is_none() {
+            return Ok(Err(format!("{title} has no labels")));
+        }
+        let folder = root.join(files.images.base());
+        if !folder.is_dir() && root.is_dir() {
+            return Ok(Err(format!("there is no folder {}", folder.display())));
+        }
+        let items = listing::items(root, &Expected { title, files })?;
+        let labels = || items.iter().filter_map(|item| item.labels.as_ref());
+        match labels().find(|path| path.is_file()) {
+            Some(_) => Self::open(description, root, split, &LabelSource::Truth).map(Ok),
+            // Train ids where label ids are expected: an error with what to do.
+            None if labels().next().is_some_and(|path| train_ids_beside(path).is_some()) => {
+                Self::open(description, root, split, &LabelSource::Truth).map(Ok)
+            }
+            None => Ok(Err(format!("no image in {} has a label", folder.display()))),
+        }
+    }
+
+    /// The description.
+    pub fn description(&self) -> &Description {
+        &self.description
     }
 
     /// The folder.
@@ -200,10 +140,18 @@ impl Dataset {
         self.items.truncate(n.max(1));
     }
 
-    /// Where the pseudo label of item `index` lies below `folder`: `CITY/NAME_gtFine_labelTrainIds.png` for Cityscapes,
-    /// `NAME.png` for the others.
+    /// Leaves out the items at these places; at least one stays.
+    pub fn leave_out(&mut self, places: &[usize]) {
+        let mut place = 0;
+        self.items.retain(|_| {
+            place += 1;
+            !places.contains(&(place - 1))
+        });
+    }
+
+    /// Where the pseudo label of item `index` lies below `folder`: `NAME.png`, with the folders of the item's name.
     pub fn pseudo_label_path(&self, folder: &Path, index: usize) -> Result<PathBuf> {
-        Ok(folder.join(&self.item(index)?.pseudo))
+        Ok(folder.join(pseudo_label(self.item(index)?)))
     }
 
     /// Reads item `index`. A broken file and an image and label that differ in size are errors with the file's name.
@@ -213,7 +161,7 @@ impl Dataset {
         let labels = match &item.labels {
             None => None,
             Some(path) => {
-                let labels = decode::read_labels(path, self.ids)?;
+                let labels = decode::read_labels(path, &self.table)?;
                 if (labels.width(), labels.height()) != (image.width(), image.height()) {
                     let message = format!(
                         "label is {} x {}, but its image {} is {} x {}; use the pair of one download",
@@ -235,4 +183,28 @@ impl Dataset {
         let missing = || Error::shape("Dataset::read", format!("item {index} of {}", self.items.len()));
         self.items.get(index).ok_or_else(missing)
     }
+}
+
+fn expect_labels(items: &[Item], advice: impl Fn(&Path) -> String) -> Result<()> {
+    for item in items {
+        if let Some(path) = &item.labels
+            && !path.is_file()
+        {
+            let message = format!("image without label: {} is missing; {}", path.display(), advice(path));
+            return Err(Error::data(&item.image, message));
+        }
+    }
+    Ok(())
+}
+
+fn pseudo_label(item: &Item) -> PathBuf {
+    format!("{}.png", item.name).into()
+}
+
+/// What to do where a file of label ids is missing and one of train ids lies in its place.
+fn train_ids_beside(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let other = path.with_file_name(name.replace("_labelIds", "_labelTrainIds"));
+    let found = other != *path && other.is_file();
+    found.then(|| format!("{} is there: train ids are read by the data set cityscapes-trainids", other.display()))
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
+use image::{ImageDecoder, ImageFormat, metadata::Orientation};
 use png::{BitDepth, ColorType, Transformations};
 
-use super::classes::{Ids, of_color};
+use super::classes::IGNORE;
+use super::description::LabelTable;
 use super::pixels::{LabelMap, RgbImage};
 use crate::{Error, Result};
 
@@ -16,7 +18,12 @@ const MAX_PIXELS: u64 = 1 << 27;
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
-/// Reads a PNG or JPEG image; grey becomes RGB, 16 bits become 8, transparency is dropped.
+/// What is read besides PNG, with its name in messages.
+const FORMATS: [(ImageFormat, &str); 4] =
+    [(ImageFormat::Jpeg, "JPEG"), (ImageFormat::WebP, "WebP"), (ImageFormat::Bmp, "BMP"), (ImageFormat::Tiff, "TIFF")];
+
+/// Reads an image (PNG, JPEG, WebP, BMP, TIFF) as it is to be looked at: turned as its EXIF entry says. Grey becomes RGB, 16
+/// bits become 8, transparency is dropped.
 ///
 /// A file that is missing, empty, truncated, damaged or of another format is an error with its name.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
@@ -31,19 +38,20 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
             ColorType::Indexed => return Err(Error::Internal(format!("{}: palette not expanded", path.display()))),
         };
         RgbImage::new(decoded.width, decoded.height, pixels)
-    } else if bytes.starts_with(JPEG_SIGNATURE) {
-        decode_jpeg(path, &bytes)
     } else {
-        Err(Error::data(path, "neither a PNG nor a JPEG file; replace it by the original image"))
+        if bytes.starts_with(JPEG_SIGNATURE) {
+            expect_whole_jpeg(path, &bytes)?;
+        }
+        decode_other(path, &bytes)
     }
 }
 
-/// Reads a label PNG and translates its ids into train ids.
+/// Reads a label file and translates its ids into train ids.
 ///
-/// Paletted and grey files hold the id itself (8 or 16 bits); 16-bit colour files hold it in the first channel (SYNTHIA);
-/// 8-bit colour files are coloured with the palette of GTA5 and Cityscapes, except that SYNTHIA's keep the id in red.
-/// An id or a colour that the data set does not know is an error that names the first such pixel.
-pub fn read_labels(path: &Path, ids: Ids) -> Result<LabelMap> {
+/// Paletted and grey files hold the id itself (8 or 16 bits); but a palette that was compacted or sorted anew tells the class by its
+/// colours. In files with colour channels the id lies in the table's channel, in all three alike, or is told by the
+/// colour. An id or a colour that the data set does not know is an error that names the first such pixel.
+pub fn read_labels(path: &Path, table: &LabelTable) -> Result<LabelMap> {
     let bytes = read_bytes(path)?;
     if bytes.starts_with(JPEG_SIGNATURE) {
         return Err(Error::data(path, "a JPEG file cannot hold labels (compression changes the ids); use PNG"));
@@ -52,68 +60,110 @@ pub fn read_labels(path: &Path, ids: Ids) -> Result<LabelMap> {
         return Err(Error::data(path, "not a PNG file; replace it by the original label file"));
     }
     let png = decode_png(path, bytes, Transformations::IDENTITY)?;
-    let (width, height) = (png.width, png.height);
+    let width = png.width;
     let channels = png.color.samples();
-    let table = ids.table();
-    let unknown_id = |index: usize, id: u16| {
-        let message = format!(
-            "id {id} at pixel (x {}, y {}) is not a {} id (0 to {}, or 255); check that this is the right label file",
-            index % width,
-            index / width,
-            ids.name(),
-            ids.last()
-        );
-        Error::data(path, message)
-    };
     let colored = matches!(png.color, ColorType::Rgb | ColorType::Rgba);
-    let mut labels = Vec::with_capacity(width * height);
-    match png.depth {
+    let channel = table.channel.filter(|_| colored).unwrap_or(0);
+    let by_id = |index: usize, id: u16| {
+        table.ids.get(usize::from(id)).copied().flatten().ok_or_else(|| {
+            let (x, y) = (index % width, index / width);
+            let (title, last) = (&table.title, table.last());
+            let advice = "check that this is the right label file";
+            Error::data(
+                path,
+                format!("id {id} at pixel (x {x}, y {y}) is not a {title} id (0 to {last}, or 255); {advice}"),
+            )
+        })
+    };
+    let labels: Result<Vec<u8>> = match png.depth {
         BitDepth::Sixteen => {
-            for (index, pixel) in png.bytes.chunks_exact(2 * channels).enumerate() {
-                let id = u16::from_be_bytes([pixel[0], pixel[1]]);
-                let class = table.get(usize::from(id)).copied().flatten();
-                labels.push(class.ok_or_else(|| unknown_id(index, id))?);
+            let words = png.bytes.chunks_exact(2 * channels).map(|pixel| &pixel[2 * channel..]);
+            words.enumerate().map(|(index, word)| by_id(index, u16::from_be_bytes([word[0], word[1]]))).collect()
+        }
+        BitDepth::Eight if colored && table.channel.is_none() && !holds_ids(&png.bytes, channels, table) => {
+            by_color(path, &png, table)
+        }
+        BitDepth::Eight if colored => {
+            let ids = png.bytes.chunks_exact(channels).map(|pixel| pixel[channel]);
+            ids.enumerate().map(|(index, id)| by_id(index, id.into())).collect()
+        }
+        _ => {
+            let indices = indices(&png);
+            match png.palette.as_deref().and_then(|palette| by_palette(&indices, palette, table)) {
+                Some(classes) => Ok(indices.iter().map(|&index| classes[usize::from(index)]).collect()),
+                None => indices.iter().enumerate().map(|(index, &id)| by_id(index, id.into())).collect(),
             }
         }
-        BitDepth::Eight if colored && ids != Ids::Synthia => {
-            let mut last = ([0; 3], 255);
-            for (index, pixel) in png.bytes.chunks_exact(channels).enumerate() {
-                let color = [pixel[0], pixel[1], pixel[2]];
-                if color != last.0 {
-                    let class = of_color(color).ok_or_else(|| {
-                        let [r, g, b] = color;
-                        let (x, y) = (index % width, index / width);
-                        let message = format!(
-                            "colour ({r}, {g}, {b}) at pixel (x {x}, y {y}) is not in the palette of GTA5 and Cityscapes; use the original label file"
-                        );
-                        Error::data(path, message)
-                    })?;
-                    last = (color, class);
-                }
-                labels.push(last.1);
-            }
-        }
-        BitDepth::Eight => {
-            for (index, pixel) in png.bytes.chunks_exact(channels).enumerate() {
-                labels.push(table[usize::from(pixel[0])].ok_or_else(|| unknown_id(index, pixel[0].into()))?);
-            }
-        }
-        BitDepth::One | BitDepth::Two | BitDepth::Four => {
-            let bits = png.depth as usize;
-            for y in 0..height {
-                let row = &png.bytes[y * png.line_size..];
-                for x in 0..width {
-                    let shift = 8 - bits - (x * bits) % 8;
-                    let id = (row[x * bits / 8] >> shift) & ((1 << bits) - 1);
-                    labels.push(table[usize::from(id)].ok_or_else(|| unknown_id(y * width + x, id.into()))?);
-                }
-            }
-        }
-    }
-    LabelMap::new(width, height, labels)
+    };
+    LabelMap::new(width, png.height, labels?)
 }
 
-/// Width and height of a PNG or JPEG file, from its header.
+/// The samples of the first channel, of at most 8 bits, unpacked.
+fn indices(png: &Png) -> Vec<u8> {
+    let bits = png.depth as usize;
+    if bits == 8 {
+        return png.bytes.chunks_exact(png.color.samples()).map(|pixel| pixel[0]).collect();
+    }
+    let mut indices = Vec::with_capacity(png.width * png.height);
+    for y in 0..png.height {
+        let row = &png.bytes[y * png.line_size..];
+        indices.extend((0..png.width).map(|x| (row[x * bits / 8] >> (8 - bits - (x * bits) % 8)) & ((1 << bits) - 1)));
+    }
+    indices
+}
+
+/// Whether a file with colour channels holds known ids in all three alike, as image libraries write grey.
+fn holds_ids(bytes: &[u8], channels: usize, table: &LabelTable) -> bool {
+    let id = |pixel: &[u8]| pixel[0] == pixel[1] && pixel[0] == pixel[2] && table.ids[usize::from(pixel[0])].is_some();
+    bytes.chunks_exact(channels).all(id)
+}
+
+/// Train ids by a palette's index, where its colours contradict that the index is the id: an editor that drops unused
+/// entries or sorts them leaves the picture as it is.
+fn by_palette(indices: &[u8], palette: &[u8], table: &LabelTable) -> Option<[u8; 256]> {
+    let mut used = [false; 256];
+    indices.iter().for_each(|&index| used[usize::from(index)] = true);
+    let (mut classes, mut contradicted) = ([IGNORE; 256], false);
+    for index in (0..256).filter(|&index| used[index]) {
+        let color: [u8; 3] = palette.get(3 * index..3 * index + 3)?.try_into().ok()?;
+        let class = *table.colors.get(&color)?;
+        classes[index] = class;
+        let own = table.palette.get(&(index as u8)).copied().unwrap_or([0; 3]);
+        contradicted |= color != own && table.ids[index] != Some(class);
+    }
+    contradicted.then_some(classes)
+}
+
+fn by_color(path: &Path, png: &Png, table: &LabelTable) -> Result<Vec<u8>> {
+    let mut last = None;
+    let class = |(index, pixel): (usize, &[u8])| {
+        let color = [pixel[0], pixel[1], pixel[2]];
+        if let Some((known, class)) = last
+            && known == color
+        {
+            return Ok(class);
+        }
+        let class = *table.colors.get(&color).ok_or_else(|| {
+            let ([r, g, b], x, y) = (color, index % png.width, index / png.width);
+            let palette_of = &table.palette_of;
+            let advice = match table.colors.is_empty() {
+                true => "its labels are read from ids alone",
+                false => "use the original label file",
+            };
+            Error::data(
+                path,
+                format!(
+                    "colour ({r}, {g}, {b}) at pixel (x {x}, y {y}) is not in the palette of {palette_of}; {advice}"
+                ),
+            )
+        })?;
+        last = Some((color, class));
+        Ok(class)
+    };
+    png.bytes.chunks_exact(png.color.samples()).enumerate().map(class).collect()
+}
+
+/// Width and height of an image file, from its header, before it is turned.
 pub fn image_size(path: &Path) -> Result<(usize, usize)> {
     let reader =
         image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e))?;
@@ -127,6 +177,8 @@ struct Png {
     color: ColorType,
     depth: BitDepth,
     line_size: usize,
+    /// Red, green, blue of each entry.
+    palette: Option<Vec<u8>>,
     bytes: Vec<u8>,
 }
 
@@ -139,6 +191,7 @@ fn decode_png(path: &Path, bytes: Vec<u8>, transformations: Transformations) -> 
     let (width, height) = (reader.info().width, reader.info().height);
     check_size(path, width, height)?;
     let size = reader.output_buffer_size().ok_or_else(|| Error::data(path, "the image is too large"))?;
+    let palette = reader.info().palette.as_ref().map(|palette| palette.to_vec());
     let mut bytes = vec![0; size];
     let info = reader.next_frame(&mut bytes).map_err(|e| broken(path, "PNG", &e))?;
     Ok(Png {
@@ -147,22 +200,38 @@ fn decode_png(path: &Path, bytes: Vec<u8>, transformations: Transformations) -> 
         color: info.color_type,
         depth: info.bit_depth,
         line_size: info.line_size,
+        palette,
         bytes,
     })
 }
 
-fn decode_jpeg(path: &Path, bytes: &[u8]) -> Result<RgbImage> {
+fn expect_whole_jpeg(path: &Path, bytes: &[u8]) -> Result<()> {
     // The decoder fills the rest of a truncated file with grey; the end marker must follow the last scan.
     let find = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
-    if find([0xff, 0xda]).is_none_or(|scan| find([0xff, 0xd9]).is_none_or(|end| end < scan)) {
-        return Err(Error::data(path, "truncated JPEG (no end marker); copy or download the file again"));
+    match find([0xff, 0xda]).is_none_or(|scan| find([0xff, 0xd9]).is_none_or(|end| end < scan)) {
+        true => Err(Error::data(path, "truncated JPEG (no end marker); copy or download the file again")),
+        false => Ok(()),
     }
-    let mut reader = image::ImageReader::with_format(Cursor::new(bytes), image::ImageFormat::Jpeg);
+}
+
+fn decode_other(path: &Path, bytes: &[u8]) -> Result<RgbImage> {
+    let known = image::guess_format(bytes).ok().filter(|format| FORMATS.iter().any(|(known, _)| known == format));
+    let Some(format) = known else {
+        return Err(Error::data(
+            path,
+            "neither a PNG nor a JPEG file, nor WebP, BMP or TIFF; replace it by the original image",
+        ));
+    };
+    let name = FORMATS.iter().find(|(known, _)| *known == format).map_or("image", |(_, name)| name);
+    let mut reader = image::ImageReader::with_format(Cursor::new(bytes), format);
+    // Sizes are held against MAX_PIXELS.
     reader.no_limits();
-    let (width, height) = reader.into_dimensions().map_err(|e| broken(path, "JPEG", &e))?;
+    let mut decoder = reader.into_decoder().map_err(|e| broken(path, name, &e))?;
+    let (width, height) = decoder.dimensions();
     check_size(path, width, height)?;
-    let decoded =
-        image::load_from_memory_with_format(bytes, image::ImageFormat::Jpeg).map_err(|e| broken(path, "JPEG", &e))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut decoded = image::DynamicImage::from_decoder(decoder).map_err(|e| broken(path, name, &e))?;
+    decoded.apply_orientation(orientation);
     let rgb = decoded.into_rgb8();
     RgbImage::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())
 }

@@ -4,26 +4,31 @@
 //! crops, mirrors and normalises it; a [`Loader`] does this on threads and hands out [`Batch`]es in an order that
 //! depends on the seed alone. Everything here is plain host memory: the trainer makes tensors of it.
 
-mod cityscapes;
 mod class_list;
 pub mod classes;
 mod dataset;
 pub mod decode;
-mod gta5;
-mod listing;
+mod description;
+mod id_check;
+pub mod listing;
 mod loader;
 pub mod miniature;
 mod pixels;
 mod prefetch;
 pub mod resize;
 pub mod rng;
-mod synthia;
+pub mod sets;
+mod split;
+mod survey;
 pub mod transforms;
 pub mod write;
 
 pub use class_list::{Class, ClassList, ClassSubset};
-pub use classes::{IGNORE, Ids, Subset};
-pub use dataset::{Dataset, DatasetKind, Example, LabelSource, Split};
+pub use classes::{IGNORE, Subset};
+pub use dataset::{Dataset, Example, LabelSource};
+pub use description::{Description, LabelTable};
 pub use loader::{Batch, EvalExample, EvalLoader, Loader, LoaderOptions};
 pub use pixels::{LabelMap, RgbImage};
+pub use split::Split;
+pub use survey::Survey;
 pub use transforms::{EvalSize, EvalTransform, Jitter, Normalize, TrainTransform};

@@ -73,6 +73,11 @@ impl LabelMap {
         &self.ids
     }
 
+    /// Every id replaced.
+    pub fn map(&self, to: impl Fn(u8) -> u8) -> Self {
+        Self { width: self.width, height: self.height, ids: self.ids.iter().map(|&id| to(id)).collect() }
+    }
+
     /// The ids, for drawing.
     pub fn ids_mut(&mut self) -> &mut [u8] {
         &mut self.ids

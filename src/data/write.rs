@@ -6,7 +6,7 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType};
 
-use super::classes::COLORS;
+use super::class_list::ClassList;
 use super::pixels::{LabelMap, RgbImage};
 use crate::{Error, Result};
 
@@ -29,10 +29,8 @@ pub fn indexed_png(path: &Path, labels: &LabelMap, palette: &[[u8; 3]]) -> Resul
 }
 
 /// Writes train ids in the classes' colours (255 is black), as paletted PNG: the index still is the train id.
-pub fn color_map_png(path: &Path, labels: &LabelMap) -> Result<()> {
-    let mut palette = COLORS.to_vec();
-    palette.resize(256, [0; 3]);
-    indexed_png(path, labels, &palette)
+pub fn color_map_png(path: &Path, labels: &LabelMap, classes: &ClassList) -> Result<()> {
+    indexed_png(path, labels, &classes.palette())
 }
 
 /// Writes an RGB image.

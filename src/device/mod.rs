@@ -18,6 +18,7 @@ mod options;
 mod plan;
 mod pool;
 mod readback;
+mod saying_allocator;
 mod semaphores;
 mod tensor_map;
 mod tune_cache;
@@ -36,6 +37,7 @@ pub use libc_version::glibc_version;
 pub use options::DeviceOptions;
 pub use plan::{KernelCount, Plan, PlanCounts, PlannedLaunch, PlannedWork};
 pub(crate) use readback::Readback;
+pub use saying_allocator::SayingAllocator;
 pub(crate) use tensor_map::{MapAccess, MapSpec, TensorMap};
 pub use uploader::Uploader;
 

@@ -8,7 +8,9 @@ mod step;
 pub mod weights;
 
 pub use config::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Preset, WarmupConfig};
-pub use report::{Confusion, Scores, colorize, evaluate, predict_image, scores_table, side_by_side};
+pub use report::{
+    Confusion, Scored, Scores, colorize, evaluate, gain, percent, predict_image, scores_table, side_by_side,
+};
 pub use run::{
     Checkpoint, Evaluation, Interrupt, Outcome, Phase, Position, RunOptions, Schedule, expect_memory, expect_no_run,
     open_network, train,

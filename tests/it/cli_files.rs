@@ -102,7 +102,7 @@ fn predict_names_what_it_cannot_read() {
         |input: &str, out: &str| error_of(&["predict", input, "--checkpoint", &run, "--out", out, "--device", "cpu"]);
     fs::create_dir(&folder).unwrap();
     let text = predict(&folder, &out);
-    assert!(text.contains(&folder) && text.contains("holds no .png or .jpg image"), "{text}");
+    assert!(text.contains(&folder) && text.contains("holds no image (png, jpg"), "{text}");
     assert!(predict(&fixture.path("nowhere.png"), &out).contains("nowhere.png"));
     symlink("loop.png", format!("{folder}/loop.png")).unwrap();
     assert!(predict(&folder, &out).contains("loop.png"));

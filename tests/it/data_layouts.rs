@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bicl::data::classes::{COLORS, LABEL_IDS, NAMES, label_id_palette, of_color};
-use bicl::data::{Dataset, DatasetKind, IGNORE, Ids, LabelMap, LabelSource, RgbImage, Split, Subset, write};
+use bicl::data::classes::{COLORS, label_id_palette};
+use bicl::data::{
+    ClassList, Dataset, Description, IGNORE, LabelMap, LabelSource, LabelTable, RgbImage, Split, sets, write,
+};
 use tempfile::TempDir;
 
 const W: usize = 24;
@@ -19,8 +21,8 @@ fn ramp() -> LabelMap {
     LabelMap::new(W, H, (0..W * H).map(|i| (i % W) as u8).collect()).unwrap()
 }
 
-fn truth(kind: DatasetKind, root: &Path) -> bicl::Result<Dataset> {
-    Dataset::open(kind, root, Split::Train, &LabelSource::Truth)
+fn truth(set: Description, root: &Path) -> bicl::Result<Dataset> {
+    Dataset::open(&set, root, Split::Train, &LabelSource::Truth)
 }
 
 fn gta5(folder: &TempDir) -> PathBuf {
@@ -72,7 +74,7 @@ fn gta5_paletted_grey_and_coloured() {
     let folder = tempfile::tempdir().unwrap();
     let root = gta5(&folder);
     let label = root.join("labels/00001.png");
-    let read = || truth(DatasetKind::Gta5, &root).unwrap().read(0).unwrap();
+    let read = || truth(sets::gta5(), &root).unwrap().read(0).unwrap();
     let example = read();
     assert_eq!((example.name.as_str(), &example.image), ("00001", &image()));
     let want: Vec<u8> = ramp().ids().iter().map(|&id| cityscapes_class(id)).collect();
@@ -105,7 +107,7 @@ fn gta5_four_bit_palette() {
     encoder.set_palette([1; 48].as_slice());
     encoder.write_header().unwrap().write_image_data(&[0x78, 0xb0, 0xc0, 0xd7, 0x77, 0x80]).unwrap();
     write::atomically(&root.join("labels/a.png"), &file).unwrap();
-    let labels = truth(DatasetKind::Gta5, root).unwrap().read(0).unwrap().labels.unwrap();
+    let labels = truth(sets::gta5(), root).unwrap().read(0).unwrap().labels.unwrap();
     assert_eq!(labels.ids(), [0, 1, 2, 255, 3, 4, 0, 0, 0, 1]);
 }
 
@@ -124,7 +126,7 @@ fn synthia_sixteen_bit() {
     encoder.set_depth(png::BitDepth::Sixteen);
     encoder.write_header().unwrap().write_image_data(&words).unwrap();
     write::atomically(&label, &file).unwrap();
-    let data = truth(DatasetKind::Synthia, &root).unwrap();
+    let data = truth(sets::synthia(), &root).unwrap();
     // The table in docs/method.md, "Data", by id 0..=22.
     let want = [255, 10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 255, 255, 6, 9, 12, 14, 15, 16, 3, 255, 255];
     let got = data.read(0).unwrap().labels.unwrap();
@@ -146,25 +148,25 @@ fn cityscapes_sorted_with_labels_and_without() {
     fs::write(root.join("leftImg8bit/train/.DS_Store"), "x").unwrap();
     fs::write(root.join("leftImg8bit/train/aachen/._hidden.png"), "x").unwrap();
     fs::write(root.join("leftImg8bit/train/aachen/Thumbs.db"), "x").unwrap();
-    let data = truth(DatasetKind::Cityscapes, &root).unwrap();
+    let data = truth(sets::cityscapes(), &root).unwrap();
     let names: Vec<_> = data.items().iter().map(|item| item.name.as_str()).collect();
-    assert_eq!(names, ["aachen_000000_000019", "aachen_000001_000019", "ulm_000002_000019"]);
+    assert_eq!(names, ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000002_000019"]);
     assert_eq!(data.read(2).unwrap().labels.unwrap().row(3)[7..9], [0, 1]);
 
     fs::remove_dir_all(root.join("gtFine")).unwrap();
-    let data = Dataset::open(DatasetKind::Cityscapes, &root, Split::Train, &LabelSource::None).unwrap();
+    let data = Dataset::open(&sets::cityscapes(), &root, Split::Train, &LabelSource::None).unwrap();
     assert_eq!(data.read(0).unwrap().labels, None);
     let image = root.join("leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png");
-    let error = error_of(truth(DatasetKind::Cityscapes, &root), &image);
+    let error = error_of(truth(sets::cityscapes(), &root), &image);
     assert!(
         error.contains("image without label") && error.contains("aachen_000000_000019_gtFine_labelIds.png"),
         "{error}"
     );
     let error = error_of(
-        Dataset::open(DatasetKind::Cityscapes, &root, Split::Val, &LabelSource::None),
+        Dataset::open(&sets::cityscapes(), &root, Split::Val, &LabelSource::None),
         &root.join("leftImg8bit/val"),
     );
-    assert!(error.contains("no such folder") && error.contains("ROOT/leftImg8bit/SPLIT/CITY"), "{error}");
+    assert!(error.contains("no such folder") && error.contains("ROOT/leftImg8bit/val/**/*_leftImg8bit"), "{error}");
 }
 
 #[test]
@@ -172,15 +174,15 @@ fn pseudo_labels_from_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let root = cityscapes(&folder);
     let pseudo = folder.path().join("round1");
-    let data = Dataset::open(DatasetKind::Cityscapes, &root, Split::Train, &LabelSource::None).unwrap();
+    let data = Dataset::open(&sets::cityscapes(), &root, Split::Train, &LabelSource::None).unwrap();
     let labels =
         LabelMap::new(W, H, (0..W * H).map(|i| if i % 3 == 0 { 255 } else { (i % 19) as u8 }).collect()).unwrap();
     for index in 0..data.len() {
         write::label_png(&data.pseudo_label_path(&pseudo, index).unwrap(), &labels).unwrap();
     }
-    assert!(pseudo.join("ulm/ulm_000002_000019_gtFine_labelTrainIds.png").is_file());
+    assert!(pseudo.join("ulm/ulm_000002_000019.png").is_file());
     let source = LabelSource::Folder(pseudo.clone());
-    let data = Dataset::open(DatasetKind::Cityscapes, &root, Split::Train, &source).unwrap();
+    let data = Dataset::open(&sets::cityscapes(), &root, Split::Train, &source).unwrap();
     assert_eq!(data.read(1).unwrap().labels.unwrap(), labels);
 
     let path = data.pseudo_label_path(&pseudo, 0).unwrap();
@@ -188,7 +190,7 @@ fn pseudo_labels_from_a_folder() {
     let error = error_of(data.read(0), &path);
     assert!(error.contains("id 19") && error.contains("trainIds"), "{error}");
     fs::remove_file(&path).unwrap();
-    let error = Dataset::open(DatasetKind::Cityscapes, &root, Split::Train, &source).unwrap_err().to_string();
+    let error = Dataset::open(&sets::cityscapes(), &root, Split::Train, &source).unwrap_err().to_string();
     assert!(error.contains(&path.display().to_string()), "{error}");
 }
 
@@ -197,7 +199,7 @@ fn jpeg_images_and_grey_and_transparent_png() {
     let folder = tempfile::tempdir().unwrap();
     let root = gta5(&folder);
     let path = root.join("images/00001.png");
-    let read = || Dataset::open(DatasetKind::Gta5, &root, Split::Train, &LabelSource::None)?.read(0);
+    let read = || Dataset::open(&sets::gta5(), &root, Split::Train, &LabelSource::None)?.read(0);
     let rgb = image::RgbImage::from_pixel(W as u32, H as u32, image::Rgb([200, 100, 50]));
     // The extension lies: the content decides.
     rgb.save_with_format(&path, image::ImageFormat::Jpeg).unwrap();
@@ -219,7 +221,7 @@ fn broken_images() {
     let root = gta5(&folder);
     let path = root.join("images/00001.png");
     let good = fs::read(&path).unwrap();
-    let data = truth(DatasetKind::Gta5, &root).unwrap();
+    let data = truth(sets::gta5(), &root).unwrap();
     let error = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
         error_of(data.read(0), &path)
@@ -259,7 +261,7 @@ fn truncated_jpeg() {
     let noise = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 37 + y * 91) as u8, (x * y) as u8, y as u8]));
     noise.save(&path).unwrap();
     let good = fs::read(&path).unwrap();
-    let data = Dataset::open(DatasetKind::Gta5, &root, Split::Train, &LabelSource::None).unwrap();
+    let data = Dataset::open(&sets::gta5(), &root, Split::Train, &LabelSource::None).unwrap();
     data.read(0).unwrap();
     for keep in (3..good.len() - 2).step_by(11) {
         fs::write(&path, &good[..keep]).unwrap();
@@ -272,7 +274,7 @@ fn broken_labels() {
     let folder = tempfile::tempdir().unwrap();
     let root = gta5(&folder);
     let path = root.join("labels/00001.png");
-    let data = truth(DatasetKind::Gta5, &root).unwrap();
+    let data = truth(sets::gta5(), &root).unwrap();
 
     let small = LabelMap::new(W - 1, H, vec![7; (W - 1) * H]).unwrap();
     write::label_png(&path, &small).unwrap();
@@ -304,46 +306,26 @@ fn broken_labels() {
 fn broken_folders() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    for (kind, images) in
-        [(DatasetKind::Gta5, "images"), (DatasetKind::Synthia, "RGB"), (DatasetKind::Cityscapes, "leftImg8bit/train")]
+    for (set, images) in [(sets::gta5(), "images"), (sets::synthia(), "RGB"), (sets::cityscapes(), "leftImg8bit/train")]
     {
-        let error = error_of(truth(kind, &root.join("nowhere")), &root.join("nowhere").join(images));
+        let error = error_of(truth(set.clone(), &root.join("nowhere")), &root.join("nowhere").join(images));
         assert!(error.contains("no such folder") && error.contains("expected as ROOT/"), "{error}");
-        let empty = kind.root_in(root);
+        let empty = set.root_in(root);
         fs::create_dir_all(empty.join(images)).unwrap();
-        let error = error_of(truth(kind, &empty), &empty.join(images));
+        let error = error_of(truth(set, &empty), &empty.join(images));
         assert!(error.contains("no .png or .jpg image") && error.contains("expected as ROOT/"), "{error}");
     }
     let root = gta5(&folder);
     fs::copy(root.join("images/00001.png"), root.join("images/00001.jpg")).unwrap();
-    let error = truth(DatasetKind::Gta5, &root).unwrap_err().to_string();
+    let error = truth(sets::gta5(), &root).unwrap_err().to_string();
     assert!(error.contains("second image with the name"), "{error}");
     fs::remove_file(root.join("images/00001.jpg")).unwrap();
     fs::remove_file(root.join("labels/00001.png")).unwrap();
-    let error = error_of(truth(DatasetKind::Gta5, &root), &root.join("images/00001.png"));
+    let error = error_of(truth(sets::gta5(), &root), &root.join("images/00001.png"));
     assert!(error.contains("image without label"), "{error}");
-    assert!("kitti".parse::<DatasetKind>().unwrap_err().to_string().contains("gta5, synthia or cityscapes"));
-    assert_eq!("synthia".parse::<DatasetKind>().unwrap().to_string(), "synthia");
-}
-
-#[test]
-fn class_tables() {
-    assert_eq!(NAMES[13], "car");
-    for ids in [Ids::Cityscapes, Ids::Gta5, Ids::Synthia, Ids::Train] {
-        let table = ids.table();
-        for class in 0..19 {
-            assert_eq!(table.iter().filter(|&&entry| entry == Some(class)).count(), 1, "{ids:?} {class}");
-        }
-        assert_eq!(table[255], Some(IGNORE));
-        assert_eq!(table.iter().position(Option::is_none), Some(usize::from(ids.last()) + 1));
-    }
-    for (class, &id) in LABEL_IDS.iter().enumerate() {
-        assert_eq!(Ids::Cityscapes.table()[usize::from(id)], Some(class as u8));
-        assert_eq!(of_color(COLORS[class]), Some(class as u8));
-    }
-    assert_eq!(Subset::All19.classes().len(), 19);
-    assert_eq!(Subset::Synthia16.classes(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18]);
-    assert_eq!(Subset::Synthia13.classes(), [0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18]);
+    let error = "kitty".parse::<Description>().unwrap_err().to_string();
+    assert!(error.contains("gta5, synthia, cityscapes, acdc"), "{error}");
+    assert_eq!("synthia".parse::<Description>().unwrap().to_string(), "synthia");
 }
 
 #[test]
@@ -351,8 +333,8 @@ fn colour_maps_keep_the_ids_and_writing_is_atomic() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/down/map.png");
     let labels = LabelMap::new(3, 1, vec![13, 255, 0]).unwrap();
-    write::color_map_png(&path, &labels).unwrap();
-    assert_eq!(bicl::data::decode::read_labels(&path, Ids::Train).unwrap(), labels);
+    write::color_map_png(&path, &labels, &ClassList::cityscapes()).unwrap();
+    assert_eq!(bicl::data::decode::read_labels(&path, &LabelTable::train_ids(19)).unwrap(), labels);
     let colors = bicl::data::decode::read_image(&path).unwrap();
     assert_eq!(colors.pixels(), [0, 0, 142, 0, 0, 0, 128, 64, 128]);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");

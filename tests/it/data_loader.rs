@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bicl::data::resize::{Window, bicubic, nearest};
 use bicl::data::rng::Rng;
 use bicl::data::{
-    Batch, Dataset, DatasetKind, EvalLoader, EvalSize, EvalTransform, Example, Jitter, LabelMap, LabelSource, Loader,
-    LoaderOptions, Normalize, RgbImage, Split, TrainTransform, write,
+    Batch, Dataset, EvalLoader, EvalSize, EvalTransform, Example, Jitter, LabelMap, LabelSource, Loader, LoaderOptions,
+    Normalize, RgbImage, Split, TrainTransform, write,
 };
 use proptest::prelude::*;
 
@@ -214,7 +214,7 @@ fn gta5(root: &Path, items: usize) -> Arc<Dataset> {
         let ids = LabelMap::new(ids.width(), ids.height(), ids.ids().iter().map(|&id| id.min(33)).collect()).unwrap();
         write::label_png(&root.join(format!("labels/{k:03}.png")), &ids).unwrap();
     }
-    Arc::new(Dataset::open(DatasetKind::Gta5, root, Split::Train, &LabelSource::Truth).unwrap())
+    Arc::new(Dataset::open(&bicl::data::sets::gta5(), root, Split::Train, &LabelSource::Truth).unwrap())
 }
 
 fn transform() -> TrainTransform {

@@ -10,23 +10,54 @@ impl Config {
     pub fn resolve(preset: Preset, file: Option<&Path>, assignments: &[String]) -> Result<Self> {
         let mut table = toml::Table::try_from(preset.config())
             .map_err(|error| Error::Internal(format!("preset {preset}: {error}")))?;
+        let mut given = Given::default();
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
             let layer: toml::Table =
                 text.parse().map_err(|error: toml::de::Error| Error::data(path, one_line(&error.to_string())))?;
+            given.note(&layer);
             merge(&mut table, layer);
             // Read after each layer, so that the message can say where the wrong key is.
             Self::read_table(table.clone()).map_err(|message| Error::data(path, message))?;
         }
         for assignment in assignments {
-            merge(&mut table, parse_assignment(assignment)?);
+            let layer = parse_assignment(assignment)?;
+            given.note(&layer);
+            merge(&mut table, layer);
             Self::read_table(table.clone())
                 .map_err(|message| Error::Config(format!("--set {assignment}: {message}")))?;
         }
-        Self::from_table(table).map_err(|error| match (error, file) {
+        let mut config = Self::from_table(table).map_err(|error| match (error, file) {
             (Error::Config(message), Some(path)) if assignments.is_empty() => Error::data(path, message),
             (error, _) => error,
-        })
+        })?;
+        config.follow_source(given);
+        Ok(config)
+    }
+
+    /// What the source decides, where it is not set: how many classes there are, and which get no static label.
+    pub fn follow_source(&mut self, given: Given) {
+        if !given.classes {
+            self.model.classes = self.data.classes().len();
+        }
+        if !given.excluded {
+            self.method.excluded_classes = self.data.source.absent_classes();
+        }
+    }
+}
+
+/// Which settings that follow the source are set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given {
+    classes: bool,
+    excluded: bool,
+}
+
+impl Given {
+    fn note(&mut self, layer: &toml::Table) {
+        let has = |table: &str, key: &str| layer.get(table).is_some_and(|table| table.get(key).is_some());
+        self.classes |= has("model", "classes");
+        self.excluded |= has("method", "excluded_classes");
     }
 }
 
@@ -65,14 +96,42 @@ fn parse_assignment(text: &str) -> Result<toml::Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::DatasetKind;
+    use crate::data::sets;
 
     #[test]
     fn layers_override_each_other() {
         let assignments = ["adapt.rounds=7".to_owned(), "optimizer.momentum=0".into(), "data.source=synthia".into()];
         let config = Config::resolve(Preset::Paper, None, &assignments).unwrap();
         assert_eq!((config.adapt.rounds, config.optimizer.momentum), (7, 0.0));
-        assert_eq!(config.data.source, DatasetKind::Synthia);
+        assert_eq!(config.data.source, sets::synthia());
+    }
+
+    #[test]
+    fn the_source_decides_what_is_not_set() {
+        let resolve = |assignments: &[&str]| {
+            let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+            Config::resolve(Preset::Paper, None, &assignments).unwrap()
+        };
+        assert_eq!(resolve(&["data.source=synthia"]).method.excluded_classes, [9, 14, 16]);
+        let own = resolve(&["data.source=synthia", "method.excluded_classes=[3]", "model.classes=21"]);
+        assert_eq!((own.method.excluded_classes.as_slice(), own.model.classes), ([3].as_slice(), 21));
+        assert!(own.expect_classes().is_ok());
+        let few = resolve(&["model.classes=18"]).expect_classes().unwrap_err().to_string();
+        assert!(few.contains("model.classes is 18, the classes of GTA5 are 19"), "{few}");
+    }
+
+    #[test]
+    fn a_description_goes_along_in_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mine.toml");
+        let text = sets::gta5().text().replace("name = \"gta5\"", "name = \"mine\"").replace("images/*", "pictures/*");
+        std::fs::write(&file, text).unwrap();
+        let config = Config::resolve(Preset::Paper, None, &[format!("data.source={}", file.display())]).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let copy = Config::parse(Path::new("config.toml"), &config.to_toml().unwrap()).unwrap();
+        assert_eq!((copy.data.source.name(), &copy), ("mine", &config));
+        // Built-in ones go by their name, so that older runs are read.
+        assert!(Preset::Paper.config().to_toml().unwrap().contains("source = \"gta5\""));
     }
 
     #[test]

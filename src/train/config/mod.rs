@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Device, Error, Result,
     adapt::MethodConfig,
-    data::{DatasetKind, EvalSize, EvalTransform, Jitter, Normalize, TrainTransform},
+    data::{ClassList, Description, EvalSize, EvalTransform, Jitter, Normalize, TrainTransform},
     models::DeepLabConfig,
     nn::{Normalization, Precision},
 };
@@ -63,10 +63,10 @@ pub struct BatchNormConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// The labelled data set.
-    pub source: DatasetKind,
+    /// The labelled data set: a built-in one's name, or a description.
+    pub source: Description,
     /// The unlabelled one.
-    pub target: DatasetKind,
+    pub target: Description,
     /// Folder of the source, as its download unpacks.
     pub source_root: PathBuf,
     /// Folder of the target.
@@ -92,9 +92,21 @@ pub struct DataConfig {
     pub threads: usize,
     /// Memory for decoded images in MiB, for each domain.
     pub cache_mib: usize,
+    /// Share of pairs of images and labels that may be left out because they cannot be used; at 0 the first one is an
+    /// error. Above 0 every file is read once before the first step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skip_bad: f64,
+    /// The classes, where they are not the source's: those of a file of weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_list: Option<ClassList>,
 }
 
 impl DataConfig {
+    /// The classes that the network tells apart.
+    pub fn classes(&self) -> &ClassList {
+        self.class_list.as_ref().unwrap_or(self.source.classes())
+    }
+
     /// The random transform of training images.
     pub fn transform(&self) -> TrainTransform {
         TrainTransform {
@@ -176,6 +188,21 @@ pub struct LogConfig {
 }
 
 impl Config {
+    /// Errors where the network tells fewer classes apart than the data have, or the domains have different ones.
+    pub fn expect_classes(&self) -> Result<()> {
+        let (source, target, outputs) = (&self.data.source, &self.data.target, self.model.classes);
+        let count = self.data.classes().len();
+        if outputs < count {
+            return Err(Error::Config(format!(
+                "model.classes is {outputs}, the classes of {} are {count}; leave the setting out, or describe the data set with \
+                 fewer classes (trainer datasets show {})",
+                source.title(),
+                source.name()
+            )));
+        }
+        expect_same_classes(source, target)
+    }
+
     /// Errors where training asks for what `device` cannot compute.
     pub fn expect_runs_on(&self, device: &Device) -> Result<()> {
         match self.precision == Precision::Tf32 && device.is_cpu() {
@@ -232,6 +259,7 @@ impl Config {
         check(crops.copied().all(|side| (8..=16384).contains(&side)), "crop", "between 8 x 8 and 16384 x 16384")?;
         let sides = [data.short_side, self.warmup.short_side, data.eval_short_side];
         check(sides.iter().all(|&side| side <= 16384), "short_side and eval_short_side", "at most 16384")?;
+        check((0.0..1.0).contains(&data.skip_bad), "data.skip_bad", "at least 0 and below 1")?;
         check(data.threads <= 1024, "data.threads", "at most 1024")?;
         check(data.cache_mib <= 1 << 24, "data.cache_mib", "at most 16777216 (16 TiB)")?;
         let norm = &self.batch_norm;
@@ -247,6 +275,30 @@ impl Config {
         check(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0), "learning rates and decay", "finite")?;
         check(self.log.checkpoint_every > 0 && self.log.log_every > 0, "log.*_every", "at least 1")
     }
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+/// Errors where labels of both domains mean different classes.
+fn expect_same_classes(source: &Description, target: &Description) -> Result<()> {
+    let names = |set: &Description| set.classes().iter().map(|class| class.name.clone()).collect::<Vec<_>>();
+    let (ours, theirs) = (names(source), names(target));
+    if target.labels().is_none() || ours == theirs {
+        return Ok(());
+    }
+    let differ = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+    let what = differ.map_or_else(
+        || format!("{} and {} classes", ours.len(), theirs.len()),
+        |at| format!("class {at} is {:?} in one and {:?} in the other", ours[at], theirs[at]),
+    );
+    Err(Error::Config(format!(
+        "{} and {} have different classes: {what}; describe the target with the source's (trainer datasets show {})",
+        source.title(),
+        target.title(),
+        target.name()
+    )))
 }
 
 /// The parser's own message spans lines with a picture of the place; ours is one line.

@@ -6,7 +6,7 @@ use super::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, Optimiz
 use crate::{
     Error, Result,
     adapt::{LabelSampling, MethodConfig, PrototypeScope},
-    data::{DatasetKind, Jitter, Normalize},
+    data::{Jitter, Normalize, sets},
     models::{Backbone, DeepLabConfig, FeatureKind, Layout},
     nn::{Normalization, Precision},
 };
@@ -62,8 +62,8 @@ fn paper() -> Config {
         },
         batch_norm: BatchNormConfig { statistics: Normalization::Batch, trainable: false, precise: false },
         data: DataConfig {
-            source: DatasetKind::Gta5,
-            target: DatasetKind::Cityscapes,
+            source: sets::gta5(),
+            target: sets::cityscapes(),
             source_root: "data/gta5".into(),
             target_root: "data/cityscapes".into(),
             batch: 2,
@@ -76,6 +76,8 @@ fn paper() -> Config {
             eval_short_side: 730,
             threads: 4,
             cache_mib: 0,
+            skip_bad: 0.0,
+            class_list: None,
         },
         optimizer: OptimizerConfig {
             momentum: 0.9,

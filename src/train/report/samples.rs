@@ -5,14 +5,14 @@ use std::{fs, path::Path, sync::Arc};
 use super::evaluate::predict_image;
 use crate::{
     Error, Result,
-    data::{Dataset, EvalTransform, IGNORE, LabelMap, RgbImage, classes, write},
+    data::{ClassList, Dataset, EvalTransform, LabelMap, RgbImage, write},
     train::Network,
 };
 
-/// The colours of a label map in Cityscapes' palette; ignored pixels are black.
-pub fn colorize(labels: &LabelMap) -> Result<RgbImage> {
-    let color =
-        |&id: &u8| if id == IGNORE { [0; 3] } else { classes::COLORS.get(usize::from(id)).copied().unwrap_or([0; 3]) };
+/// The colours of a map of train ids; ignored pixels are black.
+pub fn colorize(labels: &LabelMap, classes: &ClassList) -> Result<RgbImage> {
+    let palette = classes.palette();
+    let color = |&id: &u8| palette[usize::from(id)];
     RgbImage::new(labels.width(), labels.height(), labels.ids().iter().flat_map(color).collect())
 }
 
@@ -33,6 +33,7 @@ pub(in crate::train) fn write(
     network: &Network,
     dataset: &Arc<Dataset>,
     transform: EvalTransform,
+    classes: &ClassList,
     count: usize,
     folder: &Path,
 ) -> Result<()> {
@@ -46,8 +47,8 @@ pub(in crate::train) fn write(
         let input = network.image(values, height, width)?;
         let (full_width, full_height) = (example.image.width(), example.image.height());
         let predicted = predict_image(network, &input, (full_height, full_width))?.labels.to_vec::<u8>()?;
-        let predicted = colorize(&LabelMap::new(full_width, full_height, predicted)?)?;
-        let truth = example.labels.as_ref().map(colorize).transpose()?;
+        let predicted = colorize(&LabelMap::new(full_width, full_height, predicted)?, classes)?;
+        let truth = example.labels.as_ref().map(|labels| colorize(labels, classes)).transpose()?;
         let images: Vec<&RgbImage> =
             [Some(&example.image), truth.as_ref(), Some(&predicted)].into_iter().flatten().collect();
         write::image_png(&folder.join(format!("{}.png", example.name)), &in_a_row(&images)?)?;

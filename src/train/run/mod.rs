@@ -17,6 +17,7 @@ mod open;
 mod precise_batch_norm;
 mod schedule;
 mod static_labels;
+mod usable;
 
 use std::{
     fs,
@@ -34,10 +35,11 @@ use precise_batch_norm::measure_statistics;
 pub use schedule::Schedule;
 use serde_json::json;
 use static_labels::make_static_labels;
+use usable::usable;
 
 use super::{
     Architecture, Config, Network, PendingLosses, Scores, Stepper, evaluate,
-    report::{Log, Progress, step_line, write_atomically, write_samples},
+    report::{Log, Progress, percent, step_line, write_atomically, write_samples},
     step::{Losses, expect_finite},
     weights::Report,
 };
@@ -68,7 +70,7 @@ pub struct RunOptions {
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// All stages are done: the evaluations in order, the first of which is `source only`.
+    /// All stages are done: the evaluations in order, the first of which is `source only`. None of a target without labels.
     Done(Vec<(String, Scores)>),
     /// It was interrupted or reached its limit of steps, and can be resumed.
     Stopped {
@@ -103,7 +105,8 @@ struct Run<'a> {
     evaluations: Vec<Evaluation>,
     source: Arc<Dataset>,
     target: Arc<Dataset>,
-    validation: Arc<Dataset>,
+    /// What is scored after each stage; none where the target has no labels.
+    validation: Option<Arc<Dataset>>,
     log: Log,
 }
 
@@ -123,11 +126,19 @@ enum Stage {
 
 impl<'a> Run<'a> {
     fn open(config: &'a Config, device: &'a Device, options: &'a RunOptions) -> Result<Self> {
+        config.expect_classes()?;
         let data = &config.data;
-        let open = |kind, root: &Path, split, labels| Dataset::open(kind, root, split, &labels).map(Arc::new);
-        let source = open(data.source, &data.source_root, Split::Train, LabelSource::Truth)?;
-        let target = open(data.target, &data.target_root, Split::Train, LabelSource::None)?;
-        let validation = open(data.target, &data.target_root, Split::Val, LabelSource::Truth)?;
+        let open = |set, root: &Path, labels| Dataset::open(set, root, Split::Train, &labels);
+        let mut skipped = Vec::new();
+        let mut usable = |dataset| usable(dataset, data.skip_bad, &mut skipped).map(Arc::new);
+        let source = usable(open(&data.source, &data.source_root, LabelSource::Truth)?)?;
+        let target = usable(open(&data.target, &data.target_root, LabelSource::None)?)?;
+        let validation = match Dataset::open_labelled(&data.target, &data.target_root, Split::Val)? {
+            Ok(dataset) => Ok(usable(dataset)?),
+            Err(why) => Err(why),
+        };
+        source.expect_ids()?;
+        validation.iter().try_for_each(|dataset| dataset.expect_ids())?;
         let mut network = Network::new(&config.model, config.precision, config.seed, device)?;
         let mut stepper = Stepper::new();
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
@@ -157,6 +168,14 @@ impl<'a> Run<'a> {
             report.lines().iter().for_each(|line| log.say(line));
             log.record(&json!({ "step": 0, "init_weights": report }))?;
         }
+        skipped.iter().for_each(|line| log.say(line));
+        let validation = match validation {
+            Ok(dataset) => Some(dataset),
+            Err(why) => {
+                log.say(&format!("no scores: {why}"));
+                None
+            }
+        };
         Ok(Self { config, options, network, stepper, position, evaluations, source, target, validation, log })
     }
 
@@ -241,7 +260,7 @@ impl<'a> Run<'a> {
             }
         }
         let (adapt, data) = (&self.config.adapt, &self.config.data);
-        let labelled = Dataset::open(data.target, &data.target_root, Split::Train, &LabelSource::Folder(folder))?;
+        let labelled = self.target.with_pseudo_labels(&folder)?;
         let stream = 2 * round;
         let mut source = self.loader(&self.source, data.transform(), data.batch, stream + 1)?;
         let mut target = self.loader(&Arc::new(labelled), data.transform(), data.batch, stream + 2)?;
@@ -360,28 +379,38 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Scores the network and writes pictures. An interruption leaves the run at the end of the stage's steps.
+    /// Scores the network, where there are labels, and writes pictures. An interruption leaves the run at the end of the
+    /// stage's steps.
     fn evaluate(&mut self, name: &str) -> Result<Stage> {
         let data = &self.config.data;
-        let mut progress = self.log.progress("evaluation", self.validation.len() as u64, 0);
-        let scores = evaluate(
+        let folder = self.options.out.join("samples").join(name.replace(' ', "-"));
+        let samples = |dataset: &Arc<Dataset>| {
+            let (transform, count) = (data.eval_transform(), self.config.log.samples);
+            write_samples(&self.network, dataset, transform, data.classes(), count, &folder)
+        };
+        let Some(validation) = &self.validation else {
+            samples(&self.target)?;
+            return Ok(Stage::Complete);
+        };
+        let mut progress = self.log.progress("evaluation", validation.len() as u64, 0);
+        let counted = evaluate(
             &self.network,
-            &self.validation,
+            validation,
             data.eval_transform(),
             data.threads,
             self.config.model.classes,
-            |images| {
-                progress.set(images as u64, str::to_owned);
+            |image| {
+                progress.set(image.done as u64, str::to_owned);
                 if self.options.interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         )?;
         progress.finish();
-        let Some(scores) = scores else { return Ok(Stage::Stopped) };
-        let (miou, accuracy) = (100.0 * scores.miou, 100.0 * scores.pixel_accuracy);
-        self.log.say(&format!("{name}: target mIoU {miou:.1} %, pixel accuracy {accuracy:.1} %"));
+        let Some(confusion) = counted else { return Ok(Stage::Stopped) };
+        let scores = confusion.scores(data.classes());
+        let (miou, accuracy) = (percent(scores.miou), percent(scores.pixel_accuracy));
+        self.log.say(&format!("{name}: target mIoU {miou} %, pixel accuracy {accuracy} %"));
         self.log.record(&json!({ "step": self.position.total, "evaluation": name, "scores": scores }))?;
-        let folder = self.options.out.join("samples").join(name.replace(' ', "-"));
-        write_samples(&self.network, &self.validation, data.eval_transform(), self.config.log.samples, &folder)?;
+        samples(validation)?;
         self.evaluations.push(Evaluation { name: name.into(), scores });
         Ok(Stage::Complete)
     }

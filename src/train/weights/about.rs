@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{export_options::Whose, file::WeightsFile};
 use crate::{
     Error, Result,
-    data::{Normalize, classes},
+    data::{Class, ClassList, Normalize},
     models::{Layout, RATES},
     nn::EPSILON,
     train::Config,
@@ -66,8 +66,11 @@ pub(super) fn describe(config: &Config, whose: Whose) -> BTreeMap<String, String
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
-    if model.classes == classes::NAMES.len() {
-        text.insert("class_names".to_owned(), classes::NAMES.join(","));
+    let classes = config.data.classes();
+    if model.classes == classes.len() {
+        let joined = |part: fn(&Class) -> String| classes.iter().map(part).collect::<Vec<_>>().join(",");
+        text.insert("class_names".to_owned(), joined(|class| class.name.replace(',', " ")));
+        text.insert("class_colors".to_owned(), joined(|class| class.color.map(|level| level.to_string()).join(" ")));
     }
     text
 }
@@ -92,6 +95,34 @@ pub(super) fn said(file: &WeightsFile) -> Result<Option<Said>> {
         (Some(layout), Some(normalize)) => Ok(Some(Said { layout, normalize, short_side })),
         (None, _) => Err(unknown("layout", file.text("layout").unwrap_or_default())),
         _ => Err(unknown("normalize", file.text("normalize").unwrap_or_default())),
+    }
+}
+
+/// The classes that a file of a network with `count` outputs names; numbered ones with colours of their own where it names none.
+/// Nineteen are Cityscapes', as every network of this field has them.
+pub(super) fn classes_of(file: &WeightsFile, count: usize) -> Result<ClassList> {
+    let names: Option<Vec<&str>> = file.text("class_names").map(|names| names.split(',').collect());
+    let colors: Option<Vec<[u8; 3]>> = file.text("class_colors").and_then(|colors| {
+        let color = |text: &str| {
+            let levels: Vec<u8> = text.split(' ').map(|level| level.parse().ok()).collect::<Option<_>>()?;
+            levels.try_into().ok()
+        };
+        colors.split(',').map(color).collect()
+    });
+    match (names, colors) {
+        (Some(names), Some(colors)) if names.len() == count && colors.len() == count => {
+            let class = |(name, color): (&str, [u8; 3])| Class { name: name.into(), color, label_id: None };
+            let list = ClassList::new(names.into_iter().zip(colors).map(class).collect(), Vec::new())?;
+            // The same classes have the same ids and subsets.
+            let known = ClassList::cityscapes();
+            Ok(if list.iter().map(|class| &class.name).eq(known.iter().map(|class| &class.name)) {
+                known
+            } else {
+                list
+            })
+        }
+        _ if count == ClassList::cityscapes().len() => Ok(ClassList::cityscapes()),
+        _ => ClassList::numbered(count),
     }
 }
 

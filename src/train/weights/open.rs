@@ -47,6 +47,7 @@ pub fn open_weights(path: &Path, given: Given, device: &Device) -> Result<(Netwo
         Error::data(path, what)
     })?;
     let mut config = Preset::Paper.config();
+    config.data.class_list = Some(about::classes_of(import.file(), model.classes)?);
     config.model = model;
     config.data.normalize = normalize;
     config.data.eval_short_side = given.short_side.or(said.map(|said| said.short_side)).unwrap_or(0);
