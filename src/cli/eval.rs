@@ -8,7 +8,7 @@ use super::{Domain, WeightsArgs, confusion_file, output};
 use crate::{
     Error,
     data::{ClassList, Dataset, LabelSource, Split, write},
-    train::{self, Confusion, weights},
+    train::{self, Confusion, Looks, Scored, weights},
 };
 
 #[derive(clap::Args, Debug)]
@@ -31,6 +31,15 @@ pub(super) struct EvalArgs {
     /// Write the scores of each image as CSV.
     #[arg(long, value_name = "FILE")]
     per_image: Option<PathBuf>,
+    /// Factors on the size that the network sees, with commas between: the mean of the probabilities at full size is scored.
+    #[arg(long, value_name = "FACTORS", value_delimiter = ',', default_value = "1", value_parser = factor)]
+    scales: Vec<f64>,
+    /// Look at each image mirrored too.
+    #[arg(long)]
+    flip: bool,
+    /// Look at large images through windows of this size, 512x1024, that overlap by half.
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = window)]
+    sliding_window: Option<Window>,
     #[command(flatten)]
     given: WeightsArgs,
     /// cpu, cuda or cuda:N.
@@ -42,6 +51,21 @@ pub(super) struct EvalArgs {
     /// Print the scores as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Height and width.
+type Window = [usize; 2];
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.1..=8.0).contains(factor));
+    factor.ok_or_else(|| "use factors from 0.1 to 8, as in 0.5,1,1.5".into())
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    let sides = text.split_once('x').and_then(|(height, width)| Some([height.parse().ok()?, width.parse().ok()?]));
+    sides
+        .filter(|sides: &Window| sides.iter().all(|side| (32..=16384).contains(side)))
+        .ok_or_else(|| "use height x width in pixels, 32 to 16384 each, as in 512x1024".into())
 }
 
 /// One line of the table of images: its name, mean IoU, pixel accuracy, and the IoU of each class, empty where there is none.
@@ -76,12 +100,18 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         (0..config.model.classes).map(|class| confusion_file::quoted(&classes.name(class))).collect();
     let mut lines = format!("image,miou,pixel_accuracy,{}\n", names.join(","));
     let (transform, threads) = (config.data.eval_transform(), config.data.threads);
-    let confusion = train::evaluate(&network, &dataset, transform, threads, config.model.classes, |image| {
+    let seen = |image: Scored<'_>| {
         if args.per_image.is_some() {
             lines.push_str(&image_line(image.name, image.confusion, classes));
         }
         ControlFlow::Continue(())
-    })?;
+    };
+    let outputs = config.model.classes;
+    let looks = Looks { scales: args.scales.clone(), flip: args.flip, window: args.sliding_window };
+    let confusion = match looks.is_plain() {
+        true => train::evaluate(&network, &dataset, transform, threads, outputs, seen)?,
+        false => train::evaluate_looks(&network, &dataset, transform, &looks, outputs, seen)?,
+    };
     let confusion = confusion.ok_or_else(|| Error::Internal("the evaluation broke off".into()))?;
     let scores = confusion.scores(classes);
     if let Some(file) = &args.confusion {

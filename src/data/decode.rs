@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// No file of these data sets is larger; a damaged header must not ask for all the memory.
 const MAX_PIXELS: u64 = 1 << 27;
 
+/// What a decoder may hold at once: MAX_PIXELS of 16-bit colour.
+const MAX_BYTES: u64 = 1 << 30;
+
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
@@ -224,8 +227,10 @@ fn decode_other(path: &Path, bytes: &[u8]) -> Result<RgbImage> {
     };
     let name = FORMATS.iter().find(|(known, _)| *known == format).map_or("image", |(_, name)| name);
     let mut reader = image::ImageReader::with_format(Cursor::new(bytes), format);
-    // Sizes are held against MAX_PIXELS.
-    reader.no_limits();
+    // What a damaged header asks for beside the pixels.
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| broken(path, name, &e))?;
     let (width, height) = decoder.dimensions();
     check_size(path, width, height)?;

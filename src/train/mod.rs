@@ -9,7 +9,8 @@ pub mod weights;
 
 pub use config::{AdaptConfig, BatchNormConfig, Config, DataConfig, LogConfig, OptimizerConfig, Preset, WarmupConfig};
 pub use report::{
-    Confusion, Scored, Scores, colorize, evaluate, gain, percent, predict_image, scores_table, side_by_side,
+    Confusion, Looks, Scored, Scores, colorize, evaluate, evaluate_looks, gain, percent, predict_image, predict_looks,
+    scores_table, side_by_side,
 };
 pub use run::{
     Checkpoint, Evaluation, Interrupt, Outcome, Phase, Position, RunOptions, Schedule, expect_memory, expect_no_run,

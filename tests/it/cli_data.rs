@@ -175,6 +175,27 @@ fn eval_writes_matrix_and_scores_of_each_image() {
 }
 
 #[test]
+fn looks_that_say_nothing_new_score_the_same() {
+    let fixture = Fixture::new();
+    trained(&fixture, "run", &[]);
+    let run = fixture.path("run");
+    let scores = |more: &[&str]| {
+        let arguments = [&["eval", &run, "--device", "cpu", "--json"], more].concat();
+        json(&arguments)["scores"]["pixel_accuracy"].as_f64().unwrap()
+    };
+    let plain = scores(&[]);
+    // One window is the image, and the same scale twice is that scale: but for pixels where two classes are alike.
+    for more in [["--sliding-window", "48x64"], ["--scales", "1,1"]] {
+        assert!((scores(&more) - plain).abs() < 5e-3, "{more:?}");
+    }
+    assert_ne!(scores(&["--scales", "0.5,1.5", "--flip"]), plain);
+    assert_ne!(scores(&["--sliding-window", "32x32"]), plain);
+    for wrong in [["--scales", "0"], ["--sliding-window", "64"]] {
+        assert_eq!(trainer(&[&["eval", &run][..], &wrong].concat()).status.code(), Some(2));
+    }
+}
+
+#[test]
 fn a_broken_image_stops_no_other_and_label_ids_are_written() {
     let fixture = Fixture::new();
     trained(&fixture, "run", &[]);
@@ -251,4 +272,43 @@ fn check_finds_void_labels_one_class_train_ids_and_images_that_lie_in_both_split
     }
     // Training looks at the ids too.
     assert!(fixture.train_error("run", &[]).contains("trainIds"));
+}
+
+/// ffmpeg, which `.ci/run` installs. Without it this prints `skipped: no ffmpeg`; with REQUIRE_FFMPEG=1 that is a failure.
+fn ffmpeg(arguments: &[&str]) -> bool {
+    let run = std::process::Command::new("ffmpeg").args(["-v", "error", "-y"]).args(arguments).status();
+    let works = run.is_ok_and(|status| status.success());
+    let required = std::env::var_os("REQUIRE_FFMPEG").is_some_and(|value| value == "1");
+    assert!(works || !required, "REQUIRE_FFMPEG=1: ffmpeg does not work");
+    if !works {
+        println!("skipped: no ffmpeg");
+    }
+    works
+}
+
+#[test]
+fn a_video_is_predicted_frame_by_frame() {
+    let fixture = Fixture::new();
+    trained(&fixture, "run", &[]);
+    let (run, clip, out) = (fixture.path("run"), fixture.path("clip.mp4"), fixture.path("out"));
+    let broken = fixture.path("broken.mp4");
+    fs::write(&broken, "no video").unwrap();
+    if !ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=66x50:rate=10:duration=0.7", "-pix_fmt", "yuv420p", &clip]) {
+        let text = error_of(&["predict", &broken, "--checkpoint", &run, "--out", &out, "--device", "cpu"]);
+        assert!(
+            text.contains("broken.mp4: a video needs ffprobe") && text.contains("apt-get install ffmpeg"),
+            "{text}"
+        );
+        return;
+    }
+    let said = json(&["predict", &clip, "--checkpoint", &run, "--out", &out, "--device", "cpu", "--json"]);
+    assert_eq!(said["frames"], 7, "{said}");
+    let file = said["video"].as_str().unwrap();
+    assert!(file.ends_with("clip_overlay.mp4"));
+    let still = fixture.path("still.png");
+    assert!(ffmpeg(&["-i", file, "-frames:v", "1", &still]));
+    assert_eq!(bicl::data::decode::image_size(Path::new(&still)).unwrap(), (66, 50));
+    let text = error_of(&["predict", &broken, "--checkpoint", &run, "--out", &out, "--device", "cpu"]);
+    assert!(text.contains("broken.mp4: no video that ffmpeg reads"), "{text}");
+    assert_eq!(files_below(Path::new(&out)), 1, "nothing half done stays");
 }

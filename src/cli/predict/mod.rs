@@ -4,6 +4,7 @@ mod jobs;
 mod pictures;
 mod pipeline;
 mod predicted;
+mod video;
 
 use std::path::PathBuf;
 
@@ -15,7 +16,8 @@ use crate::train::{self, weights};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct PredictArgs {
-    /// An image, or a folder of images (png, jpg, webp, bmp, tif), with its subfolders.
+    /// An image, a folder of images (png, jpg, webp, bmp, tif) with its subfolders, or a video, which the system's ffmpeg reads and
+    /// writes.
     input: PathBuf,
     /// A checkpoint, a run folder, or a file of weights (.pth, .safetensors).
     #[arg(long, value_name = "PATH")]
@@ -44,12 +46,20 @@ pub(super) struct PredictArgs {
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     let device = super::device(args.device.as_deref(), args.no_autotune)?;
-    let jobs = jobs::jobs(&args.input, &args.out)?;
+    let video = video::is_video(&args.input);
+    let jobs = if video { Vec::new() } else { jobs::jobs(&args.input, &args.out)? };
     let checkpoint = super::checkpoint(&args.checkpoint)?;
     let (network, config, report) = train::open_network(&checkpoint, args.given.given(), &device)?;
     let pictures = Pictures::new(&args.write, args.ids, config.data.classes(), config.model.classes)?;
     if !args.json {
         report.iter().flat_map(weights::Report::lines).try_for_each(output::line)?;
+    }
+    if video {
+        let (file, frames) = video::predict(&args.input, &args.out, &network, config.data.eval_transform(), &pictures)?;
+        return match args.json {
+            true => output::line(json!({ "video": output::json_path(&file), "frames": frames, "weights": report })),
+            false => output::line(format_args!("{} -> {} ({frames} frames)", args.input.display(), file.display())),
+        };
     }
     let (mut written, mut failed) = (Vec::new(), Vec::new());
     pipeline::run(&network, config.data.eval_transform(), &jobs, &pictures, |job, files| {

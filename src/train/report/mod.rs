@@ -2,6 +2,7 @@
 
 mod atomic;
 mod confusion;
+mod ensemble;
 mod evaluate;
 mod log;
 mod memory;
@@ -11,7 +12,8 @@ mod table;
 
 pub(super) use atomic::{write_atomically, write_streamed};
 pub use confusion::Confusion;
-pub use evaluate::{Scored, evaluate, predict_image};
+pub use ensemble::{Looks, predict_looks};
+pub use evaluate::{Scored, evaluate, evaluate_looks, predict_image};
 pub(super) use log::{Log, Progress, step_line};
 pub(super) use memory::format as format_bytes;
 pub use metrics::{Scores, gain, percent};
