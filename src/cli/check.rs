@@ -16,7 +16,7 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "NAME", default_value = "cityscapes")]
     target: Domain,
     /// Folder with gta5/, synthia/, cityscapes/ and so on as their downloads unpack.
-    #[arg(long, value_name = "DIR", required_unless_present_all = ["source_root", "target_root"])]
+    #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
     /// Folder of the source, where it is not in the data root.
     #[arg(long, value_name = "DIR")]

@@ -11,13 +11,14 @@
 //! ```
 
 mod checkpoint;
+mod describe;
+mod domains;
 mod interrupt;
 mod memory_check;
 mod open;
 mod precise_batch_norm;
 mod schedule;
 mod static_labels;
-mod usable;
 
 use std::{
     fs,
@@ -27,6 +28,8 @@ use std::{
 };
 
 pub use checkpoint::{Checkpoint, Evaluation, Phase, Position};
+use describe::describe;
+use domains::Domains;
 pub use interrupt::Interrupt;
 pub use memory_check::expect_memory;
 use open::initial_weights;
@@ -35,17 +38,16 @@ use precise_batch_norm::measure_statistics;
 pub use schedule::Schedule;
 use serde_json::json;
 use static_labels::make_static_labels;
-use usable::usable;
 
 use super::{
     Architecture, Config, Network, PendingLosses, Scores, Stepper, evaluate,
     report::{Log, Progress, percent, step_line, write_atomically, write_samples},
-    step::{Losses, expect_finite},
+    step::expect_finite,
     weights::Report,
 };
 use crate::{
     Device, Error, Result,
-    data::{Dataset, LabelSource, Loader, LoaderOptions, Split, TrainTransform},
+    data::{Dataset, Loader, LoaderOptions, TrainTransform},
     models::DeepLab,
 };
 
@@ -127,18 +129,7 @@ enum Stage {
 impl<'a> Run<'a> {
     fn open(config: &'a Config, device: &'a Device, options: &'a RunOptions) -> Result<Self> {
         config.expect_classes()?;
-        let data = &config.data;
-        let open = |set, root: &Path, labels| Dataset::open(set, root, Split::Train, &labels);
-        let mut skipped = Vec::new();
-        let mut usable = |dataset| usable(dataset, data.skip_bad, &mut skipped).map(Arc::new);
-        let source = usable(open(&data.source, &data.source_root, LabelSource::Truth)?)?;
-        let target = usable(open(&data.target, &data.target_root, LabelSource::None)?)?;
-        let validation = match Dataset::open_labelled(&data.target, &data.target_root, Split::Val)? {
-            Ok(dataset) => Ok(usable(dataset)?),
-            Err(why) => Err(why),
-        };
-        source.expect_ids()?;
-        validation.iter().try_for_each(|dataset| dataset.expect_ids())?;
+        let Domains { source, target, validation, said } = Domains::open(config)?;
         let mut network = Network::new(&config.model, config.precision, config.seed, device)?;
         let mut stepper = Stepper::new();
         let mut position = Position { phase: Phase::Warmup, step: 0, total: 0 };
@@ -168,14 +159,7 @@ impl<'a> Run<'a> {
             report.lines().iter().for_each(|line| log.say(line));
             log.record(&json!({ "step": 0, "init_weights": report }))?;
         }
-        skipped.iter().for_each(|line| log.say(line));
-        let validation = match validation {
-            Ok(dataset) => Some(dataset),
-            Err(why) => {
-                log.say(&format!("no scores: {why}"));
-                None
-            }
-        };
+        said.iter().for_each(|line| log.say(line));
         Ok(Self { config, options, network, stepper, position, evaluations, source, target, validation, log })
     }
 
@@ -455,25 +439,4 @@ impl<'a> Run<'a> {
         };
         Loader::new(dataset.clone(), transform, options)
     }
-}
-
-/// The total first, then speed and memory, then its parts: a narrow terminal cuts off the end.
-fn describe(losses: &Losses, images_per_second: f64, peak: &str) -> String {
-    let short = |name: &str| match name {
-        "loss" => Some("loss"),
-        "source_ce" => Some("ce"),
-        "target_ce" => Some("ce_t"),
-        "forward_contrast" => Some("fcl"),
-        "backward_contrast" => Some("bcl"),
-        _ => None,
-    };
-    let shown = losses.iter().filter_map(|(name, value)| Some(format!("{} {value:.3}", short(name)?)));
-    let mut parts: Vec<String> = shown.collect();
-    let at = parts.len().min(1);
-    let decimals = if images_per_second < 100.0 { 1 } else { 0 };
-    parts.insert(at, format!("{images_per_second:.decimals$} images/s"));
-    if !peak.is_empty() {
-        parts.insert(at + 1, peak.to_owned());
-    }
-    parts.join("  ")
 }
