@@ -57,6 +57,9 @@ impl ClassList {
         if !(1..=255).contains(&classes.len()) {
             return refuse(format!("{} classes; give 1 to 255", classes.len()));
         }
+        if let Some(class) = classes.iter().find(|c| c.name.is_empty() || c.name.contains(char::is_control)) {
+            return refuse(format!("{:?} is no name of one line", class.name));
+        }
         for (c, class) in classes.iter().enumerate() {
             if classes[..c].iter().any(|other| other.name == class.name) {
                 return refuse(format!("two classes are named {:?}; rename one", class.name));
@@ -134,9 +137,12 @@ mod tests {
     fn lists_that_mean_nothing_are_refused() {
         let subset = ClassSubset { name: "all".into(), classes: vec![0, 1] };
         assert!(ClassList::new(vec![class("a"), class("b")], vec![subset.clone()]).is_ok());
-        for (classes, subsets) in
-            [(vec![], vec![]), (vec![class("a"), class("a")], vec![]), (vec![class("a")], vec![subset])]
-        {
+        for (classes, subsets) in [
+            (vec![], vec![]),
+            (vec![class("a"), class("a")], vec![]),
+            (vec![class("a\nb")], vec![]),
+            (vec![class("a")], vec![subset]),
+        ] {
             assert!(ClassList::new(classes, subsets).is_err());
         }
     }

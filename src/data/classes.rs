@@ -52,7 +52,7 @@ pub const COLORS: [[u8; 3]; CLASSES] = [
     [119, 11, 32],
 ];
 
-/// Train id to Cityscapes label id (also GTA5's id): the inverse of [`Ids::Cityscapes`].
+/// Train id to Cityscapes' label id, which is GTA5's too.
 pub const LABEL_IDS: [u8; CLASSES] = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
 
 /// Colours that a palette of label ids has at ids that are no train class: static, dynamic, ground, parking, rail track,

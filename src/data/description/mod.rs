@@ -127,6 +127,9 @@ impl Description {
         if content.name.is_empty() || !content.name.chars().all(plain) {
             return wrong("name", "use letters, digits, - and _");
         }
+        if content.title.is_empty() || content.title.contains(char::is_control) {
+            return wrong("title", "give a name for messages, of one line");
+        }
         if content.size.is_some_and(|size| size.contains(&0)) {
             return wrong("size", "give width and height in pixels, above 0");
         }
